@@ -1,0 +1,275 @@
+"""What a network is, as plain data: layers, their numbers, and the presets.
+
+A network is a chain of layers that every tower applies with its own parameters.
+A layer reads either its own tower's maps or the maps of all towers put side by
+side; the places where it reads all of them are the only places where towers
+talk (paper, Figure 2). Nothing here computes: `model.py` turns this data into
+Linen modules and configs turn it into keys that the command line can override.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from alexnet_jax import errors
+
+# What may follow a layer's weighted sum, in the order that `Conv.order` and
+# `Dense.order` state.
+OPERATIONS = ('activation', 'response_norm', 'map_norm', 'pool', 'dropout')
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+  """The constants of x / (k + alpha * sum(x^2)) ** beta (paper, Section 3.3).
+
+  The sum runs over `size` neighbouring maps for the response normalization and
+  over a `size` x `size` window of one map for the within-map normalization.
+  `alpha` is what multiplies the sum: code that divides its alpha by the
+  window's size states the quotient here.
+  """
+
+  size: int
+  k: float
+  alpha: float
+  beta: float
+
+  def __post_init__(self):
+    if self.size < 1 or self.size % 2 == 0:
+      raise errors.UserError(
+        f'normalization size {self.size} is not odd and positive: a window'
+        ' reaches equally far to both sides, so use 1, 3, 5, ...'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+  """Max-pooling; overlapping when size > stride (paper, Section 3.4)."""
+
+  size: int
+  stride: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+  """A convolution and what follows it.
+
+  Attributes:
+    name: the parameter's name: conv1, conv2, ...
+    features: kernels in all towers together, as the paper counts them.
+    kernel: side of the square kernel, in pixels.
+    init_std: standard deviation of the initial weights.
+    init_bias: the initial bias.
+    stride: in pixels.
+    padding: zeros before and after each spatial axis.
+    reads: 'own' tower's maps or 'all' towers' maps.
+    order: operations after the weighted sum, of `OPERATIONS`.
+  """
+
+  name: str
+  features: int
+  kernel: int
+  init_std: float = 0.01
+  init_bias: float = 0.0
+  stride: int = 1
+  padding: tuple[int, int] = (0, 0)
+  reads: str = 'own'
+  order: tuple[str, ...] = ('activation',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+  """A fully connected layer; the attributes mean what they mean in `Conv`."""
+
+  name: str
+  features: int
+  init_std: float = 0.01
+  init_bias: float = 0.0
+  reads: str = 'all'
+  order: tuple[str, ...] = ('activation', 'dropout')
+
+
+Layer = Conv | Dense
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+  """A whole network.
+
+  Attributes:
+    layers: from the image to the logits.
+    towers: into how many halves (or quarters) each layer's kernels are split.
+    activation: the name of a function of `jax.nn` (relu, tanh, gelu, ...).
+    response_norm: across neighbouring maps of one tower.
+    map_norm: within one map; used by `source` alone.
+    pool: the same everywhere, as in the paper.
+    dropout_rate: probability that an output is zeroed.
+    dropout_scaling: 'test' multiplies by 1 - rate at test time (the paper);
+      'train' divides by it in training (later practice; `torchvision`).
+  """
+
+  layers: tuple[Layer, ...]
+  towers: int = 2
+  activation: str = 'relu'
+  response_norm: Norm = Norm(size=5, k=2.0, alpha=1e-4, beta=0.75)
+  map_norm: Norm = Norm(size=5, k=1.0, alpha=1e-3 / 25, beta=0.75)
+  pool: Pool = Pool(size=3, stride=2)
+  dropout_rate: float = 0.5
+  dropout_scaling: str = 'test'
+
+  def __post_init__(self):
+    if self.towers < 1:
+      raise errors.UserError(f'towers is {self.towers}: at least 1 is needed')
+    if not 0 <= self.dropout_rate < 1:
+      raise errors.UserError(
+        f'dropout_rate is {self.dropout_rate}: needed is 0 <= rate < 1'
+      )
+    if self.dropout_scaling not in ('test', 'train'):
+      raise errors.UserError(
+        f"dropout_scaling is '{self.dropout_scaling}': use 'test' or 'train'"
+      )
+    for layer in self.layers:
+      self._check(layer)
+
+  def _check(self, layer: Layer) -> None:
+    # The classifier may have any number of classes: see `padded_features`.
+    if layer is not self.layers[-1] and layer.features % self.towers:
+      raise errors.UserError(
+        f'{layer.name} has {layer.features} features, which {self.towers}'
+        ' towers cannot share equally: change one of the two'
+      )
+    if layer.reads not in ('own', 'all'):
+      raise errors.UserError(
+        f"{layer.name}.reads is '{layer.reads}': use 'own' or 'all'"
+      )
+    unknown = [name for name in layer.order if name not in OPERATIONS]
+    if unknown:
+      raise errors.UserError(
+        f"{layer.name}.order names '{unknown[0]}': use any of"
+        f' {", ".join(OPERATIONS)}'
+      )
+
+  @property
+  def num_classes(self) -> int:
+    return self.layers[-1].features
+
+  @property
+  def stages(self) -> tuple[tuple[Layer, ...], ...]:
+    """The layers between joins: a layer that reads all towers starts one."""
+    stages: list[list[Layer]] = [[]]
+    for layer in self.layers:
+      if stages[-1] and layer.reads == 'all':
+        stages.append([])
+      stages[-1].append(layer)
+    return tuple(tuple(stage) for stage in stages)
+
+  def features_per_tower(self, layer: Layer) -> int:
+    """Kernels of one tower; rounded up, so that 5 classes fit 2 towers.
+
+    The units beyond the last class are cut off the joined logits.
+    """
+    return -(-layer.features // self.towers)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerShape:
+  """One row of the network's table; all towers together, per image."""
+
+  name: str
+  output: tuple[int, ...]  # before pooling: what the paper counts as neurons
+  weights: int
+  biases: int
+  multiply_adds: int
+
+
+def layer_shapes(
+  network: Architecture, crop_size: int, channels: int = 3
+) -> tuple[LayerShape, ...]:
+  """Returns output shapes and counts (alexnet.md calls them Counts).
+
+  Args:
+    network: the architecture.
+    crop_size: side of the square input in pixels.
+    channels: of the input.
+
+  Raises:
+    UserError: if the image shrinks to nothing on the way.
+  """
+  rows = []
+  side, maps = crop_size, channels  # `maps` as one tower's layer reads them
+  for layer in network.layers:
+    width = network.features_per_tower(layer)
+    if layer.reads == 'all' and rows:
+      maps *= network.towers
+    if isinstance(layer, Conv):
+      side = (side + sum(layer.padding) - layer.kernel) // layer.stride + 1
+      _check_side(side, layer.name, crop_size)
+      fan_in, places = layer.kernel**2 * maps, side**2
+      output = (side, side, width * network.towers)
+    else:
+      # Maps are flattened once; from then on there is one place.
+      fan_in, places = side**2 * maps, 1
+      side, output = 1, (width * network.towers,)
+    weights = fan_in * width * network.towers
+    biases = width * network.towers
+    rows.append(
+      LayerShape(layer.name, output, weights, biases, weights * places)
+    )
+    for _ in range(layer.order.count('pool')):
+      side = (side - network.pool.size) // network.pool.stride + 1
+      _check_side(side, f"{layer.name}'s pooling", crop_size)
+    maps = width
+  return tuple(rows)
+
+
+def _check_side(side: int, where: str, crop_size: int) -> None:
+  if side < 1:
+    raise errors.UserError(
+      f'crop_size {crop_size} leaves nothing after {where}: the network needs'
+      ' larger images (data.image_size, data.crop_size) or another preset'
+    )
+
+
+def to_dict(network: Architecture) -> dict[str, Any]:
+  """Returns the network as nested dicts with one entry a layer.
+
+  `layers` is the tuple of names, so that a layer can be left out by one
+  override (the paper's Section 3.5: removing any layer costs about 2 %).
+  """
+  fields = dataclasses.asdict(network)
+  layers = fields.pop('layers')
+  names = tuple(layer['name'] for layer in layers)
+  by_name = {
+    layer.pop('name'): layer for layer in (dict(layer) for layer in layers)
+  }
+  return {**fields, 'layers': names, **by_name}
+
+
+def from_dict(fields: Mapping[str, Any]) -> Architecture:
+  """The inverse of `to_dict`.
+
+  Raises:
+    UserError: if a named layer is missing or a value is impossible.
+  """
+  fields = dict(fields)
+  layers = []
+  names = fields.pop('layers')
+  for name in names:
+    if name not in fields:
+      raise errors.UserError(
+        f"network.layers names '{name}', which the preset does not have"
+      )
+    layer = dict(fields[name])
+    layer['order'] = tuple(layer['order'])
+    if 'kernel' in layer:
+      layer['padding'] = tuple(layer['padding'])
+      layers.append(Conv(name, **layer))
+    else:
+      layers.append(Dense(name, **layer))
+  scalars = ('towers', 'activation', 'dropout_rate', 'dropout_scaling')
+  return Architecture(
+    layers=tuple(layers),
+    response_norm=Norm(**fields['response_norm']),
+    map_norm=Norm(**fields['map_norm']),
+    pool=Pool(**fields['pool']),
+    **{name: fields[name] for name in scalars},
+  )

@@ -1,0 +1,248 @@
+"""The paper's update rule and the schedules that feed it (Section 5).
+
+A schedule is a pure function of the step and of the plateau state, both of which
+are in the checkpoint. It yields `Rates`: everything that changes while a run
+goes on, learning rates and the magnitude of the colour shift alike.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+@flax.struct.dataclass
+class Rates:
+  """What a schedule yields for one step; float32 scalars.
+
+  Attributes:
+    rate: of the weights.
+    conv1_rate: of conv1's weights. The source cut it earlier than the others
+      and then froze the layer: 0 stops its biases too.
+    bias_rate: of the biases, before the multiplier (2 in the source).
+    color_noise: magnitude of the colour shift.
+  """
+
+  rate: jax.Array
+  conv1_rate: jax.Array
+  bias_rate: jax.Array
+  color_noise: jax.Array
+
+
+@flax.struct.dataclass
+class PlateauState:
+  """Where the plateau rule stands; scalars.
+
+  Attributes:
+    rate: float32, the learning rate now.
+    best: float32, the lowest validation error seen.
+    stalled: int32, validations since then.
+    drops: int32, how often the rate was divided. Beyond the number allowed, the
+      run is over.
+  """
+
+  rate: jax.Array
+  best: jax.Array
+  stalled: jax.Array
+  drops: jax.Array
+
+
+class PlateauRule(NamedTuple):
+  """The numbers of the plateau rule.
+
+  Attributes:
+    patience: validations without improvement before the rate drops. The paper
+      gives none: its authors watched the log.
+    min_delta: a smaller gain is no improvement; as a fraction of 1.
+    factor: the rate is divided by it.
+    max_drops: drops before the end; the paper made three.
+  """
+
+  patience: int
+  min_delta: float
+  factor: float
+  max_drops: int
+
+
+def plateau_init(learning_rate: float) -> PlateauState:
+  """Returns the state before the first validation."""
+  return PlateauState(
+    rate=jnp.float32(learning_rate),
+    best=jnp.float32(jnp.inf),
+    stalled=jnp.int32(0),
+    drops=jnp.int32(0),
+  )
+
+
+def plateau_update(
+  state: PlateauState, error: float | jax.Array, rule: PlateauRule
+) -> PlateauState:
+  """Divides the rate when the validation error stops improving (Section 5).
+
+  Args:
+    state: before this validation.
+    error: the validation error, a fraction.
+    rule: the numbers.
+
+  Returns:
+    The state after it. See `plateau_finished` for the end.
+  """
+  error = jnp.float32(error)
+  improved = error < state.best - rule.min_delta
+  stalled = jnp.where(improved, 0, state.stalled + 1)
+  drop = stalled >= rule.patience
+  return PlateauState(
+    rate=jnp.where(drop, state.rate / rule.factor, state.rate),
+    best=jnp.minimum(state.best, error),
+    stalled=jnp.where(drop, 0, stalled).astype(jnp.int32),
+    drops=state.drops + drop.astype(jnp.int32),
+  )
+
+
+def plateau_finished(state: PlateauState, rule: PlateauRule) -> bool:
+  """Whether the error has stopped improving once more after the last drop."""
+  return int(state.drops) > rule.max_drops
+
+
+Schedule = Callable[[jax.Array, PlateauState], Rates]
+
+
+def plateau_schedule(color_noise: float) -> Schedule:
+  """Takes the rate, one for all layers, from the plateau state."""
+
+  def schedule(step, plateau):
+    del step
+    rate = plateau.rate
+    return Rates(rate, rate, rate, jnp.float32(color_noise))
+
+  return schedule
+
+
+def phase_schedule(
+  phases: Sequence[Sequence[float]], steps_per_epoch: int
+) -> Schedule:
+  """Reads a table of phases, such as the log of a run driven by hand.
+
+  Args:
+    phases: rows (first epoch, rate, conv1 rate, bias rate, colour noise), by
+      rising epoch, the first at epoch 0.
+    steps_per_epoch: epochs become steps by it.
+
+  Returns:
+    The schedule.
+  """
+  table = np.asarray(phases, np.float64)
+  starts = np.round(table[:, 0] * steps_per_epoch).astype(np.int32)
+  columns = jnp.asarray(table[:, 1:], jnp.float32)
+
+  def schedule(step, plateau):
+    del plateau
+    row = jnp.searchsorted(jnp.asarray(starts), step, side='right') - 1
+    return Rates(*columns[row])
+
+  return schedule
+
+
+def cosine_schedule(
+  learning_rate: float,
+  warmup_steps: int,
+  total_steps: int,
+  end_rate: float,
+  color_noise: float,
+) -> Schedule:
+  """A linear warm-up from 0, then a cosine down to `end_rate` (optax)."""
+  rate_at = optax.warmup_cosine_decay_schedule(
+    0.0, learning_rate, warmup_steps, total_steps, end_rate
+  )
+
+  def schedule(step, plateau):
+    del plateau
+    rate = jnp.asarray(rate_at(step), jnp.float32)
+    return Rates(rate, rate, rate, jnp.float32(color_noise))
+
+  return schedule
+
+
+def constant_schedule(learning_rate: float, color_noise: float) -> Schedule:
+  """One rate for ever."""
+  return phase_schedule(
+    [(0, learning_rate, learning_rate, learning_rate, color_noise)], 1
+  )
+
+
+def rate_tree(
+  params: Mapping[str, Mapping[str, Any]],
+  rates: Rates,
+  multipliers: Mapping[str, float],
+) -> dict[str, dict[str, jax.Array]]:
+  """Returns one learning rate for every parameter.
+
+  Args:
+    params: the parameters; only the names matter.
+    rates: of this step.
+    multipliers: by layer name, and 'bias' for all biases. A rate of 0 freezes
+      what it belongs to.
+
+  Returns:
+    float32 scalars in the structure of `params`.
+  """
+
+  def leaf(layer, name):
+    weight_rate = rates.conv1_rate if layer == 'conv1' else rates.rate
+    if name != 'bias':
+      return weight_rate * multipliers[layer]
+    bias_rate = rates.bias_rate * multipliers['bias'] * multipliers[layer]
+    return jnp.where(weight_rate > 0, bias_rate, 0.0)
+
+  return {
+    layer: {name: leaf(layer, name) for name in values}
+    for layer, values in params.items()
+  }
+
+
+def momentum_sgd(
+  momentum: float, weight_decay: float, bias_decay: float
+) -> optax.GradientTransformationExtraArgs:
+  """Stochastic gradient descent as the paper writes it (Section 5).
+
+    v <- momentum * v - decay * rate * w - rate * g
+    w <- w + v
+
+  The rate is inside the velocity: when it drops, the steps already gathered in
+  v go on at their old size, whereas `optax.sgd` would shrink them. A parameter
+  whose rate is 0 stands still, its velocity included (2012 source,
+  weights.cu:148).
+
+  Args:
+    momentum: 0.9 in the paper.
+    weight_decay: of weights; 0.0005 in the paper.
+    bias_decay: of biases; 0 in the source (layer.cu:565).
+
+  Returns:
+    An optax transformation. Its state is the velocity; its `update` takes the
+    keyword `rates`, the output of `rate_tree`.
+  """
+
+  def init(params):
+    return jax.tree.map(jnp.zeros_like, params)
+
+  def update(gradients, velocity, params=None, *, rates):
+    def step(path, v, g, w, rate):
+      decay = bias_decay if path[-1].key == 'bias' else weight_decay
+      return jnp.where(
+        rate > 0, momentum * v - decay * rate * w - rate * g, v
+      ).astype(v.dtype)
+
+    velocity = jax.tree_util.tree_map_with_path(
+      step, velocity, gradients, params, rates
+    )
+    updates = jax.tree.map(
+      lambda v, rate: jnp.where(rate > 0, v, jnp.zeros_like(v)), velocity, rates
+    )
+    return updates, velocity
+
+  return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,113 @@
+"""What the device does to pixels before conv1: cut a view, centre, add colour.
+
+The input pipeline ships uint8 pixels and three floats an image; everything here
+is a slice or one elementwise step that XLA fuses.
+"""
+
+import dataclasses
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """One way to cut a crop out of a prepared image.
+
+  Attributes:
+    top: row of the upper left corner, in pixels.
+    left: column of the upper left corner.
+    mirror: whether the crop is mirrored left to right.
+  """
+
+  top: int
+  left: int
+  mirror: bool
+
+
+def centre_view(image_size: int, crop_size: int) -> tuple[View, ...]:
+  """The centre crop (2012 source, convdata_jpeg.py:235)."""
+  middle = (image_size - crop_size) // 2
+  return (View(middle, middle, False),)
+
+
+def ten_views(image_size: int, crop_size: int) -> tuple[View, ...]:
+  """Four corners and the centre, then their mirror images (Section 4.1)."""
+  end = image_size - crop_size
+  middle = end // 2
+  corners = ((0, 0), (0, end), (middle, middle), (end, 0), (end, end))
+  return tuple(
+    View(top, left, mirror) for mirror in (False, True) for top, left in corners
+  )
+
+
+def cut(
+  images: jax.Array,
+  top: jax.Array | int,
+  left: jax.Array | int,
+  mirror: jax.Array | bool,
+  crop_size: int,
+) -> jax.Array:
+  """Cuts the same view out of every image.
+
+  Args:
+    images: [N, S, S, 3].
+    top: row of the upper left corner; may be traced, as may the next two.
+    left: its column.
+    mirror: whether to mirror left to right.
+    crop_size: side of the crop.
+
+  Returns:
+    [N, crop_size, crop_size, 3].
+  """
+  count, _, _, channels = images.shape
+  crop = lax.dynamic_slice(
+    images, (0, top, left, 0), (count, crop_size, crop_size, channels)
+  )
+  return jnp.where(mirror, crop[:, :, ::-1], crop)
+
+
+def central_mean(mean: np.ndarray, crop_size: int) -> np.ndarray:
+  """The part of the mean that is subtracted, wherever the view was cut.
+
+  The 2012 source always takes the mean image's central crop
+  (convdata_jpeg.py:95).
+
+  Args:
+    mean: float [S, S, 3], or [3] for one mean a channel.
+    crop_size: side of the crop.
+
+  Returns:
+    float32 [crop_size, crop_size, 3] or [3].
+  """
+  mean = np.asarray(mean, np.float32)
+  if mean.ndim == 1:
+    return mean
+  start = (mean.shape[0] - crop_size) // 2
+  return mean[start : start + crop_size, start : start + crop_size]
+
+
+def to_input(
+  images: jax.Array,
+  mean: jax.Array | np.ndarray,
+  scale: float,
+  shift: jax.Array | None = None,
+) -> jax.Array:
+  """Turns pixels into what conv1 reads.
+
+  Args:
+    images: uint8 [N, H, W, 3].
+    mean: float32 [H, W, 3] or [3], in grey levels.
+    scale: multiplies the centred pixels; 1 in the paper and its source.
+    shift: float32 [N, 3], a colour added to every pixel of an image (paper,
+      Section 4.1), in grey levels.
+
+  Returns:
+    float32 [N, H, W, 3].
+  """
+  centred = images.astype(jnp.float32) - mean
+  if shift is not None:
+    centred += shift[:, None, None, :]
+  return centred * scale

@@ -1,0 +1,131 @@
+"""Where the network runs: the mesh, the shardings, and the joins between devices.
+
+One device runs all towers in turn; two run one each; more run copies of that
+pair on shares of the batch. The network is the same: its parameters are stacked
+by tower, and a placement only says which device holds which slice.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, Mesh, PartitionSpec
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax import errors
+
+DATA, TOWER = 'data', 'tower'
+
+
+def make_mesh(towers: int, devices: list[jax.Device]) -> Mesh:
+  """Returns the mesh ('data', 'tower') that these devices make.
+
+  The tower axis is as long as the towers can fill: 1 device is (1, 1), 2 are
+  (1, 2), 4 are (2, 2), for two towers.
+
+  Raises:
+    UserError: if the towers cannot be shared equally.
+  """
+  count = len(devices)
+  if count % towers and towers % count:
+    options = [
+      n for n in range(1, 2 * towers + 1) if not (n % towers and towers % n)
+    ]
+    raise errors.UserError(
+      f'{towers} towers cannot be shared equally by {count} devices: set'
+      f' devices to one of {", ".join(map(str, options))}, ...'
+    )
+  across = min(towers, count)
+  grid = np.array(devices).reshape(count // across, across)
+  return Mesh(grid, (DATA, TOWER), axis_types=(AxisType.Auto,) * 2)
+
+
+def _axis(mesh: Mesh, name: str) -> str | None:
+  """Returns the axis's name, or None where one device makes it trivial.
+
+  Collectives over a single device would still copy their operands.
+  """
+  return name if mesh.shape[name] > 1 else None
+
+
+def _spec(*axes: str | None) -> PartitionSpec:
+  # P(None) and P() mean the same, but jit compiles once for each.
+  return PartitionSpec(*axes) if any(axes) else PartitionSpec()
+
+
+def by_tower(mesh: Mesh) -> PartitionSpec:
+  """How parameters lie: the stacked towers over the tower axis."""
+  return _spec(_axis(mesh, TOWER))
+
+
+def by_example(mesh: Mesh) -> PartitionSpec:
+  """How batches lie: examples over the data axis, the same on every tower."""
+  return _spec(_axis(mesh, DATA))
+
+
+def by_piece(mesh: Mesh) -> PartitionSpec:
+  """The same for batches that come as [pieces, examples, ...]."""
+  return _spec(None, _axis(mesh, DATA))
+
+
+def shard_map(
+  function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any
+) -> Callable:
+  """Runs a function of what lies on one device on all of them."""
+  return jax.shard_map(
+    function, mesh=mesh, in_specs=in_specs, out_specs=out_specs
+  )
+
+
+def make_join(mesh: Mesh) -> Callable[[Any, bool], jax.Array]:
+  """Returns the join for use inside `shard_map` (see `model.Join`).
+
+  The logits come out marked as equal on all towers' devices, so that the loss
+  needs no further exchange and their gradient is a slice, not a message.
+  """
+  axis = _axis(mesh, TOWER)
+
+  def join(outputs, is_logits):
+    local = jnp.concatenate(outputs, axis=-1)
+    if axis is None:
+      return local
+    return lax.all_gather(
+      local,
+      axis,
+      axis=local.ndim - 1,
+      tiled=True,
+      to='invarying' if is_logits else 'varying',
+    )
+
+  return join
+
+
+def first_tower(mesh: Mesh, towers: int) -> jax.Array | int:
+  """Returns the number of this device's first tower, inside `shard_map`."""
+  axis = _axis(mesh, TOWER)
+  if axis is None:
+    return 0
+  return lax.axis_index(axis) * (towers // mesh.shape[TOWER])
+
+
+def sum_over_data(values: Any, mesh: Mesh) -> Any:
+  """Adds up a pytree over the shares of the batch, inside `shard_map`."""
+  axis = _axis(mesh, DATA)
+  return values if axis is None else lax.psum(values, axis)
+
+
+def check_batch(batch_size: int, pieces: int, mesh: Mesh) -> None:
+  """Checks that the batch divides among accumulation pieces and devices.
+
+  Raises:
+    UserError: if it does not.
+  """
+  shares = mesh.shape[DATA] * pieces
+  if batch_size % shares:
+    nearest = batch_size // shares * shares or shares
+    raise errors.UserError(
+      f'batch_size {batch_size} is not divisible by {mesh.shape[DATA]} copies'
+      f' of the network times accumulation {pieces}: use {nearest}'
+    )

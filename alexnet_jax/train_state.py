@@ -1,0 +1,93 @@
+"""Everything that a run needs to go on, as one pytree."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from alexnet_jax import metrics
+from alexnet_jax import model
+from alexnet_jax import optimizer
+from alexnet_jax import towers
+from alexnet_jax.architecture import Architecture
+
+
+@flax.struct.dataclass
+class TrainState:
+  """The state of a run after `step` updates.
+
+  Attributes:
+    step: int32 [], updates made.
+    params: float32, towers on each leading axis.
+    velocity: the momentum's velocity, like `params`.
+    plateau: where the plateau rule stands.
+    key: uint32 [...], the raw data of the key of the dropout masks.
+    window: sums over the steps since the last line in the log.
+    epoch: sums over the steps of this epoch.
+    validated: int32 [], the step of the last validation; -1 before the first.
+    bad_step: int32 [], the first update with a non-finite loss; -1 if none.
+  """
+
+  step: jax.Array
+  params: model.Params
+  velocity: model.Params
+  plateau: optimizer.PlateauState
+  key: jax.Array
+  window: metrics.Sums
+  epoch: metrics.Sums
+  validated: jax.Array
+  bad_step: jax.Array
+
+
+def shardings(mesh: Mesh) -> TrainState:
+  """Returns where each field lies, as a prefix of the state's tree.
+
+  Parameters and velocity lie by tower, the rest on every device.
+  """
+  tower = NamedSharding(mesh, towers.by_tower(mesh))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  fields = dict.fromkeys(TrainState.__dataclass_fields__, everywhere)
+  return TrainState(**{**fields, 'params': tower, 'velocity': tower})
+
+
+def create(
+  network: Architecture,
+  mesh: Mesh,
+  *,
+  seed: int,
+  crop_size: int,
+  learning_rate: float,
+) -> TrainState:
+  """Returns the state before the first step, made where it will lie.
+
+  Args:
+    network: the architecture.
+    mesh: the devices.
+    seed: of initial values and dropout masks.
+    crop_size: side of the input images.
+    learning_rate: the first one.
+  """
+
+  def make():
+    params_key, mask_key = jax.random.split(jax.random.key(seed))
+    params = model.init(network, params_key, crop_size)
+    return TrainState(
+      step=jnp.int32(0),
+      params=params,
+      velocity=jax.tree.map(jnp.zeros_like, params),
+      plateau=optimizer.plateau_init(learning_rate),
+      key=jax.random.key_data(mask_key),
+      window=metrics.zeros(),
+      epoch=metrics.zeros(),
+      validated=jnp.int32(-1),
+      bad_step=jnp.int32(-1),
+    )
+
+  return jax.jit(make, out_shardings=shardings(mesh))()
+
+
+def abstract(state: TrainState) -> TrainState:
+  """Returns shapes, dtypes and shardings, as a restore needs them."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )

@@ -1,0 +1,213 @@
+"""One update: (state, batch) -> (state, loss), jitted and sharded."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+import optax
+
+from alexnet_jax import metrics
+from alexnet_jax import model
+from alexnet_jax import optimizer
+from alexnet_jax import pixels
+from alexnet_jax import towers
+from alexnet_jax import train_state
+from alexnet_jax.architecture import Architecture
+from alexnet_jax.train_state import TrainState
+
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """What a training step needs besides the network.
+
+  Attributes:
+    schedule: yields the rates of a step.
+    optimizer: the update rule, from `optimizer.momentum_sgd`.
+    multipliers: learning-rate multipliers, see `optimizer.rate_tree`.
+    mean: float32 [crop, crop, 3] or [3], grey levels to subtract.
+    pixel_scale: multiplies centred pixels.
+    divide_by_noise: divide shifted images by 1 + magnitude, as the 2012 source
+      does to keep the scale of the test images (convdata_jpeg.py:179).
+    accumulation: pieces in which a batch is computed.
+    dtype: of the arithmetic.
+    log_every: steps a window of the log holds.
+    steps_per_epoch: steps the epoch's sums hold.
+  """
+
+  schedule: optimizer.Schedule
+  optimizer: optax.GradientTransformationExtraArgs
+  multipliers: Mapping[str, float]
+  mean: np.ndarray
+  pixel_scale: float = 1.0
+  divide_by_noise: bool = False
+  accumulation: int = 1
+  dtype: Any = jnp.float32
+  log_every: int = 20
+  steps_per_epoch: int = 1
+
+
+def make_loss(
+  network: Architecture, mesh: Mesh, recipe: Recipe
+) -> Callable[..., tuple[jax.Array, metrics.Sums]]:
+  """Returns loss(params, batch, key, color_noise) over all devices.
+
+  The result is the sum of the cross-entropies of the batch and its metrics;
+  `batch` holds, besides what the pipeline ships, `position`: int32 [N], the
+  place of each example in the whole batch.
+
+  Differentiate it from outside: `shard_map` knows which parameters are shared
+  and adds their gradients itself.
+  """
+  join = towers.make_join(mesh)
+
+  def local_loss(params, batch, key, color_noise):
+    shift = batch['shift'] * color_noise
+    scale = jnp.float32(recipe.pixel_scale)
+    if recipe.divide_by_noise:
+      scale = scale / (1 + color_noise)
+    images = pixels.to_input(batch['image'], recipe.mean, scale, shift)
+    logits = model.forward(
+      network,
+      params,
+      images,
+      join=join,
+      first_tower=towers.first_tower(mesh, network.towers),
+      key=jax.random.wrap_key_data(key),
+      positions=batch['position'],
+      dtype=recipe.dtype,
+    )
+    sums = metrics.score(
+      jax.nn.log_softmax(logits),
+      batch['label'],
+      batch['mask'],
+      batch['unreadable'],
+    )
+    sums = towers.sum_over_data(sums, mesh)
+    return sums.nll, sums
+
+  example, tower = towers.by_example(mesh), towers.by_tower(mesh)
+  everywhere = PartitionSpec()
+  return towers.shard_map(
+    local_loss,
+    mesh,
+    in_specs=(tower, example, everywhere, everywhere),
+    out_specs=everywhere,
+  )
+
+
+def make_gradient(
+  network: Architecture, mesh: Mesh, recipe: Recipe
+) -> Callable[..., tuple[model.Params, metrics.Sums]]:
+  """Returns gradient(params, batch, key, color_noise) of the mean loss.
+
+  The batch is [pieces, N / pieces, ...]; pieces are computed one after another
+  and their gradients added, so that only one piece's activations are alive.
+  """
+  loss = make_loss(network, mesh, recipe)
+  value_and_grad = jax.value_and_grad(loss, has_aux=True)
+
+  def gradient(params, batch, key, color_noise):
+    def piece(i):
+      part = {name: value[i] for name, value in batch.items()}
+      (_, sums), gradients = value_and_grad(params, part, key, color_noise)
+      return gradients, sums
+
+    total = piece(0)
+    for i in range(1, recipe.accumulation):
+      # The barrier keeps the pieces in sequence: memory is the point.
+      params, batch, total = jax.lax.optimization_barrier(
+        (params, batch, total)
+      )
+      total = jax.tree.map(jnp.add, total, piece(i))
+    gradients, sums = total
+    # A batch may hold fewer examples than rows: the mean is over examples.
+    count = jnp.maximum(sums.examples, 1.0)
+    return jax.tree.map(lambda g: g / count, gradients), sums
+
+  return gradient
+
+
+def make_train_step(
+  network: Architecture, mesh: Mesh, recipe: Recipe
+) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
+  """Returns the jitted step; it donates the state it is given.
+
+  Args:
+    network: the architecture.
+    mesh: the devices.
+    recipe: the rest.
+
+  Returns:
+    step(state, batch) -> (state, mean loss of the batch). The batch is what
+    `put_batch` makes.
+  """
+  gradient = make_gradient(network, mesh, recipe)
+
+  def step(state, batch):
+    rates = recipe.schedule(state.step, state.plateau)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    gradients, sums = gradient(
+      state.params, batch, jax.random.key_data(key), rates.color_noise
+    )
+    updates, velocity = recipe.optimizer.update(
+      gradients,
+      state.velocity,
+      state.params,
+      rates=optimizer.rate_tree(state.params, rates, recipe.multipliers),
+    )
+    loss = sums.nll / jnp.maximum(sums.examples, 1.0)
+    bad = (state.bad_step < 0) & ~jnp.isfinite(loss)
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      velocity=velocity,
+      window=_restart(state.window, state.step, recipe.log_every) + sums,
+      epoch=_restart(state.epoch, state.step, recipe.steps_per_epoch) + sums,
+      bad_step=jnp.where(bad, state.step, state.bad_step),
+    )
+    return state, loss
+
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(train_state.shardings(mesh), everywhere),
+  )
+
+
+def _restart(sums, step, every):
+  """Returns the sums, or zeros where `step` begins a new window."""
+  fresh = step % every == 0
+  return jax.tree.map(lambda x: jnp.where(fresh, 0.0, x), sums)
+
+
+def put_batch(
+  batch: Mapping[str, np.ndarray], accumulation: int, mesh: Mesh
+) -> Batch:
+  """Puts a batch of the pipeline where the step wants it.
+
+  Args:
+    batch: image uint8 [N, H, W, 3], label int32 [N], mask, unreadable float32
+      [N] and shift float32 [N, 3].
+    accumulation: the number of pieces.
+    mesh: the devices.
+
+  Returns:
+    The same arrays as [pieces, N / pieces, ...] on the devices, and `position`.
+  """
+  rows = batch['label'].shape[0]
+  batch = {**batch, 'position': np.arange(rows, dtype=np.int32)}
+  sharding = NamedSharding(mesh, towers.by_piece(mesh))
+  return {
+    name: jax.device_put(
+      value.reshape(accumulation, rows // accumulation, *value.shape[1:]),
+      sharding,
+    )
+    for name, value in batch.items()
+  }
