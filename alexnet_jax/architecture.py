@@ -7,8 +7,8 @@ talk (paper, Figure 2). Nothing here computes: `model.py` turns this data into
 Linen modules and configs turn it into keys that the command line can override.
 """
 
-import dataclasses
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from alexnet_jax import errors
@@ -251,7 +251,7 @@ def from_dict(fields: Mapping[str, Any]) -> Architecture:
     UserError: if a named layer is missing or a value is impossible.
   """
   fields = dict(fields)
-  layers = []
+  layers: list[Layer] = []
   names = fields.pop('layers')
   for name in names:
     if name not in fields:

@@ -79,15 +79,16 @@ def _window_sum(x: jax.Array, axes: tuple[int, ...], size: int) -> jax.Array:
     length = x.shape[axis]
     pads = [(reach, reach) if a == axis else (0, 0) for a in range(x.ndim)]
     padded = jnp.pad(x, pads)
-    x = sum(
+    parts = [
       lax.slice_in_dim(padded, shift, shift + length, axis=axis)
       for shift in range(size)
-    )
+    ]
+    x = functools.reduce(jnp.add, parts)
   return x
 
 
 def _negative_power(x: jax.Array, beta: float) -> jax.Array:
-  """x ** -beta for x > 0; the paper's 3/4 by two square roots, not by a log."""
+  """X ** -beta for x > 0; the paper's 3/4 by two square roots, not by a log."""
   if beta == 0.75:
     root = lax.rsqrt(x)
     return root * jnp.sqrt(root)

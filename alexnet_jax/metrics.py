@@ -3,25 +3,27 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-@flax.struct.dataclass
-class Sums:
+class Sums(flax.struct.PyTreeNode):
   """Sums over examples; divide once, at the end.
 
+  Scalars: float32 on a device, float64 where many batches are added up.
+
   Attributes:
-    examples: float32 [], how many were counted.
-    nll: float32 [], negative log-likelihoods, in nats.
-    top1: float32 [], examples whose class is not the likeliest.
-    top5: float32 [], examples whose class is not among the five likeliest.
-    unreadable: float32 [], files that could not be read, hence not counted.
+    examples: how many were counted.
+    nll: negative log-likelihoods, in nats.
+    top1: examples whose class is not the likeliest.
+    top5: examples whose class is not among the five likeliest.
+    unreadable: files that could not be read, hence not counted.
   """
 
-  examples: jax.Array
-  nll: jax.Array
-  top1: jax.Array
-  top5: jax.Array
-  unreadable: jax.Array
+  examples: jax.Array | np.floating
+  nll: jax.Array | np.floating
+  top1: jax.Array | np.floating
+  top5: jax.Array | np.floating
+  unreadable: jax.Array | np.floating
 
   def __add__(self, other: 'Sums') -> 'Sums':
     return jax.tree.map(jnp.add, self, other)

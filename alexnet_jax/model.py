@@ -1,8 +1,8 @@
-"""The network: stages as Linen modules, their initial values, the forward pass.
+"""The network: stages as Linen modules, initial values, the forward pass.
 
-The parameters are a plain dict, `{'conv1': {'kernel', 'bias'}, ..., 'fc8': ...}`,
-in which every array has the towers on its leading axis. A function here sees as
-many towers as it is handed: both on one device, one on each of two.
+The parameters are a plain dict, `{'conv1': {'kernel', 'bias'}, ...}`, in which
+every array has the towers on its leading axis. A function here sees as many
+towers as it is handed: both on one device, one on each of two.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,10 @@ import jax.numpy as jnp
 
 from alexnet_jax import errors
 from alexnet_jax import layers
-from alexnet_jax.architecture import Architecture, Conv, Dense, Layer
+from alexnet_jax.architecture import Architecture
+from alexnet_jax.architecture import Conv
+from alexnet_jax.architecture import Dense
+from alexnet_jax.architecture import Layer
 
 Params = dict[str, dict[str, jax.Array]]
 # (outputs of the towers at hand, each [N, ..., C]; whether these are the
@@ -173,18 +176,140 @@ def forward(
     if i > 0:
       outputs = [join(outputs, False)] * towers
     stage = Stage(network, stage_layers, dtype)
+    names = [layer.name for layer in stage_layers]
     outputs = [
-      stage.apply(
-        {'params': {l.name: _tower(params[l.name], t) for l in stage_layers}},
-        outputs[t],
-        keys[t],
-        positions,
-      )
+      _apply(stage, _tower(params, names, t), outputs[t], keys[t], positions)
       for t in range(towers)
     ]
   logits = join(outputs, True).astype(jnp.float32)
   return logits[:, : network.num_classes]
 
 
-def _tower(layer_params, tower):
-  return {name: value[tower] for name, value in layer_params.items()}
+def _tower(params: Params, names: Sequence[str], tower: int) -> Params:
+  """Returns one tower's parameters of the named layers."""
+  chosen = {name: params[name] for name in names}
+  return jax.tree.map(lambda x: x[tower], chosen)
+
+
+def _apply(self, operation, layer, x, key, positions):
+  network = self.network
+  match operation:
+    case 'activation':
+      return activation(network.activation)(x)
+    case 'response_norm':
+      return layers.response_norm(x, network.response_norm)
+    case 'map_norm':
+      return layers.map_norm(x, network.map_norm)
+    case 'pool':
+      return layers.max_pool(x, network.pool.size, network.pool.stride)
+    case 'dropout':
+      if key is not None:
+        # A layer is known by its place, so that no two share a mask.
+        key = jax.random.fold_in(key, network.layers.index(layer))
+      return layers.dropout(
+        x, network.dropout_rate, network.dropout_scaling, key, positions
+      )
+  raise ValueError(f'{operation!r} is no operation')
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+  """Returns the function of `jax.nn` that has this name.
+
+  Raises:
+    UserError: if there is none.
+  """
+  function = getattr(jax.nn, name, None)
+  if not callable(function):
+    raise errors.UserError(
+      f"network.activation is '{name}', which jax.nn does not have: use relu,"
+      ' tanh, gelu, ...'
+    )
+  return function
+
+
+def concatenate(outputs: Sequence[jax.Array], is_logits: bool) -> jax.Array:
+  """The join on one device."""
+  del is_logits  # It matters between devices only.
+  return jnp.concatenate(outputs, axis=-1)
+
+
+def init(network: Architecture, key: jax.Array, crop_size: int) -> Params:
+  """Draws the initial parameters (paper, Section 5).
+
+  Weights are normal with each layer's `init_std`, biases constant. The values
+  are a function of the key alone, not of where the towers will run.
+
+  Args:
+    network: the architecture.
+    key: a PRNG key.
+    crop_size: side of the input images.
+
+  Returns:
+    Parameters, float32, towers on each leading axis.
+  """
+  params = {}
+  x = jnp.zeros((1, crop_size, crop_size, 3))
+  for i, stage_layers in enumerate(network.stages):
+    stage = Stage(network, stage_layers)
+    keys = jax.random.split(jax.random.fold_in(key, i), network.towers)
+    outputs, variables = jax.vmap(stage.init_with_output, (0, None))(keys, x)
+    params |= variables['params']
+    # Only its shape is of use to the next stage.
+    x = jnp.zeros_like(concatenate(list(outputs), False))
+  return params
+
+
+def forward(
+  network: Architecture,
+  params: Params,
+  images: jax.Array,
+  *,
+  join: Join = concatenate,
+  first_tower: jax.Array | int = 0,
+  key: jax.Array | None = None,
+  positions: jax.Array | None = None,
+  dtype: Any = jnp.float32,
+) -> jax.Array:
+  """Computes the logits.
+
+  Args:
+    network: the architecture.
+    params: of the towers at hand, on each leading axis.
+    images: float32 [N, H, W, 3], centred.
+    join: puts all towers' outputs side by side.
+    first_tower: the number of the first tower at hand.
+    key: a PRNG key in training, None at test time.
+    positions: int32 [N], each example's place in the whole batch; in training.
+    dtype: of the arithmetic.
+
+  Returns:
+    float32 [N, classes], the same on every tower's device.
+  """
+  towers = jax.tree.leaves(params)[0].shape[0]
+  keys = [
+    None if key is None else jax.random.fold_in(key, first_tower + tower)
+    for tower in range(towers)
+  ]
+  outputs = [images.astype(dtype)] * towers
+  for i, stage_layers in enumerate(network.stages):
+    if i > 0:
+      outputs = [join(outputs, False)] * towers
+    stage = Stage(network, stage_layers, dtype)
+    names = [layer.name for layer in stage_layers]
+    outputs = [
+      _apply(stage, _tower(params, names, t), outputs[t], keys[t], positions)
+      for t in range(towers)
+    ]
+  logits = join(outputs, True).astype(jnp.float32)
+  return logits[:, : network.num_classes]
+
+
+def _tower(params: Params, names: Sequence[str], tower: int) -> Params:
+  """Returns one tower's parameters of the named layers."""
+  return jax.tree.map(
+    lambda x: x[tower], {name: params[name] for name in names}
+  )
+
+
+def _apply(stage, params, x, key, positions) -> jax.Array:
+  return stage.apply({'params': params}, x, key, positions)

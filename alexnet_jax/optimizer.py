@@ -1,7 +1,7 @@
 """The paper's update rule and the schedules that feed it (Section 5).
 
-A schedule is a pure function of the step and of the plateau state, both of which
-are in the checkpoint. It yields `Rates`: everything that changes while a run
+A schedule is a pure function of the step and of the plateau state, which are
+both in the checkpoint. It yields `Rates`: everything that changes while a run
 goes on, learning rates and the magnitude of the colour shift alike.
 """
 
@@ -15,8 +15,7 @@ import numpy as np
 import optax
 
 
-@flax.struct.dataclass
-class Rates:
+class Rates(flax.struct.PyTreeNode):
   """What a schedule yields for one step; float32 scalars.
 
   Attributes:
@@ -33,8 +32,7 @@ class Rates:
   color_noise: jax.Array
 
 
-@flax.struct.dataclass
-class PlateauState:
+class PlateauState(flax.struct.PyTreeNode):
   """Where the plateau rule stands; scalars.
 
   Attributes:
@@ -230,7 +228,11 @@ def momentum_sgd(
   def init(params):
     return jax.tree.map(jnp.zeros_like, params)
 
-  def update(gradients, velocity, params=None, *, rates):
+  def update(
+    updates: Any, state: Any, params: Any = None, **extra_args: Any
+  ) -> tuple[Any, Any]:
+    rates = extra_args['rates']
+
     def step(path, v, g, w, rate):
       decay = bias_decay if path[-1].key == 'bias' else weight_decay
       return jnp.where(
@@ -238,7 +240,7 @@ def momentum_sgd(
       ).astype(v.dtype)
 
     velocity = jax.tree_util.tree_map_with_path(
-      step, velocity, gradients, params, rates
+      step, state, updates, params, rates
     )
     updates = jax.tree.map(
       lambda v, rate: jnp.where(rate > 0, v, jnp.zeros_like(v)), velocity, rates

@@ -9,7 +9,9 @@ import dataclasses
 
 from alexnet_jax import architecture
 from alexnet_jax import errors
-from alexnet_jax.architecture import Architecture, Conv, Dense
+from alexnet_jax.architecture import Architecture
+from alexnet_jax.architecture import Conv
+from alexnet_jax.architecture import Dense
 
 # 224 pixels give 55 only if the last window may reach past the border: the
 # source's convolution rounds up and reads zeros there, on one side.

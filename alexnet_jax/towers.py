@@ -1,4 +1,4 @@
-"""Where the network runs: the mesh, the shardings, and the joins between devices.
+"""Where the network runs: the mesh, the shardings, the joins between devices.
 
 One device runs all towers in turn; two run one each; more run copies of that
 pair on shares of the batch. The network is the same: its parameters are stacked
@@ -6,17 +6,35 @@ by tower, and a placement only says which device holds which slice.
 """
 
 from collections.abc import Callable
+import os
 from typing import Any
 
 import jax
 from jax import lax
-from jax.sharding import AxisType, Mesh, PartitionSpec
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec
 import numpy as np
 
 from alexnet_jax import errors
 
 DATA, TOWER = 'data', 'tower'
+_SIMULATE = '--xla_force_host_platform_device_count'
+
+
+def simulate_devices(count: int) -> None:
+  """Gives the CPU so many devices; before JAX touches any.
+
+  `XLA_FLAGS`, where it asks for a number of devices, has precedence.
+  """
+  if _SIMULATE not in os.environ.get('XLA_FLAGS', ''):
+    jax.config.update('jax_num_cpu_devices', count)
+  # All simulated devices share one pool of threads, by default one a core. A
+  # collective keeps a thread while it waits for the other devices, so on few
+  # cores they can hold the whole pool and wait for each other for ever.
+  threads = (os.cpu_count() or 1) + 3 * count
+  os.environ.setdefault('PJRT_NPROC', str(threads))
 
 
 def make_mesh(towers: int, devices: list[jax.Device]) -> Mesh:

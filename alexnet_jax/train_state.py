@@ -1,9 +1,14 @@
 """Everything that a run needs to go on, as one pytree."""
 
+import dataclasses
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 
 from alexnet_jax import metrics
 from alexnet_jax import model
@@ -12,8 +17,7 @@ from alexnet_jax import towers
 from alexnet_jax.architecture import Architecture
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """The state of a run after `step` updates.
 
   Attributes:
@@ -46,8 +50,11 @@ def shardings(mesh: Mesh) -> TrainState:
   """
   tower = NamedSharding(mesh, towers.by_tower(mesh))
   everywhere = NamedSharding(mesh, PartitionSpec())
-  fields = dict.fromkeys(TrainState.__dataclass_fields__, everywhere)
-  return TrainState(**{**fields, 'params': tower, 'velocity': tower})
+  fields: dict[str, Any] = {
+    field.name: everywhere for field in dataclasses.fields(TrainState)
+  }
+  prefix: Any = TrainState  # of shardings, where a state has arrays
+  return prefix(**{**fields, 'params': tower, 'velocity': tower})
 
 
 def create(

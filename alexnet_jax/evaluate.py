@@ -1,0 +1,198 @@
+"""Errors of a network on a whole split: one view or ten, every example once."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+import json
+import pathlib
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from alexnet_jax import checkpoint
+from alexnet_jax import errors
+from alexnet_jax import experiment as experiments
+from alexnet_jax import metrics
+from alexnet_jax import model
+from alexnet_jax import pixels
+from alexnet_jax import reporting
+from alexnet_jax import towers
+from alexnet_jax.architecture import Architecture
+from alexnet_jax.experiment import Data
+from alexnet_jax.experiment import Experiment
+
+Batch = Mapping[str, np.ndarray]
+
+
+def make_log_probs(
+  network: Architecture,
+  mesh: Mesh,
+  *,
+  crop_size: int,
+  mean: np.ndarray,
+  pixel_scale: float,
+  dtype: Any = jnp.float32,
+) -> Callable[[model.Params, jax.Array, Sequence[pixels.View]], jax.Array]:
+  """Returns log_probs(params, images, views): float32 [N, classes].
+
+  With several views it is the log of the mean of their probabilities (paper,
+  Section 4.1; 2012 source, layer.cu:1808). Views are arguments of one compiled
+  function, computed one after another, so ten need no more memory than one.
+  """
+  join = towers.make_join(mesh)
+
+  def local(params, images, top, left, mirror):
+    crops = pixels.cut(images, top, left, mirror, crop_size)
+    inputs = pixels.to_input(crops, mean, pixel_scale)
+    logits = model.forward(network, params, inputs, join=join, dtype=dtype)
+    return jax.nn.log_softmax(logits)
+
+  everywhere = PartitionSpec()
+  example = towers.by_example(mesh)
+  one_view = jax.jit(
+    towers.shard_map(
+      local,
+      mesh,
+      in_specs=(towers.by_tower(mesh), example) + (everywhere,) * 3,
+      out_specs=example,
+    )
+  )
+
+  def log_probs(params, images, views):
+    each = [
+      one_view(params, images, view.top, view.left, view.mirror)
+      for view in views
+    ]
+    total = functools.reduce(jnp.logaddexp, each)
+    return total - np.float32(np.log(len(views)))
+
+  return log_probs
+
+
+class Evaluator:
+  """Evaluates parameters on a split, compiled once for the whole run."""
+
+  def __init__(self, network: Architecture, mesh: Mesh, **kwargs):
+    """Takes what `make_log_probs` takes."""
+    self._mesh = mesh
+    self._log_probs = make_log_probs(network, mesh, **kwargs)
+    self._score = jax.jit(metrics.score)
+
+  def __call__(
+    self,
+    params: model.Params,
+    batches: Iterable[Batch],
+    views: Mapping[str, Sequence[pixels.View]],
+    interrupted: Callable[[], bool] = lambda: False,
+  ) -> dict[str, dict[str, float]] | None:
+    """Evaluates in one pass over the images.
+
+    Args:
+      params: the parameters.
+      batches: image uint8 [N, S, S, 3], label int32 [N], mask and unreadable
+        float32 [N], N divisible by the copies of the network.
+      views: what to cut out of every image, by the name of the result.
+      interrupted: asked after every batch whether to give up.
+
+    Returns:
+      For each name: examples, views, nll, top1_error, top5_error (fractions)
+      and unreadable. None if interrupted.
+    """
+    sharding = NamedSharding(self._mesh, towers.by_example(self._mesh))
+    # Sums of many batches are added in float64: counts stay exact.
+    totals = {name: np.zeros(5) for name in views}  # in the order of `Sums`
+    for batch in batches:
+      arrays = {
+        name: jax.device_put(batch[name], sharding)
+        for name in ('image', 'label', 'mask', 'unreadable')
+      }
+      for name, cuts in views.items():
+        sums = self._score(
+          self._log_probs(params, arrays['image'], cuts),
+          arrays['label'],
+          arrays['mask'],
+          arrays['unreadable'],
+        )
+        totals[name] += np.asarray(jax.tree.leaves(sums), np.float64)
+      if interrupted():
+        return None
+    return {
+      name: _summary(total, len(views[name])) for name, total in totals.items()
+    }
+
+
+def _summary(totals: np.ndarray, num_views: int) -> dict[str, float]:
+  sums = metrics.Sums(*totals)
+  return {
+    'examples': int(sums.examples),
+    'views': num_views,
+    **sums.means(),
+    'unreadable': int(sums.unreadable),
+  }
+
+
+def make_evaluator(experiment: Experiment, data: Data) -> Evaluator:
+  """Returns the evaluator of a config's network."""
+  return Evaluator(
+    experiment.network,
+    experiment.mesh,
+    crop_size=experiment.config.input.crop_size,
+    mean=data.mean(),
+    pixel_scale=experiment.config.input.pixel_scale,
+    dtype=experiment.dtype,
+  )
+
+
+def run(experiment: Experiment, workdir: pathlib.Path) -> int:
+  """Evaluates a trained run with one view and with ten.
+
+  Prints the errors and writes them to `<workdir>/evaluation.json`.
+
+  Args:
+    experiment: from `experiment.build`, on any number of devices.
+    workdir: of a run that has saved a checkpoint.
+
+  Returns:
+    The exit code, 0.
+
+  Raises:
+    UserError: if there is no checkpoint, or it is of another network.
+  """
+  config = experiment.config
+  if not (workdir / 'checkpoints').is_dir():
+    raise errors.UserError(
+      f'{workdir} holds no checkpoints: train first, with the same --workdir'
+    )
+  checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+  step = checkpoint.choose(checkpoints, config.evaluate.checkpoint, workdir)
+  experiments.check_same_network(experiment, checkpoints.config(step), workdir)
+  state = checkpoints.restore(experiments.first_state(experiment), step)
+  checkpoints.close()
+  data = Data(experiment)
+  sizes = (config.input.image_size, config.input.crop_size)
+  views = {
+    'centre_view': pixels.centre_view(*sizes),
+    'ten_views': pixels.ten_views(*sizes),
+  }
+  evaluator = make_evaluator(experiment, data)
+  results = evaluator(state.params, data.eval_batches(), views) or {}
+  for name, result in results.items():
+    data.check_unreadable(result['unreadable'], data.eval_source.num_examples)
+    logging.info(
+      '%-11s top-1 error %.2f %%, top-5 error %.2f %%, loss %.4f, %d images',
+      name.replace('_', ' '),
+      100 * result['top1_error'],
+      100 * result['top5_error'],
+      result['nll'],
+      result['examples'],
+    )
+  reporting.replace_text(
+    workdir / 'evaluation.json',
+    json.dumps({'step': step, **results}, indent=2) + '\n',
+  )
+  return 0

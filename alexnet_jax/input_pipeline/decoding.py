@@ -1,0 +1,124 @@
+"""Encoded images to RGB pixels: a fast path and a patient one.
+
+The fast path runs inside TensorFlow and takes what nearly every file is: a
+grey or colour JPEG, or an 8-bit grey or RGB PNG. Its operations fail on all
+else. The patient path goes through Pillow and either converts properly or
+raises `UnreadableError`: no file ever turns into grey pixels silently.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image
+import tensorflow as tf
+
+_JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
+# The signature, then the length and name of the first chunk (PNG, 5.2, 11.2).
+_PNG_START = b'\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR'
+# Bit depth and colour type: 8-bit grey, 8-bit RGB.
+_PNG_PLAIN = [b'\x08\x00', b'\x08\x02']
+
+
+class UnreadableError(Exception):
+  """The bytes do not hold a whole image."""
+
+
+def native_shape(encoded: tf.Tensor) -> tf.Tensor:
+  """Returns height and width, int32 [2], of what the fast path can decode.
+
+  Fails with `tf.errors.InvalidArgumentError` on everything else. A JPEG must
+  end in its end marker: decoding a crop alone would miss that the rest of the
+  file is gone.
+  """
+
+  def jpeg_shape() -> tf.Tensor:
+    shape = tf.io.extract_jpeg_shape(encoded)
+    whole = tf.equal(tf.strings.substr(encoded, -2, 2), _JPEG_END)
+    check = tf.debugging.Assert(whole & (shape[2] <= 3), ['not a plain JPEG'])
+    with tf.control_dependencies([check]):
+      return tf.identity(shape[:2])
+
+  def png_shape() -> tf.Tensor:
+    start = tf.strings.substr(encoded, 0, len(_PNG_START))
+    depth_and_color = tf.strings.substr(encoded, 24, 2)
+    plain = tf.reduce_any(tf.equal(depth_and_color, _PNG_PLAIN))
+    check = tf.debugging.Assert(
+      plain & tf.equal(start, _PNG_START), ['neither a JPEG nor a plain PNG']
+    )
+    with tf.control_dependencies([check]):
+      width_and_height = tf.strings.substr(encoded, 16, 8)
+    sides = tf.io.decode_raw(width_and_height, tf.int32, little_endian=False)
+    return tf.ensure_shape(sides[::-1], [2])
+
+  return tf.cond(_is_jpeg(encoded), jpeg_shape, png_shape)
+
+
+def native_region(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+  """Decodes a region of an image that `native_shape` accepted.
+
+  Args:
+    encoded: string scalar.
+    box: int32 [4], (row, column, height, width).
+
+  Returns:
+    uint8 [height, width, 3]. The accurate inverse transform makes a JPEG's
+    pixels equal to Pillow's bit by bit; TensorFlow's default is darker by
+    0.8 grey levels on average, and no faster.
+  """
+
+  def jpeg() -> tf.Tensor:
+    return tf.io.decode_and_crop_jpeg(
+      encoded, box, channels=3, dct_method='INTEGER_ACCURATE'
+    )
+
+  def png() -> tf.Tensor:
+    return region(tf.io.decode_png(encoded, channels=3), box)
+
+  return tf.cond(_is_jpeg(encoded), jpeg, png)
+
+
+def region(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+  """Cuts the box (row, column, height, width) out of an image [h, w, 3]."""
+  begin = tf.concat([box[:2], [0]], 0)
+  return tf.slice(image, begin, tf.concat([box[2:], [3]], 0))
+
+
+def patient_pixels(encoded: bytes) -> np.ndarray:
+  """Decodes anything that Pillow can read to uint8 [h, w, 3].
+
+  Grey, palette, CMYK and YCCK become RGB; 16-bit grey is scaled to 8, never
+  clipped; what is transparent lies on white; of an animation the first frame.
+
+  Raises:
+    UnreadableError: when the bytes are no image, or not all of one.
+  """
+  try:
+    with Image.open(io.BytesIO(encoded)) as image:
+      return _to_rgb(image)
+  # Pillow's readers let through whatever a broken file makes them trip over:
+  # OSError, SyntaxError, ValueError, struct.error, EOFError and others.
+  except Exception as error:
+    raise UnreadableError(str(error) or type(error).__name__) from error
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+  image.load()  # Raises on a truncated file.
+  if image.mode == 'F':
+    raise UnreadableError('pixels are floating-point, of unknown range')
+  if image.mode == 'I' or image.mode.startswith('I;16'):
+    # Pillow's own conversion clips at 255. 257 = 65535 / 255.
+    wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    grey = ((wide + 128) // 257).astype(np.uint8)
+    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+  if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or (
+    'transparency' in image.info
+  ):
+    layer = image.convert('RGBA')
+    white = Image.new('RGBA', layer.size, (255, 255, 255, 255))
+    image = Image.alpha_composite(white, layer)
+  return np.asarray(image.convert('RGB'))
+
+
+def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+  start = tf.strings.substr(encoded, 0, len(_JPEG_START))
+  return tf.equal(start, _JPEG_START)

@@ -1,0 +1,177 @@
+"""What a run tells: lines in the terminal, JSON lines, TensorBoard events."""
+
+import importlib.metadata
+import json
+import logging as python_logging
+import math
+import pathlib
+import platform
+import subprocess
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import tensorboardX
+
+_PACKAGES = (
+  'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
+  'tensorflow-datasets',
+)  # fmt: skip
+
+
+def set_up_terminal() -> None:
+  """Makes the log readable: the time, the message, and ours alone.
+
+  Orbax tells a dozen lines a checkpoint; others' warnings still come through.
+  """
+  handler = logging.get_absl_handler()
+  handler.setFormatter(
+    python_logging.Formatter('%(asctime)s %(message)s', datefmt='%H:%M:%S')
+  )
+  handler.addFilter(
+    lambda record: (
+      record.levelno >= python_logging.WARNING
+      or 'alexnet_jax' in pathlib.Path(record.pathname).parts
+    )
+  )
+  logging.set_verbosity(logging.INFO)
+
+
+class Reporter:
+  """Writes `metrics.jsonl` and event files; both agree after a restart."""
+
+  def __init__(self, workdir: pathlib.Path, first_step: int):
+    """Opens the files and drops what was written after the checkpoint.
+
+    Args:
+      workdir: of the run.
+      first_step: the step from which the run goes on.
+    """
+    self._path = workdir / 'metrics.jsonl'
+    kept = [
+      line for line in read(self._path) if line['step'] <= first_step
+    ]  # fmt: skip
+    replace_text(self._path, ''.join(json.dumps(line) + '\n' for line in kept))
+    self._file = self._path.open('a')
+    self._events = tensorboardX.SummaryWriter(
+      str(workdir / 'events'), purge_step=first_step + 1
+    )
+
+  def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+    """Writes one line and one event a value.
+
+    Args:
+      step: updates made.
+      kind: 'train' or 'validation'.
+      values: by name.
+    """
+    line = {'step': step, 'kind': kind, **values}
+    self._file.write(json.dumps(line) + '\n')
+    self._file.flush()
+    for name, value in values.items():
+      self._events.add_scalar(f'{kind}/{name}', value, step)
+    self._events.flush()
+
+  def close(self) -> None:
+    self._file.close()
+    self._events.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the lines of `metrics.jsonl`; one cut off by a kill is left out."""
+  if not path.exists():
+    return []
+  lines = []
+  for text in path.read_text().splitlines():
+    try:
+      lines.append(json.loads(text))
+    except json.JSONDecodeError:
+      logging.warning('%s: dropping an incomplete line', path)
+  return lines
+
+
+def replace_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  temporary = path.with_name(path.name + '.tmp')
+  temporary.write_text(text)
+  temporary.replace(path)
+
+
+def write_run_record(
+  workdir: pathlib.Path, config: dict[str, Any], devices: list[jax.Device]
+) -> None:
+  """Writes `config.json` and `run.json`: versions, devices, git revision."""
+  replace_text(workdir / 'config.json', json.dumps(config, indent=2) + '\n')
+  record = {
+    'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
+    'python': platform.python_version(),
+    'versions': {name: _version(name) for name in _PACKAGES},
+    'devices': [f'{d.platform}:{d.id} {d.device_kind}' for d in devices],
+    'host': platform.platform(),
+    'git_revision': _git_revision(),
+  }
+  replace_text(workdir / 'run.json', json.dumps(record, indent=2) + '\n')
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def _git_revision() -> str | None:
+  """Returns the checkout's revision, '-dirty' if changed; None outside git."""
+  folder = pathlib.Path(__file__).parent
+  command = ['git', '-C', str(folder), 'describe', '--always', '--dirty']
+  command += ['--abbrev=40', '--exclude=*']
+  try:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+  except FileNotFoundError:
+    return None
+  return done.stdout.strip() or None
+
+
+def train_line(
+  step: int, total: int, values: dict[str, float], seconds_left: float
+) -> str:
+  """Returns the terminal's line for a window of training steps."""
+  return (
+    f'step {step}/{total}  epoch {values["epoch"]:.2f}'
+    f'  loss {values["nll"]:.4f}  error {100 * values["top1_error"]:.1f} %'
+    f'  rate {values["rate"]:.2g}  {values["images_per_second"]:.0f} images/s'
+    f'  waiting {100 * values["waiting"]:.1f} %  left {duration(seconds_left)}'
+  )
+
+
+def duration(seconds: float) -> str:
+  """Returns a time as people say it: 42 s, 3 min 20 s, 5 h 12 min, 3 d 4 h."""
+  if not math.isfinite(seconds):
+    return '?'
+  seconds = round(seconds)
+  if seconds < 60:
+    return f'{seconds} s'
+  minutes, seconds = divmod(seconds, 60)
+  if minutes < 60:
+    return f'{minutes} min {seconds} s'
+  hours, minutes = divmod(minutes, 60)
+  if hours < 48:
+    return f'{hours} h {minutes} min'
+  return f'{hours // 24} d {hours % 24} h'
+
+
+def curve(values: list[float], width: int = 40) -> str:
+  """Returns a one-line curve of the values, the lowest at the bottom.
+
+  Args:
+    values: at least one.
+    width: at most so many characters; the last values are kept.
+  """
+  blocks = '▁▂▃▄▅▆▇█'
+  values = values[-width:]
+  low, high = min(values), max(values)
+  span = (high - low) or 1.0
+  return ''.join(
+    blocks[int((value - low) / span * (len(blocks) - 1))] for value in values
+  )

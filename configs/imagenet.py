@@ -1,0 +1,170 @@
+"""ImageNet, ILSVRC-2012: the paper's network, data and schedule.
+
+  python main.py --config=configs/imagenet.py --workdir=runs/imagenet
+  python main.py --config=configs/imagenet.py:source --workdir=runs/source
+
+Expected errors on the 50,000 validation images with ten views are in README,
+one row a preset. Every number is a key: --config.optimizer.momentum=0.8.
+"""
+
+from ml_collections import config_dict
+
+from alexnet_jax import architecture
+from alexnet_jax import presets
+
+# Presets that come from the 2012 source and bring its recipe along.
+_OF_THE_SOURCE = ('source', 'no_communication')
+
+
+def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
+  """Returns the config; `preset` is one of `presets.PRESETS`."""
+  config = base(preset)
+  if preset in _OF_THE_SOURCE:
+    _as_the_source(config)
+  if preset == 'torchvision':
+    _as_torchvision(config)
+  return config
+
+
+def base(preset: str) -> config_dict.ConfigDict:
+  """Returns the paper's recipe around a network."""
+  config = config_dict.ConfigDict()
+
+  # Of initial values, dropout masks, order, crops, flips and colour shifts.
+  config.seed = 0
+  # Devices in use. 0: all that there are; on a CPU, one simulated device a
+  # tower. 1 runs all towers on one device, 2 is the paper's pair, 4 two pairs.
+  config.devices = 0
+  # Arithmetic: float32 or bfloat16. Parameters are float32 either way.
+  config.compute_dtype = 'float32'
+  # Images an update (Section 5).
+  config.batch_size = 128
+  # Pieces in which a batch is computed when it does not fit in memory.
+  config.accumulation = 1
+  # "Roughly 90 cycles" (Section 5); the plateau rule may end a run earlier.
+  config.num_epochs = 90
+  # Updates after which to stop; 0: num_epochs says. For short trials.
+  config.max_steps = 0
+  # Updates between validations; 0: one a epoch.
+  config.validate_every_steps = 0
+
+  # The network: towers, constants, and one entry a layer. `order` is what
+  # follows a layer's weighted sum, `reads` whose maps it sees.
+  network = presets.get(preset)
+  config.network = config_dict.ConfigDict(architecture.to_dict(network))
+
+  config.data = config_dict.ConfigDict()
+  # tfds (a tensorflow-datasets set), folder (of class folders), idx (MNIST's
+  # files) or synthetic (made-up images).
+  config.data.source = 'tfds'
+  config.data.name = 'imagenet2012'
+  # '': where tensorflow-datasets keeps its sets.
+  config.data.data_dir = ''
+  # Where the two ILSVRC2012_img_*.tar lie; '': <data_dir>/downloads/manual.
+  config.data.manual_dir = ''
+  config.data.train_split = 'train'
+  config.data.eval_split = 'validation'
+  # For sources that do not name their classes.
+  config.data.class_names = ()
+  # Images in each split of the synthetic source.
+  config.data.num_examples = 512
+  # Mean and principal components. imagenet: Krizhevsky's constants, one mean a
+  # channel. computed: from this training split, with the paper's mean image;
+  # one pass over it, kept beside the data (mode=prepare does it beforehand).
+  config.data.statistics = 'imagenet'
+  # The run stops when more than this share of a split cannot be read.
+  config.data.max_unreadable = 0.001
+  # Threads that decode; 0: as many as the machine has.
+  config.data.threads = 0
+
+  config.input = config_dict.ConfigDict()
+  # Shorter side and centre square, in pixels (Section 2).
+  config.input.image_size = 256
+  # Side of the crops, in pixels (Section 4.1).
+  config.input.crop_size = 224
+  config.input.random_crop = True
+  config.input.flip = True
+  # Consecutive images that share a crop and flip: 1, or 32 as in the source.
+  config.input.crop_chunk = 1
+  # A new order every epoch; the source kept one order for all.
+  config.input.shuffle = True
+  # Colour shift (Section 4.1): paper (eigenvalues of 0..1 pixels), source
+  # (standard deviations of 0..255 pixels, sum divided by 1.1) or none.
+  config.input.color = 'paper'
+  # What is subtracted: pixel (the mean image), channel (means) or none.
+  config.input.mean = 'pixel'
+  # Multiplies centred pixels. The paper's initial weights expect 0..255.
+  config.input.pixel_scale = 1.0
+
+  config.optimizer = config_dict.ConfigDict()
+  # plateau, phases, cosine or constant.
+  config.optimizer.schedule = 'plateau'
+  config.optimizer.learning_rate = 0.01
+  config.optimizer.momentum = 0.9
+  config.optimizer.weight_decay = 0.0005
+  # Decay of biases: none in the source, and the paper does not say.
+  config.optimizer.bias_decay = 0.0
+  # Magnitude of the colour shift (Section 4.1).
+  config.optimizer.color_noise = 0.1
+  # By which a layer's rates, or all biases' rates, are multiplied.
+  config.optimizer.rate_multipliers = config_dict.ConfigDict(
+    {'bias': 1.0, **{layer.name: 1.0 for layer in network.layers}}
+  )
+  config.optimizer.plateau = config_dict.ConfigDict()
+  # Validations without a gain of min_delta (a fraction) before the rate drops.
+  # The paper's authors judged by eye; these numbers are ours.
+  config.optimizer.plateau.patience = 3
+  config.optimizer.plateau.min_delta = 0.001
+  # "Divide the learning rate by 10", three times (Section 5).
+  config.optimizer.plateau.factor = 10.0
+  config.optimizer.plateau.max_drops = 3
+  # Rows of schedule=phases: first epoch, rate, conv1 rate, bias rate, colour
+  # noise. This is the log of net 145 (layer-params-145.cfg), whose bias rate
+  # was never cut; a conv1 rate of 0 freezes the layer.
+  config.optimizer.phases = (
+    (0, 1e-2, 1e-2, 1e-2, 0.1),
+    (25, 1e-3, 1e-3, 1e-2, 0.1),
+    (51, 1e-4, 1e-4, 1e-2, 0.1),
+    (67, 1e-4, 1e-5, 1e-2, 0.0),
+    (72, 1e-4, 0.0, 1e-2, 0.0),
+    (79, 1e-5, 0.0, 1e-2, 0.0),
+  )
+  config.optimizer.cosine = config_dict.ConfigDict()
+  config.optimizer.cosine.warmup_epochs = 5.0
+  config.optimizer.cosine.end_rate = 0.0
+
+  config.checkpoint = config_dict.ConfigDict()
+  # Updates between checkpoints, besides one after every validation.
+  config.checkpoint.every_steps = 2000
+  # The last N are kept, and the best by validation error.
+  config.checkpoint.keep = 2
+
+  config.log = config_dict.ConfigDict()
+  # Updates between lines.
+  config.log.every_steps = 20
+  # Updates at a loss of ln(classes) before a warning says so.
+  config.log.stuck_after_steps = 2000
+
+  config.evaluate = config_dict.ConfigDict()
+  # Images at a time; any number will do.
+  config.evaluate.batch_size = 128
+  # last or best.
+  config.evaluate.checkpoint = 'last'
+  return config
+
+
+def _as_the_source(config: config_dict.ConfigDict) -> None:
+  """Net 145's recipe (layer-params-145.cfg, convdata_jpeg.py)."""
+  config.num_epochs = 91
+  config.optimizer.schedule = 'phases'
+  config.optimizer.rate_multipliers.bias = 2.0
+  config.input.color = 'source'
+  config.input.crop_chunk = 32
+  config.input.shuffle = False
+
+
+def _as_torchvision(config: config_dict.ConfigDict) -> None:
+  """Pixels of about unit variance, as torchvision's weights expect."""
+  config.input.mean = 'channel'
+  config.input.pixel_scale = 1 / 57.6  # 255 x the mean of .229, .224, .225
+  config.input.color = 'none'

@@ -1,0 +1,20 @@
+"""Four simulated devices, so that placements can be compared on any machine."""
+
+import os
+import pathlib
+import sys
+
+import jax
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+# The tolerances are those of float32 on a CPU, whatever else the machine has.
+if 'JAX_PLATFORMS' not in os.environ:
+  jax.config.update('jax_platforms', 'cpu')
+# Before the first test touches a device, which fixes their number.
+if 'host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
+  jax.config.update('jax_num_cpu_devices', 4)
+# Tests compile more than they compute: half the time goes without LLVM's
+# expensive passes. XLA's own, which place the collectives, stay.
+if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
+  jax.config.update('jax_disable_most_optimizations', True)

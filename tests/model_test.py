@@ -1,0 +1,285 @@
+import dataclasses
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import architecture
+from alexnet_jax import errors
+from alexnet_jax import model
+from alexnet_jax import presets
+from alexnet_jax.architecture import Conv
+from alexnet_jax.architecture import Dense
+from alexnet_jax.architecture import Norm
+
+_CROP = 17
+
+
+def _network(conv1_order, conv2_order):
+  """Two towers with every operation, constants that matter, five classes."""
+  return architecture.Architecture(
+    layers=(
+      Conv(
+        'conv1', 8, 3, init_std=0.3, init_bias=0.1, padding=(0, 2),
+        order=conv1_order,
+      ),
+      Conv(
+        'conv2', 12, 3, init_std=0.3, init_bias=0.2, padding=(1, 1),
+        order=conv2_order,
+      ),
+      Conv(
+        'conv3', 8, 3, init_std=0.2, init_bias=0.1, padding=(1, 1),
+        reads='all',
+      ),
+      Conv(
+        'conv4', 6, 3, init_std=0.3, init_bias=0.1, padding=(1, 1),
+        order=('activation', 'pool'),
+      ),
+      Dense('fc5', 14, init_std=0.5, init_bias=0.3),
+      Dense('fc6', 10, init_std=0.5, init_bias=0.3, reads='own'),
+      Dense('fc7', 5, init_std=0.5, order=()),
+    ),
+    response_norm=Norm(size=3, k=2.0, alpha=0.2, beta=0.75),
+    map_norm=Norm(size=3, k=1.0, alpha=0.1, beta=0.75),
+    dropout_rate=0.4,
+  )  # fmt: skip
+
+
+_PAPER = _network(
+  ('activation', 'response_norm', 'pool'),
+  ('activation', 'response_norm', 'pool'),
+)
+_SOURCE = _network(
+  ('response_norm', 'pool', 'activation'),
+  ('activation', 'response_norm', 'map_norm'),
+)
+
+
+def _convolve(x, kernel, stride, padding):
+  """Kernel places, one at a time: [N, H, W, C] by [k, k, C, F]."""
+  x = np.pad(x, ((0, 0), padding, padding, (0, 0)))
+  size = kernel.shape[0]
+  side = (x.shape[1] - size) // stride + 1
+  y = np.empty((x.shape[0], side, side, kernel.shape[3]))
+  for i in range(side):
+    for j in range(side):
+      top, left = i * stride, j * stride
+      window = x[:, top : top + size, left : left + size]
+      y[:, i, j] = np.tensordot(window, kernel, 3)
+  return y
+
+
+def _response_norm(x):
+  y = np.empty_like(x)
+  for i in range(x.shape[-1]):
+    near = x[..., max(0, i - 1) : i + 2]
+    y[..., i] = x[..., i] / (2 + 0.2 * (near**2).sum(-1)) ** 0.75
+  return y
+
+
+def _map_norm(x):
+  y = np.empty_like(x)
+  for i in range(x.shape[1]):
+    for j in range(x.shape[2]):
+      near = x[:, max(0, i - 1) : i + 2, max(0, j - 1) : j + 2]
+      total = (near**2).sum((1, 2))
+      y[:, i, j] = x[:, i, j] / (1 + 0.1 * total) ** 0.75
+  return y
+
+
+def _pool(x):
+  side = (x.shape[1] - 3) // 2 + 1
+  y = np.empty((x.shape[0], side, side, x.shape[3]))
+  for i in range(side):
+    for j in range(side):
+      window = x[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+      y[:, i, j] = window.max((1, 2))
+  return y
+
+
+_OPERATIONS = {
+  'activation': lambda x: np.maximum(x, 0),
+  'response_norm': _response_norm,
+  'map_norm': _map_norm,
+  'pool': _pool,
+  'dropout': lambda x: 0.6 * x,  # at test time, for the rate 0.4
+}
+
+
+def _reference(network, params, images):
+  """The whole network, both towers, at test time, in float64."""
+  towers = [np.asarray(images, np.float64)] * 2
+  for index, layer in enumerate(network.layers):
+    if index > 0 and layer.reads == 'all':
+      towers = [np.concatenate(towers, axis=-1)] * 2
+    outputs = []
+    for tower in (0, 1):
+      x = towers[tower]
+      kernel = np.asarray(params[layer.name]['kernel'][tower], np.float64)
+      bias = np.asarray(params[layer.name]['bias'][tower], np.float64)
+      if kernel.ndim == 4:
+        x = _convolve(x, kernel, layer.stride, layer.padding) + bias
+      else:
+        x = x.reshape(len(x), -1) @ kernel + bias
+      for operation in layer.order:
+        x = _OPERATIONS[operation](x)
+      outputs.append(x)
+    towers = outputs
+  # Five classes on two towers: the sixth unit belongs to none.
+  return np.concatenate(towers, axis=-1)[:, :5]
+
+
+def _images():
+  rng = np.random.default_rng(0)
+  return rng.standard_normal((3, _CROP, _CROP, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize('network', [_PAPER, _SOURCE], ids=['paper', 'source'])
+def test_forward(network):
+  params = model.init(network, jax.random.key(1), _CROP)
+  logits = jax.jit(model.forward, static_argnums=0)(network, params, _images())
+  expected = _reference(network, params, _images())
+  assert logits.shape == (3, 5)
+  assert logits.dtype == jnp.float32
+  # Logits that all look alike would prove little.
+  assert expected.std(axis=0).min() > 1e-3
+  error = np.abs(logits - expected).max() / np.abs(expected).max()
+  assert error < 1e-5
+
+
+@pytest.mark.parametrize('network', [_PAPER, _SOURCE], ids=['paper', 'source'])
+def test_gradient_along_a_direction(network):
+  params = model.init(network, jax.random.key(1), _CROP)
+  images, labels = _images(), np.array([0, 3, 4])
+
+  def loss(params):
+    logits = model.forward(network, params, images)
+    return -jax.nn.log_softmax(logits)[np.arange(3), labels].sum()
+
+  def reference_loss(params):
+    logits = _reference(network, params, images)
+    log_sums = np.log(np.exp(logits).sum(axis=1))
+    return (log_sums - logits[np.arange(3), labels]).sum()
+
+  gradient = jax.jit(jax.grad(loss))(params)
+  rng = np.random.default_rng(2)
+  # One layer at a time, so that no large gradient hides a small one.
+  for name in gradient:
+    direction = {
+      k: rng.standard_normal(v.shape) for k, v in params[name].items()
+    }
+
+    def moved(step, name=name, direction=direction):
+      layer = {
+        k: np.asarray(v, np.float64) + step * direction[k]
+        for k, v in params[name].items()
+      }
+      return reference_loss({**params, name: layer})
+
+    expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    actual = sum(
+      np.sum(np.asarray(gradient[name][k], np.float64) * direction[k])
+      for k in direction
+    )
+    np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+def test_conv1_of_224_is_that_of_227_with_zeros_at_the_right_and_bottom():
+  network = presets.paper()
+  conv1 = dataclasses.replace(network.layers[0], order=())
+  stage = model.Stage(network, (conv1,))
+  images = np.random.default_rng(0).standard_normal((1, 224, 224, 3))
+  images = images.astype(np.float32)
+  kernel = np.random.default_rng(1).standard_normal((11, 11, 3, 48))
+  kernel = kernel.astype(np.float32)
+  maps = stage.apply(
+    {'params': {'conv1': {'kernel': kernel, 'bias': np.zeros(48)}}}, images
+  )
+  wider = np.pad(images, ((0, 0), (0, 3), (0, 3), (0, 0)))
+  expected = lax.conv_general_dilated(
+    wider, kernel, (4, 4), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  assert maps.shape == (1, 55, 55, 48)
+  np.testing.assert_allclose(maps, expected, atol=1e-4)
+  # The first window lies on the image's first pixel; the last reaches 3 past
+  # its last.
+  first = np.tensordot(images[0, :11, :11].astype(np.float64), kernel, 3)
+  last = np.tensordot(images[0, 216:, 216:], kernel[:8, :8], 3)
+  np.testing.assert_allclose(maps[0, 0, 0], first, atol=1e-4)
+  np.testing.assert_allclose(maps[0, 54, 54], last, atol=1e-4)
+
+
+def test_initial_values_are_a_function_of_the_key_alone():
+  first, again, other = (
+    model.init(_PAPER, jax.random.key(seed), _CROP) for seed in (1, 1, 2)
+  )
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  assert (first['conv1']['kernel'] != other['conv1']['kernel']).all()
+  # No layer, and no tower, repeats another's numbers.
+  kernels = [
+    np.sort(np.ravel(kernel))[:3].tobytes()
+    for layer in first.values()
+    for kernel in layer['kernel']
+  ]
+  assert len(set(kernels)) == 2 * len(_PAPER.layers)
+
+
+def test_the_unit_beyond_the_last_class_has_no_say():
+  params = model.init(_PAPER, jax.random.key(1), _CROP)
+  forward = jax.jit(model.forward, static_argnums=0)
+  logits = forward(_PAPER, params, _images())
+  # Six units of fc7 for five classes: the last of the second tower.
+  assert params['fc7']['kernel'].shape == (2, 10, 3)
+  params['fc7'] = jax.tree.map(
+    lambda x: x.at[1, ..., 2].set(1e6), params['fc7']
+  )
+  np.testing.assert_array_equal(forward(_PAPER, params, _images()), logits)
+
+
+@pytest.mark.parametrize('towers', [1, 2, 4])
+@pytest.mark.parametrize('classes', [5, 101])
+def test_any_number_of_classes_on_any_number_of_towers(towers, classes):
+  layers = _PAPER.layers[:1] + (Dense('fc', classes, order=()),)
+  network = dataclasses.replace(_PAPER, layers=layers, towers=towers)
+  key = jax.random.key(0)
+  params = jax.eval_shape(lambda: model.init(network, key, _CROP))
+  logits = jax.eval_shape(
+    lambda p: model.forward(network, p, jnp.zeros((2, _CROP, _CROP, 3))), params
+  )
+  assert logits.shape == (2, classes)
+  rows = architecture.layer_shapes(network, _CROP)
+  assert params['fc']['bias'].shape == (towers, -(-classes // towers))
+  assert params['fc']['kernel'].size == rows[-1].weights
+
+
+def test_bfloat16_arithmetic_keeps_the_logits_float32():
+  params = model.init(_PAPER, jax.random.key(1), _CROP)
+  exact, rounded = (
+    jax.jit(functools.partial(model.forward, _PAPER, dtype=dtype))(
+      params, _images()
+    )
+    for dtype in (jnp.float32, jnp.bfloat16)
+  )
+  assert rounded.dtype == jnp.float32
+  # bfloat16 has 8 bits: rounding is seen, and is small.
+  error = np.abs(rounded - exact).max() / np.abs(exact).max()
+  assert 1e-6 < error < 0.03
+
+
+def test_activation():
+  x = jnp.array([-1.0, 0.0, 2.0])
+  np.testing.assert_array_equal(model.activation('relu')(x), [0, 0, 2])
+  np.testing.assert_allclose(model.activation('tanh')(x), np.tanh(x), rtol=1e-6)
+  with pytest.raises(errors.UserError) as caught:
+    model.activation('rectifier')
+  assert '\n' not in str(caught.value)
+  assert "'rectifier'" in str(caught.value)
+  assert 'relu' in str(caught.value)
+
+
+def test_the_gradient_of_relu_is_zero_at_zero():
+  # 2012 source, neuron.cuh:167-172.
+  assert jax.grad(model.activation('relu'))(0.0) == 0
