@@ -95,7 +95,7 @@ def plateau_update(
   drop = stalled >= rule.patience
   return PlateauState(
     rate=jnp.where(drop, state.rate / rule.factor, state.rate),
-    best=jnp.minimum(state.best, error),
+    best=jnp.fmin(state.best, error),  # an error of NaN is no best
     stalled=jnp.where(drop, 0, stalled).astype(jnp.int32),
     drops=state.drops + drop.astype(jnp.int32),
   )

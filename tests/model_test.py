@@ -132,6 +132,11 @@ def _reference(network, params, images):
   return np.concatenate(towers, axis=-1)[:, :5]
 
 
+def _init(network, seed=1):
+  init = jax.jit(model.init, static_argnums=(0, 2))
+  return init(network, jax.random.key(seed), _CROP)
+
+
 def _images():
   rng = np.random.default_rng(0)
   return rng.standard_normal((3, _CROP, _CROP, 3)).astype(np.float32)
@@ -139,7 +144,7 @@ def _images():
 
 @pytest.mark.parametrize('network', [_PAPER, _SOURCE], ids=['paper', 'source'])
 def test_forward(network):
-  params = model.init(network, jax.random.key(1), _CROP)
+  params = _init(network)
   logits = jax.jit(model.forward, static_argnums=0)(network, params, _images())
   expected = _reference(network, params, _images())
   assert logits.shape == (3, 5)
@@ -152,7 +157,7 @@ def test_forward(network):
 
 @pytest.mark.parametrize('network', [_PAPER, _SOURCE], ids=['paper', 'source'])
 def test_gradient_along_a_direction(network):
-  params = model.init(network, jax.random.key(1), _CROP)
+  params = _init(network)
   images, labels = _images(), np.array([0, 3, 4])
 
   def loss(params):
@@ -214,7 +219,7 @@ def test_conv1_of_224_is_that_of_227_with_zeros_at_the_right_and_bottom():
 
 def test_initial_values_are_a_function_of_the_key_alone():
   first, again, other = (
-    model.init(_PAPER, jax.random.key(seed), _CROP) for seed in (1, 1, 2)
+    _init(_PAPER, seed) for seed in (1, 1, 2)
   )
   jax.tree.map(np.testing.assert_array_equal, first, again)
   assert (first['conv1']['kernel'] != other['conv1']['kernel']).all()
@@ -228,7 +233,7 @@ def test_initial_values_are_a_function_of_the_key_alone():
 
 
 def test_the_unit_beyond_the_last_class_has_no_say():
-  params = model.init(_PAPER, jax.random.key(1), _CROP)
+  params = _init(_PAPER)
   forward = jax.jit(model.forward, static_argnums=0)
   logits = forward(_PAPER, params, _images())
   # Six units of fc7 for five classes: the last of the second tower.
@@ -256,7 +261,7 @@ def test_any_number_of_classes_on_any_number_of_towers(towers, classes):
 
 
 def test_bfloat16_arithmetic_keeps_the_logits_float32():
-  params = model.init(_PAPER, jax.random.key(1), _CROP)
+  params = _init(_PAPER)
   exact, rounded = (
     jax.jit(functools.partial(model.forward, _PAPER, dtype=dtype))(
       params, _images()

@@ -111,12 +111,13 @@ def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> Any:
   """Returns the builder of a set that lies prepared on disk.
 
   Raises:
-    errors.UserError: when there is no such set, its archives are missing or
-      damaged, or it could not be downloaded.
+    errors.UserError: when there is no such set, it is no classification set,
+      its archives are missing or damaged, or it could not be downloaded.
   """
   builder = _builder(name, data_dir)
   if builder.info.file_format and builder.is_prepared():
     return builder
+  _supervised(builder)  # Before hours of download.
   import requests
   import tensorflow_datasets as tfds
 

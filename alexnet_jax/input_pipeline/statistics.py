@@ -1,0 +1,199 @@
+"""Mean image and colour covariance of a training split (Sections 2, 4.1)."""
+
+import dataclasses
+import pathlib
+import re
+import time
+
+from absl import logging
+import numpy as np
+
+from alexnet_jax import errors
+from alexnet_jax.input_pipeline import batches
+from alexnet_jax.input_pipeline import sources
+from alexnet_jax.input_pipeline import storage
+
+_SECONDS_BETWEEN_REPORTS = 30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+  """What the input of a network is centred and shifted by; 0..255 units.
+
+  Attributes:
+    mean_image: float32 [S, S, 3], or [3] where only the channels' are known.
+    channel_mean: float64 [3], RGB.
+    stdevs: float64 [3], standard deviations along the principal components of
+      RGB over all pixels, ascending.
+    eigenvectors: float64 [3, 3], those components, one a column.
+    num_examples: how many images were counted.
+    unreadable: how many were left out because they could not be read.
+    fingerprint: of the source that was measured.
+  """
+
+  mean_image: np.ndarray
+  channel_mean: np.ndarray
+  stdevs: np.ndarray
+  eigenvectors: np.ndarray
+  num_examples: int
+  unreadable: int
+  fingerprint: str
+
+
+# ILSVRC 2012, from the data that Krizhevsky published with cuda-convnet2.
+IMAGENET = Statistics(
+  mean_image=np.array([127.3049, 119.7154, 104.9126], np.float32),
+  channel_mean=np.array([127.3049, 119.7154, 104.9126]),
+  stdevs=np.array([19.72083305, 37.09388853, 121.78006099]),
+  eigenvectors=np.array(
+    [
+      [0.41795513, -0.81698062, 0.39731118],
+      [-0.71257945, -0.02354167, 0.70119634],
+      [-0.56351045, -0.5761844, -0.59200296],
+    ]
+  ),
+  num_examples=1281167,
+  unreadable=0,
+  fingerprint='',
+)
+
+
+def compute(
+  source: sources.Source,
+  image_size: int,
+  *,
+  batch_size: int = 64,
+  threads: int = 0,
+) -> Statistics:
+  """Measures the centre squares of all images of a source in one pass.
+
+  All sums are of integers below 2**53 (a billion ImageNet-sized squares fill
+  the mean image's, 2,000,000 the covariance's), so float64 holds them exactly
+  and the result does not depend on the order of the images.
+
+  Args:
+    source: the training split.
+    image_size: side S of the centre square, pixels.
+    batch_size: images read at once.
+    threads: see `batches.eval_batches`.
+
+  Raises:
+    errors.UserError: when no image can be read.
+  """
+  image_sum = np.zeros((image_size, image_size, 3), np.int64)
+  product_sum = np.zeros((3, 3))
+  count = unreadable = 0
+  progress = _Progress(source.num_examples)
+  for batch in batches.eval_batches(
+    source, batch_size=batch_size, image_size=image_size, threads=threads
+  ):
+    for image in batch['image'][batch['mask'] > 0]:
+      image_sum += image
+      pixels = image.reshape(-1, 3).astype(np.float64)
+      product_sum += pixels.T @ pixels
+    count += int(batch['mask'].sum())
+    unreadable += int(batch['unreadable'].sum())
+    progress.report(count + unreadable)
+  if not count:
+    raise errors.UserError(
+      f'none of the {unreadable} images of {source.name} {source.split!r} can '
+      'be read: see the warnings above and mend the files'
+    )
+  num_pixels = count * image_size**2
+  channel_mean = image_sum.sum((0, 1)) / num_pixels
+  covariance = product_sum / num_pixels - np.outer(channel_mean, channel_mean)
+  variances, eigenvectors = np.linalg.eigh(covariance)
+  return Statistics(
+    mean_image=(image_sum / count).astype(np.float32),
+    channel_mean=channel_mean,
+    # Rounding leaves a tiny negative variance where colours have none (grey).
+    stdevs=np.sqrt(np.maximum(variances, 0)),
+    eigenvectors=eigenvectors,
+    num_examples=count,
+    unreadable=unreadable,
+    fingerprint=source.fingerprint,
+  )
+
+
+def stored_path(
+  source: sources.Source,
+  image_size: int,
+  directory: pathlib.Path | None = None,
+) -> pathlib.Path:
+  """Returns where a source's statistics are kept; see `storage.place`."""
+  split = re.sub(r'[^\w.-]+', '_', source.split or 'all')
+  filename = f'statistics-{split}-{image_size}.npz'
+  return storage.place(directory or source.directory, filename)
+
+
+def save(path: pathlib.Path, statistics: Statistics) -> None:
+  """Writes statistics to an .npz file, all at once or not at all."""
+  storage.save_arrays(path, **dataclasses.asdict(statistics))
+
+
+def load_or_compute(
+  source: sources.Source,
+  image_size: int,
+  directory: pathlib.Path | None = None,
+) -> Statistics:
+  """Returns the statistics kept beside the data, or computes and keeps them.
+
+  Args:
+    source: the training split.
+    image_size: side of the centre square, pixels.
+    directory: where they are kept instead.
+
+  Raises:
+    errors.UserError: when those kept are of other data or another size.
+  """
+  path = stored_path(source, image_size, directory)
+  if path.exists():
+    return _load(path, source, image_size)
+  logging.info('Computing the statistics of the training images, into %s', path)
+  statistics = compute(source, image_size)
+  save(path, statistics)
+  return statistics
+
+
+def _load(
+  path: pathlib.Path, source: sources.Source, image_size: int
+) -> Statistics:
+  with np.load(path) as stored:
+    fields = {key: stored[key] for key in stored}
+  for key in ('num_examples', 'unreadable', 'fingerprint'):
+    fields[key] = fields[key].item()
+  statistics = Statistics(**fields)
+  remedy = 'delete the file or run with mode=prepare to compute them anew'
+  size = statistics.mean_image.shape[0]
+  if size != image_size:
+    raise errors.UserError(
+      f'{path} is of images of size {size}, not {image_size}: {remedy}'
+    )
+  if statistics.fingerprint != source.fingerprint:
+    raise errors.UserError(
+      f'{path} is of other data (fingerprint {statistics.fingerprint[:12]}, '
+      f'the data now has {source.fingerprint[:12]}): {remedy}'
+    )
+  return statistics
+
+
+class _Progress:
+  """Reports how far a long pass has come, every half minute."""
+
+  def __init__(self, total: int):
+    self._total = total
+    self._start = self._reported = time.monotonic()
+
+  def report(self, done: int) -> None:
+    now = time.monotonic()
+    if now - self._reported < _SECONDS_BETWEEN_REPORTS and done < self._total:
+      return
+    self._reported = now
+    rate = done / (now - self._start)
+    logging.info(
+      'Statistics: %d of %d images, %.0f images/s, %.1f minutes left',
+      done,
+      self._total,
+      rate,
+      (self._total - done) / rate / 60,
+    )
