@@ -41,12 +41,12 @@ def main(argv: list[str]) -> int:
   try:
     if _CONFIG.value is None:
       return _fail('no --config: name one, such as --config=configs/smoke.py')
-    if _MODE.value == 'prepare':
-      return experiment.prepare(_CONFIG.value)
-    if not _WORKDIR.value:
+    if not _WORKDIR.value and _MODE.value != 'prepare':
       return _fail('no --workdir: name the folder of the run')
     workdir = pathlib.Path(_WORKDIR.value)
     parts = experiment.build(_CONFIG.value)
+    if _MODE.value == 'prepare':
+      return experiment.prepare(parts)
     if _MODE.value == 'evaluate':
       return evaluate.run(parts, workdir)
     return train.train(parts, workdir)
@@ -57,7 +57,12 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake ends the program with one line."""
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
+    if flags.FLAGS['config'].present:
+      path = config_flags.get_config_filename(flags.FLAGS['config'])
+      if not pathlib.Path(path).is_file():
+        sys.exit(_fail(f'no config file {path}: see the folder configs/'))
+    return rest
   except (
     flags.Error, errors.UserError, AttributeError, KeyError, OSError, TypeError,
     ValueError,

@@ -351,26 +351,39 @@ def centre_view(experiment: Experiment) -> tuple[pixels.View, ...]:
   return pixels.centre_view(sizes.image_size, sizes.crop_size)
 
 
-def prepare(config: config_dict.ConfigDict) -> int:
-  """Prepares the data and their statistics; returns the exit code.
+def prepare(experiment: Experiment) -> int:
+  """Prepares the data and computes their statistics anew.
+
+  Returns:
+    The exit code, 0.
 
   Raises:
-    UserError: if data are missing.
+    UserError: if data are missing or do not fit the network.
   """
   from alexnet_jax.input_pipeline import prepare as preparation
 
-  data = config.data
-  preparation.run(
-    data.source,
-    name=data.name,
-    data_dir=data.data_dir,
-    manual_dir=data.manual_dir,
-    train_split=data.train_split,
-    eval_split=data.eval_split,
-    class_names=tuple(data.class_names),
-    image_size=config.input.image_size,
-    seed=config.seed,
+  data = Data(experiment)
+  summary = preparation.run(
+    data.train_source, data.eval_source, experiment.config.input.image_size
   )
+  statistics = summary.statistics
+  logging.info(
+    '%s: %d training and %d validation images of %d classes',
+    data.train_source.name,
+    data.train_source.num_examples,
+    data.eval_source.num_examples,
+    len(data.train_source.class_names),
+  )
+  logging.info(
+    'Mean %s, standard deviations along the principal components %s, in grey'
+    ' levels, of %d images (%d unreadable), in %s',
+    np.round(statistics.channel_mean, 2),
+    np.round(statistics.stdevs, 2),
+    statistics.num_examples,
+    statistics.unreadable,
+    summary.statistics_file,
+  )
+  logging.info('To train with them: --config.data.statistics=computed')
   return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import os
 from typing import Any
 
+from absl import logging
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -24,17 +25,22 @@ _SIMULATE = '--xla_force_host_platform_device_count'
 
 
 def simulate_devices(count: int) -> None:
-  """Gives the CPU so many devices; before JAX touches any.
+  """Gives the CPU so many devices, if JAX has not touched any yet.
 
   `XLA_FLAGS`, where it asks for a number of devices, has precedence.
   """
-  if _SIMULATE not in os.environ.get('XLA_FLAGS', ''):
-    jax.config.update('jax_num_cpu_devices', count)
   # All simulated devices share one pool of threads, by default one a core. A
   # collective keeps a thread while it waits for the other devices, so on few
   # cores they can hold the whole pool and wait for each other for ever.
   threads = (os.cpu_count() or 1) + 3 * count
   os.environ.setdefault('PJRT_NPROC', str(threads))
+  if _SIMULATE in os.environ.get('XLA_FLAGS', ''):
+    return
+  try:
+    jax.config.update('jax_num_cpu_devices', count)
+  except RuntimeError:
+    # The process has its devices already; whoever counts them speaks up.
+    logging.info('JAX runs already: its number of devices stays')
 
 
 def make_mesh(towers: int, devices: list[jax.Device]) -> Mesh:

@@ -11,10 +11,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # The tolerances are those of float32 on a CPU, whatever else the machine has.
 if 'JAX_PLATFORMS' not in os.environ:
   jax.config.update('jax_platforms', 'cpu')
-# Before the first test touches a device, which fixes their number.
-if 'host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
-  jax.config.update('jax_num_cpu_devices', 4)
 # Tests compile more than they compute: half the time goes without LLVM's
 # expensive passes. XLA's own, which place the collectives, stay.
 if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
   jax.config.update('jax_disable_most_optimizations', True)
+
+from alexnet_jax import towers  # noqa: E402
+
+towers.simulate_devices(4)
+jax.devices()  # Fixes their number, whatever a test's config asks for.

@@ -184,7 +184,7 @@ def test_gradient_along_a_direction(network):
       }
       return reference_loss({**params, name: layer})
 
-    expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    expected = (moved(1e-7) - moved(-1e-7)) / 2e-7
     actual = sum(
       np.sum(np.asarray(gradient[name][k], np.float64) * direction[k])
       for k in direction

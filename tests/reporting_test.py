@@ -1,0 +1,86 @@
+"""What a run writes survives kills and restarts."""
+
+import json
+
+import jax
+import pytest
+from tensorboardX.proto import event_pb2
+
+from alexnet_jax import reporting
+
+
+def test_restart_forgets_lines_after_the_checkpoint(tmp_path):
+  reporter = reporting.Reporter(tmp_path, 0)
+  for step in (5, 10, 15):
+    reporter.write(step, 'train', {'nll': 1.0 / step})
+  reporter.close()
+  with (tmp_path / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 20, "ki')  # as a kill leaves it
+
+  reporter = reporting.Reporter(tmp_path, 10)
+  reporter.write(15, 'train', {'nll': 0.5})
+  reporter.close()
+
+  lines = reporting.read(tmp_path / 'metrics.jsonl')
+  assert [(line['step'], line['nll']) for line in lines] == [
+    (5, 0.2),
+    (10, 0.1),
+    (15, 0.5),
+  ]
+
+
+def _events(folder):
+  """Reads TensorBoard's files: length, checksum, message, checksum."""
+  for path in sorted(folder.iterdir()):
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+      length = int.from_bytes(data[at : at + 8], 'little')
+      event = event_pb2.Event()
+      event.ParseFromString(data[at + 12 : at + 12 + length])
+      yield event
+      at += 16 + length
+
+
+def test_events_hold_the_same_values(tmp_path):
+  reporter = reporting.Reporter(tmp_path, 0)
+  reporter.write(3, 'validation', {'nll': 2.5, 'top1_error': 0.25})
+  reporter.close()
+  values = {
+    (value.tag, event.step): value.simple_value
+    for event in _events(tmp_path / 'events')
+    for value in event.summary.value
+  }
+  assert values == {
+    ('validation/nll', 3): 2.5,
+    ('validation/top1_error', 3): 0.25,
+  }
+
+
+def test_run_record(tmp_path):
+  reporting.write_run_record(tmp_path, {'a': [1, 2]}, jax.devices()[:2])
+  assert json.loads((tmp_path / 'config.json').read_text()) == {'a': [1, 2]}
+  record = json.loads((tmp_path / 'run.json').read_text())
+  assert record['versions']['jax'] == jax.__version__
+  assert record['devices'] == ['cpu:0 cpu', 'cpu:1 cpu']
+  assert record['git_revision'] is None or len(record['git_revision']) >= 40
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'words'),
+  [
+    (0.4, '0 s'),
+    (59.4, '59 s'),
+    (200, '3 min 20 s'),
+    (18_720, '5 h 12 min'),
+    (3600 * 76, '3 d 4 h'),
+    (float('nan'), '?'),
+  ],
+)
+def test_duration(seconds, words):
+  assert reporting.duration(seconds) == words
+
+
+def test_curve_goes_from_low_to_high():
+  assert reporting.curve([0.0, 0.5, 1.0]) == '▁▄█'
+  assert reporting.curve([0.3, 0.3]) == '▁▁'
+  assert len(reporting.curve([float(i) for i in range(100)], width=40)) == 40

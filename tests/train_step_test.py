@@ -1,0 +1,602 @@
+import collections
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+from jax.sharding import NamedSharding
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import architecture
+from alexnet_jax import optimizer
+from alexnet_jax import presets
+from alexnet_jax import towers
+from alexnet_jax import train_state
+from alexnet_jax import train_step
+from alexnet_jax.architecture import Conv
+from alexnet_jax.architecture import Dense
+
+_CROP = 11
+_MEAN = np.array([100.0, 110.0, 120.0], np.float32)
+# Two towers as in Figure 2, of 64 units each in fc6 and fc7; five classes.
+# Biases of 1 keep the dense units alive, so that zeros are dropout's.
+_JOINED = architecture.Architecture(
+  layers=(
+    Conv(
+      'conv1', 8, 3, init_std=0.3, padding=(0, 2),
+      order=('activation', 'response_norm', 'pool'),
+    ),
+    Conv(
+      'conv2', 8, 3, init_std=0.3, padding=(1, 1), reads='all',
+      order=('activation', 'pool'),
+    ),
+    Dense('fc6', 128, init_std=0.05, init_bias=1.0),
+    Dense('fc7', 128, init_std=0.05, init_bias=1.0),
+    Dense('fc8', 5, init_std=0.1, order=()),
+  )
+)  # fmt: skip
+_APART = dataclasses.replace(
+  _JOINED,
+  layers=tuple(
+    layer if layer.name == 'fc8' else dataclasses.replace(layer, reads='own')
+    for layer in _JOINED.layers
+  ),
+)
+_NETWORKS = {
+  'joined': _JOINED,
+  'apart': _APART,
+  'four towers': dataclasses.replace(_JOINED, towers=4),
+  'one tower': dataclasses.replace(_JOINED, towers=1),
+}
+
+
+def _mesh(network, num_devices):
+  return towers.make_mesh(network.towers, jax.devices()[:num_devices])
+
+
+def _recipe(network=_JOINED, momentum=0.9, decay=0.0005, **fields):
+  defaults = {
+    'schedule': optimizer.constant_schedule(0.01, 0.1),
+    'optimizer': optimizer.momentum_sgd(momentum, decay, 0.0),
+    'multipliers': {'bias': 2.0, **{l.name: 1.0 for l in network.layers}},
+    'mean': _MEAN,
+    'pixel_scale': 1 / 64,
+  }
+  return train_step.Recipe(**{**defaults, **fields})
+
+
+def _batch(rows=8, crop=_CROP, classes=5, seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    'image': rng.integers(0, 256, (rows, crop, crop, 3), np.uint8),
+    'label': rng.integers(0, classes, rows, np.int32),
+    'mask': np.ones(rows, np.float32),
+    'unreadable': np.zeros(rows, np.float32),
+    'shift': 100 * rng.standard_normal((rows, 3)).astype(np.float32),
+  }
+
+
+def _masked(batch, real):
+  """Leaves only the rows `real`; the others hold some other image."""
+  mask = np.zeros_like(batch['mask'])
+  mask[real] = 1
+  return {**batch, 'mask': mask, 'unreadable': 1 - mask}
+
+
+@functools.cache
+def _state(network, num_devices, crop=_CROP):
+  mesh = _mesh(network, num_devices)
+  state = train_state.create(
+    network, mesh, seed=0, crop_size=crop, learning_rate=0.01
+  )
+  # The step donates its state: keep what it does not reach.
+  return jax.tree.map(np.asarray, state)
+
+
+def _placed(state, mesh):
+  places = train_state.shardings(mesh)
+  return jax.device_put(state, places)
+
+
+@functools.cache
+def _compiled_gradient(name, num_devices, accumulation, bfloat16):
+  network = _NETWORKS[name]
+  dtype = jnp.bfloat16 if bfloat16 else jnp.float32
+  recipe = _recipe(network, accumulation=accumulation, dtype=dtype)
+  mesh = _mesh(network, num_devices)
+  return jax.jit(train_step.make_gradient(network, mesh, recipe))
+
+
+def _gradient(name, num_devices, batch, accumulation=1, bfloat16=False):
+  network = _NETWORKS[name]
+  mesh = _mesh(network, num_devices)
+  # The same numbers on each placement: of the state made on one device.
+  state = _placed(_state(network, 1), mesh)
+  gradient = _compiled_gradient(name, num_devices, accumulation, bfloat16)
+  batch = train_step.put_batch(batch, accumulation, mesh)
+  gradients, sums = gradient(state.params, batch, state.key, 0.1)
+  return jax.tree.map(np.asarray, (gradients, sums))
+
+
+def _assert_close(actual, expected, tolerance=1e-5):
+  """Compares arrays by their largest entry."""
+
+  def check(a, b):
+    largest = np.abs(b).max()
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest)
+
+  jax.tree.map(check, actual, expected)
+
+
+@pytest.mark.parametrize('num_devices', [2, 4])
+@pytest.mark.parametrize('name', list(_NETWORKS))
+def test_gradients_do_not_depend_on_the_devices(name, num_devices):
+  # Rows 2 and 7 are masked: on four devices one in each half of the batch.
+  batch = _masked(_batch(), [0, 1, 3, 4, 5, 6])
+  expected, expected_sums = _gradient(name, 1, batch)
+  actual, sums = _gradient(name, num_devices, batch)
+  assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(expected))
+  _assert_close(actual, expected)
+  np.testing.assert_allclose(sums.nll, expected_sums.nll, rtol=1e-5)
+  assert sums.examples == expected_sums.examples == 6
+  assert sums.unreadable == expected_sums.unreadable == 2
+  np.testing.assert_allclose(sums.top1, expected_sums.top1, rtol=1e-6)
+
+
+@pytest.mark.parametrize('num_devices', [1, 2, 4])
+def test_initial_state_does_not_depend_on_the_devices(num_devices):
+  one, other = _state(_JOINED, 1), _state(_JOINED, num_devices)
+  jax.tree.map(np.testing.assert_array_equal, other, one)
+  assert (one.step, one.validated, one.bad_step) == (0, -1, -1)
+
+
+@pytest.mark.parametrize(
+  ('num_devices', 'pieces'), [(1, 2), (1, 4), (2, 2), (2, 4), (4, 2), (4, 4)]
+)
+def test_accumulation_changes_nothing(num_devices, pieces):
+  # One piece has no example at all when there are four.
+  batch = _masked(_batch(), [0, 1, 3, 4, 5])
+  expected, expected_sums = _gradient('joined', 1, batch)
+  actual, sums = _gradient('joined', num_devices, batch, accumulation=pieces)
+  _assert_close(actual, expected)
+  assert sums.examples == 5
+  np.testing.assert_allclose(sums.nll, expected_sums.nll, rtol=1e-5)
+
+
+@pytest.mark.parametrize('num_devices', [1, 2])
+def test_masked_rows_leave_the_gradient_of_the_real_ones(num_devices):
+  real = [0, 2, 3, 6, 7]
+  masked = _masked(_batch(), real)
+  actual, sums = _gradient('joined', num_devices, masked)
+  # The real rows alone, at the places that they have in the whole batch.
+  mesh = _mesh(_JOINED, num_devices)
+  alone = train_step.put_batch(
+    {name: value[real] for name, value in _batch().items()}, 1, mesh
+  )
+  alone['position'] = jnp.array([real], jnp.int32)
+  state = _placed(_state(_JOINED, 1), mesh)
+  gradient = _compiled_gradient('joined', num_devices, 1, False)
+  expected, expected_sums = gradient(state.params, alone, state.key, 0.1)
+  _assert_close(actual, jax.tree.map(np.asarray, expected))
+  np.testing.assert_allclose(sums.nll, expected_sums.nll, rtol=1e-5)
+  assert sums.examples == expected_sums.examples == 5
+
+
+def test_a_batch_of_masked_rows_alone_has_no_gradient():
+  gradients, sums = _gradient('joined', 2, _masked(_batch(), []))
+  assert not any(g.any() for g in jax.tree.leaves(gradients))
+  assert (sums.examples, sums.nll) == (0, 0)
+
+
+@functools.cache
+def _compiled_step(num_devices, accumulation=1):
+  # No momentum, no decay: the velocity is the gradient times -0.01.
+  recipe = _recipe(momentum=0.0, decay=0.0, accumulation=accumulation)
+  return train_step.make_train_step(
+    _JOINED, _mesh(_JOINED, num_devices), recipe
+  )
+
+
+def _dropped(num_devices, step, row, accumulation=1):
+  """Returns which units of fc6 and of fc7 one row of one step loses.
+
+  With one example in the batch, the gradient of a layer's weights is an outer
+  product, whose rows are zero where the layer reads a zero.
+  """
+  mesh = _mesh(_JOINED, num_devices)
+  state = _state(_JOINED, 1).replace(step=np.int32(step))
+  batch = _masked(_batch(), [row])
+  batch = train_step.put_batch(batch, accumulation, mesh)
+  state, _ = _compiled_step(num_devices, accumulation)(
+    _placed(state, mesh), batch
+  )
+  gradients = {
+    name: np.asarray(state.velocity[name]['kernel']) for name in ('fc7', 'fc8')
+  }
+  # Both towers read all 128 units, so both must see the same zeros.
+  masks = {}
+  for name, layer in (('fc7', 'fc6'), ('fc8', 'fc7')):
+    zeros = (gradients[name] == 0).all(axis=-1)
+    np.testing.assert_array_equal(zeros[0], zeros[1])
+    masks[layer] = zeros[0]
+  return masks
+
+
+@pytest.mark.parametrize(
+  ('num_devices', 'pieces'), [(2, 1), (4, 1), (1, 4), (4, 2)]
+)
+def test_masks_do_not_depend_on_the_devices(num_devices, pieces):
+  # Row 5 lies on the second copy of the network when there are four devices.
+  expected = _dropped(1, step=3, row=5)
+  actual = _dropped(num_devices, step=3, row=5, accumulation=pieces)
+  for layer in ('fc6', 'fc7'):
+    np.testing.assert_array_equal(actual[layer], expected[layer])
+
+
+def test_masks_differ_between_towers_layers_rows_and_steps():
+  masks = [
+    _dropped(2, step, row) for step, row in ((3, 5), (3, 4), (4, 5))
+  ]
+  halves = [half for m in masks for layer in m.values() for half in (
+    layer[:64], layer[64:],
+  )]  # fmt: skip
+  assert len(halves) == 12
+  for half in halves:
+    assert 16 < half.sum() < 48
+  # 64 fair coins: any two lists agree in about half of the places.
+  for i, one in enumerate(halves):
+    for other in halves[:i]:
+      assert 12 < (one != other).sum() < 52
+
+
+@functools.cache
+def _trained(num_devices):
+  """Three steps, of which the last with half the rows masked."""
+  mesh = _mesh(_JOINED, num_devices)
+  recipe = _recipe(log_every=2, steps_per_epoch=3)
+  step = train_step.make_train_step(_JOINED, mesh, recipe)
+  state = train_state.create(
+    _JOINED, mesh, seed=0, crop_size=_CROP, learning_rate=0.01
+  )
+  losses = []
+  for i in range(3):
+    batch = _batch(seed=i)
+    batch = _masked(batch, [0, 3, 4, 6]) if i == 2 else batch
+    state, loss = step(state, train_step.put_batch(batch, 1, mesh))
+    losses.append(float(loss))
+  return jax.tree.map(np.asarray, state), losses, step._cache_size()
+
+
+@pytest.mark.parametrize('num_devices', [2, 4])
+def test_three_steps_do_not_depend_on_the_devices(num_devices):
+  expected, expected_losses, _ = _trained(1)
+  state, losses, _ = _trained(num_devices)
+  assert losses == pytest.approx(expected_losses, rel=1e-5)
+  assert len(set(losses)) == 3
+  _assert_close(state.params, expected.params)
+  _assert_close(state.velocity, expected.velocity)
+  assert state.step == 3
+  assert state.bad_step == -1
+
+
+@pytest.mark.parametrize('num_devices', [1, 2, 4])
+def test_the_step_compiles_once(num_devices):
+  assert _trained(num_devices)[2] == 1
+
+
+@pytest.mark.parametrize('num_devices', [1, 4])
+def test_sums_since_the_last_line_and_of_the_epoch(num_devices):
+  state, losses, _ = _trained(num_devices)
+  # Windows hold two steps: the third began a new one.
+  assert (state.window.examples, state.epoch.examples) == (4, 20)
+  assert (state.window.unreadable, state.epoch.unreadable) == (4, 4)
+  assert state.window.nll == pytest.approx(4 * losses[2], rel=1e-6)
+  total = 8 * losses[0] + 8 * losses[1] + 4 * losses[2]
+  assert state.epoch.nll == pytest.approx(total, rel=1e-6)
+
+
+def test_the_update_is_that_of_the_gradient():
+  # One step from rest: v = -0.01 (g + 0.0005 w), twice that for biases
+  # without the decay; the loss is the mean over examples.
+  mesh = _mesh(_JOINED, 2)
+  recipe = _recipe()
+  before = _state(_JOINED, 1)
+  batch = train_step.put_batch(_batch(), 1, mesh)
+  step = train_step.make_train_step(_JOINED, mesh, recipe)
+  state, loss = step(_placed(before, mesh), batch)
+  key = jax.random.fold_in(jax.random.wrap_key_data(before.key), 0)
+  gradients, sums = _compiled_gradient('joined', 2, 1, False)(
+    _placed(before, mesh).params, batch, jax.random.key_data(key), 0.1
+  )
+  assert float(loss) == pytest.approx(float(sums.nll) / 8, rel=1e-6)
+  for name, layer in before.params.items():
+    g = jax.tree.map(np.asarray, gradients[name])
+    weights = -0.01 * (g['kernel'] + 0.0005 * layer['kernel'])
+    expected = {'kernel': weights, 'bias': -0.02 * g['bias']}
+    _assert_close(state.velocity[name], expected)
+    moved = {k: layer[k] + expected[k] for k in layer}
+    _assert_close(state.params[name], moved, 1e-6)
+
+
+def test_bfloat16_arithmetic_leaves_parameters_float32():
+  exact, exact_sums = _gradient('joined', 2, _batch())
+  rounded, sums = _gradient('joined', 2, _batch(), bfloat16=True)
+  assert {g.dtype for g in jax.tree.leaves(rounded)} == {np.dtype('float32')}
+  assert sums.nll != exact_sums.nll
+  np.testing.assert_allclose(sums.nll, exact_sums.nll, rtol=0.02)
+  for name in exact:
+    difference = rounded[name]['kernel'] - exact[name]['kernel']
+    size = np.linalg.norm(exact[name]['kernel'])
+    assert np.linalg.norm(difference) < 0.1 * size
+
+
+def test_division_by_the_noise():
+  # (x - mean + 0.25 s) / 64 / 1.25, by way of another mean and scale. One
+  # shift for all rows, which the mean can stand in for.
+  mesh = _mesh(_JOINED, 1)
+  state = _state(_JOINED, 1)
+  batch = _batch()
+  batch['shift'] = np.tile(np.float32([40, -20, 12]), (8, 1))
+
+  def nll(noise, **fields):
+    recipe = _recipe(**fields)
+    loss = jax.jit(train_step.make_loss(_JOINED, mesh, recipe))
+    device_batch = train_step.put_batch(batch, 1, mesh)
+    piece = {name: value[0] for name, value in device_batch.items()}
+    return float(loss(state.params, piece, state.key, jnp.float32(noise))[0])
+
+  divided = nll(0.25, divide_by_noise=True)
+  by_hand = nll(
+    0.0, mean=_MEAN - np.float32([10, -5, 3]), pixel_scale=1 / 80
+  )
+  assert divided == pytest.approx(by_hand, rel=1e-6)
+  assert divided != pytest.approx(nll(0.25), rel=1e-4)
+  # Without noise there is nothing to make up for.
+  assert nll(0.0, divide_by_noise=True) == nll(0.0)
+
+
+@pytest.mark.parametrize('num_devices', [1, 4])
+def test_the_first_loss_that_is_no_number_is_kept(num_devices):
+  mesh = _mesh(_JOINED, num_devices)
+  state = _placed(_state(_JOINED, 1), mesh)
+  step = _compiled_step(num_devices)
+  bad = _batch()
+  bad['shift'][6] = np.inf
+  seen = []
+  for batch in (_batch(), bad, _batch(), bad):
+    state, loss = step(state, train_step.put_batch(batch, 1, mesh))
+    seen.append((bool(np.isfinite(loss)), int(state.bad_step)))
+  assert seen == [(True, -1), (False, 1), (False, 1), (False, 1)]
+
+
+def test_put_batch():
+  mesh = _mesh(_JOINED, 4)
+  batch = _batch()
+  arrays = train_step.put_batch(batch, 2, mesh)
+  np.testing.assert_array_equal(
+    arrays['position'], [[0, 1, 2, 3], [4, 5, 6, 7]]
+  )
+  for name, value in batch.items():
+    assert arrays[name].shape == (2, 4, *value.shape[1:])
+    assert arrays[name].dtype == value.dtype
+    np.testing.assert_array_equal(
+      np.concatenate(list(arrays[name])), value
+    )
+  # Two copies of the network: half of every piece on each.
+  shards = arrays['label'].addressable_shards
+  assert [shard.data.shape for shard in shards] == [(2, 2)] * 4
+
+
+_COLLECTIVE = re.compile(
+  r' = (\(.*?\)|\S+) (all-gather|all-reduce|reduce-scatter|all-to-all'
+  r'|ragged-all-to-all|collective-permute|collective-broadcast|send|recv)'
+  r'(?:-start)?\(.*'
+)
+_BYTES = {'f32': 4}
+
+
+def _groups(line):
+  """Returns the groups of devices among which a collective works."""
+  listed = re.search(r'replica_groups=\{(\{.*?\})\}', line)
+  if listed:
+    return [
+      [int(n) for n in group.split(',')]
+      for group in re.findall(r'\{([\d,]+)\}', listed[1])
+    ]
+  # As [rows,columns]<=[shape]T(axes): an iota, reshaped and transposed.
+  rows, shape, axes = re.search(
+    r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line
+  ).groups()
+  rows, shape, axes = (
+    [int(n) for n in part.split(',')] if part else None
+    for part in (rows, shape, axes)
+  )
+  ids = np.arange(math.prod(shape)).reshape(shape)
+  return ids.transpose(axes).reshape(rows).tolist()
+
+
+def _collectives(name, num_devices, rows_per_device):
+  """Compiles, never runs, a preset's step, and returns what it exchanges.
+
+  Returns:
+    A list of (kind, shapes of the results, groups).
+  """
+  network = presets.get(name)
+  mesh = _mesh(network, num_devices)
+  state = jax.eval_shape(
+    lambda: train_state.create(
+      network, mesh, seed=0, crop_size=224, learning_rate=0.01
+    )
+  )
+  state = jax.tree.map(
+    lambda place, part: jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), part
+    ),
+    train_state.shardings(mesh),
+    state,
+  )
+  place = NamedSharding(mesh, towers.by_piece(mesh))
+  # Stands in for a large array: put_batch would make one.
+  rows = rows_per_device * mesh.shape['data']
+  shapes = {**_batch(rows, crop=1), 'position': np.zeros(rows, np.int32)}
+  batch = {
+    key: jax.ShapeDtypeStruct(
+      (1, rows, 224, 224, 3) if key == 'image' else (1, *value.shape),
+      value.dtype,
+      sharding=place,
+    )
+    for key, value in shapes.items()
+  }
+  step = train_step.make_train_step(network, mesh, _recipe(network))
+  text = step.lower(state, batch).compile().as_text()
+  found = []
+  for match in _COLLECTIVE.finditer(text):
+    shapes = [
+      (dtype, *(int(n) for n in sides.split(',') if n))
+      for dtype, sides in re.findall(r'([a-z]+\d+)\[([\d,]*)\]', match[1])
+    ]
+    found.append((match[2], shapes, _groups(match[0])))
+  return found
+
+
+def _counted(collectives):
+  """Returns how often each (kind, shape) occurs."""
+  return collections.Counter(
+    (kind, shape) for kind, shapes, _ in collectives for shape in shapes
+  )
+
+
+# The joins of Figure 2, for two images: all maps before conv3, fc6, fc7 and
+# fc8, and the logits; backwards, each tower gets the gradient of its own half.
+# That of the logits is a slice, since both towers hold the whole loss.
+_JOINS = {
+  ('all-gather', ('f32', 2, 13, 13, 256)): 1,
+  ('all-gather', ('f32', 2, 6, 6, 256)): 1,
+  ('all-gather', ('f32', 2, 4096)): 2,
+  ('all-gather', ('f32', 2, 1000)): 1,
+  ('reduce-scatter', ('f32', 2, 13, 13, 128)): 1,
+  ('reduce-scatter', ('f32', 2, 6, 6, 128)): 1,
+  ('reduce-scatter', ('f32', 2, 2048)): 2,
+}
+
+
+def test_two_devices_talk_where_figure_2_says_and_nowhere_else():
+  collectives = _collectives('paper', 2, rows_per_device=2)
+  assert _counted(collectives) == _JOINS
+  assert all(groups == [[0, 1]] for _, _, groups in collectives)
+  # A tower sends its half of each join and, backwards, the other tower's.
+  sent = 0
+  for kind, shapes, _ in collectives:
+    for dtype, *sides in shapes:
+      half = 2 if kind == 'all-gather' else 1
+      sent += math.prod(sides) * _BYTES[dtype] // half
+  forward = 13 * 13 * 128 + 6 * 6 * 128 + 2048 + 2048 + 500
+  backward = 13 * 13 * 128 + 6 * 6 * 128 + 2048 + 2048
+  assert (forward, backward) == (30_836, 30_336)
+  # 61,172 floats an image and tower.
+  assert sent == 2 * 4 * 61_172
+
+
+def test_four_devices_add_gradients_over_copies_of_the_network():
+  collectives = _collectives('paper', 4, rows_per_device=2)
+  # Devices 0 and 1 are one copy, 2 and 3 the other.
+  joins = [c for c in collectives if c[2] == [[0, 1], [2, 3]]]
+  assert _counted(joins) == _JOINS
+  sums = [c for c in collectives if c not in joins]
+  assert {kind for kind, _, _ in sums} == {'all-reduce'}
+  assert all(groups == [[0, 2], [1, 3]] for _, _, groups in sums)
+  # A tower's half of all gradients, and five metrics.
+  floats = sum(
+    math.prod(shape[1:]) for _, shapes, _ in sums for shape in shapes
+  )
+  assert floats == 60_965_224 // 2 + 5
+
+
+def test_towers_without_communication_meet_at_the_classifier():
+  collectives = _collectives('no_communication', 2, rows_per_device=2)
+  assert _counted(collectives) == {
+    ('all-gather', ('f32', 2, 4096)): 1,
+    ('all-gather', ('f32', 2, 1000)): 1,
+    ('reduce-scatter', ('f32', 2, 2048)): 1,
+  }
+
+
+def test_first_steps_of_the_small_network():
+  network = presets.small()
+  mesh = _mesh(network, 2)
+  recipe = _recipe(
+    network,
+    schedule=optimizer.constant_schedule(0.02, 0.1),
+    mean=np.full(3, 127.5, np.float32),
+  )
+  step = train_step.make_train_step(network, mesh, recipe)
+  state = train_state.create(
+    network, mesh, seed=0, crop_size=28, learning_rate=0.02
+  )
+  # Numbers from a formula, not from a generator that may change.
+  pixels = np.arange(8 * 28 * 28 * 3) ** 2 % 251
+  batch = {
+    **_batch(),
+    'image': pixels.reshape(8, 28, 28, 3).astype(np.uint8),
+    'label': np.arange(8, dtype=np.int32),
+    'shift': np.arange(24, dtype=np.float32).reshape(8, 3) - 12,
+  }
+  losses = []
+  for _ in range(3):
+    state, loss = step(state, train_step.put_batch(batch, 1, mesh))
+    losses.append(float(loss))
+  assert losses == pytest.approx([0.0, 0.0, 0.0], abs=1e-4)
+
+
+_WITHOUT = """
+import os, pkgutil, sys
+for name in ('tensorflow', 'tensorflow_datasets', 'PIL'):
+  sys.modules[name] = None  # makes `import name` fail
+os.environ['JAX_PLATFORMS'] = 'cpu'
+import jax
+jax.config.update('jax_num_cpu_devices', 2)
+import importlib
+import numpy as np
+import alexnet_jax
+modules = {
+  module.name: importlib.import_module('alexnet_jax.' + module.name)
+  for module in pkgutil.iter_modules(alexnet_jax.__path__)
+  if module.name != 'input_pipeline'
+}
+import train_step_test
+mesh = train_step_test._mesh(train_step_test._JOINED, 2)
+step = modules['train_step'].make_train_step(
+  train_step_test._JOINED, mesh, train_step_test._recipe()
+)
+state = modules['train_state'].create(
+  train_step_test._JOINED, mesh, seed=0, crop_size=11, learning_rate=0.01
+)
+batch = modules['train_step'].put_batch(train_step_test._batch(), 1, mesh)
+state, loss = step(state, batch)
+print(len(modules), int(state.step), float(loss))
+"""
+
+
+def test_the_step_runs_without_tensorflow_and_pillow():
+  root = pathlib.Path(__file__).resolve().parents[1]
+  done = subprocess.run(
+    [sys.executable, '-c', _WITHOUT],
+    env={**os.environ, 'PYTHONPATH': f'{root}{os.pathsep}{root / "tests"}'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  modules, step, loss = done.stdout.split()
+  files = {f.stem for f in (root / 'alexnet_jax').glob('*.py')}
+  assert int(modules) == len(files - {'__init__'})
+  assert int(step) == 1
+  # Another process, without LLVM's shortcuts of the tests.
+  assert float(loss) == pytest.approx(_trained(2)[1][0], rel=1e-5)
