@@ -43,6 +43,8 @@ class Checkpoints:
             ),
           ]
         ),
+        best_fn=lambda metrics: metrics[BEST_BY],
+        best_mode='min',
         cleanup_tmp_directories=True,
       ),
     )
@@ -53,14 +55,8 @@ class Checkpoints:
 
   def best(self) -> int | None:
     """Returns the validated step with the lowest error, None if none."""
-    errors_by_step = {
-      step: metrics[BEST_BY]
-      for step in self._manager.all_steps()
-      if (metrics := self._manager.metrics(step))
-    }
-    if not errors_by_step:
-      return None
-    return min(errors_by_step, key=lambda step: (errors_by_step[step], -step))
+    step = self._manager.best_step()
+    return step if step and self._manager.metrics(step) else None
 
   def save(
     self,

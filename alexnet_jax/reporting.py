@@ -21,21 +21,25 @@ _PACKAGES = (
 
 
 def set_up_terminal() -> None:
-  """Makes the log readable: the time, the message, and ours alone.
-
-  Orbax tells a dozen lines a checkpoint; others' warnings still come through.
-  """
+  """Makes the log readable: the time, the message, and ours before others'."""
   handler = logging.get_absl_handler()
   handler.setFormatter(
     python_logging.Formatter('%(asctime)s %(message)s', datefmt='%H:%M:%S')
   )
-  handler.addFilter(
-    lambda record: (
-      record.levelno >= python_logging.WARNING
-      or 'alexnet_jax' in pathlib.Path(record.pathname).parts
-    )
-  )
+  handler.addFilter(_matters)
   logging.set_verbosity(logging.INFO)
+
+
+def _matters(record: python_logging.LogRecord) -> bool:
+  """Whether a line is ours, another package's warning, or Orbax's error.
+
+  Orbax tells a dozen lines a checkpoint, and warns of each without metrics.
+  """
+  parts = pathlib.Path(record.pathname).parts
+  if 'alexnet_jax' in parts:
+    return True
+  least = python_logging.ERROR if 'orbax' in parts else python_logging.WARNING
+  return record.levelno >= least
 
 
 class Reporter:

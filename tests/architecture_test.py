@@ -42,9 +42,7 @@ def test_dict_round_trip(name):
   # A command line knows lists, not tuples, and overrides one layer's value.
   fields['conv1'] = {**fields['conv1'], 'order': ['pool'], 'features': 8}
   changed = architecture.from_dict(fields)
-  expected = dataclasses.replace(
-    network.layers[0], order=('pool',), features=8
-  )
+  expected = dataclasses.replace(network.layers[0], order=('pool',), features=8)
   assert changed.layers == (expected, *network.layers[1:])
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from alexnet_jax import metrics
 
-
 _jitted_score = jax.jit(metrics.score)
 
 
@@ -80,8 +79,8 @@ def test_score_of_real_predictions():
   exps = np.exp(logits)
   nll = -np.log(exps[np.arange(50), labels] / exps.sum(axis=1))
   ranking = np.argsort(-logits, axis=1)
-  top1 = [label not in rank[:1] for label, rank in zip(labels, ranking)]
-  top5 = [label not in rank[:5] for label, rank in zip(labels, ranking)]
+  top1 = (ranking[:, :1] != labels[:, None]).all(axis=1)
+  top5 = (ranking[:, :5] != labels[:, None]).all(axis=1)
   log_probs = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))
   sums = _score(log_probs, labels)
   assert sums.examples == 50
@@ -134,9 +133,7 @@ def test_sums_merge_exactly_however_the_set_is_divided():
     parts = [slice(i, i + size) for i in range(0, 60, size)]
     total = metrics.zeros()
     for part in parts:
-      total += _score(
-        log_probs[part], labels[part], mask[part], 1 - mask[part]
-      )
+      total += _score(log_probs[part], labels[part], mask[part], 1 - mask[part])
     assert total == whole
   assert whole.examples == mask.sum()
   assert whole.unreadable == 60 - mask.sum()

@@ -189,7 +189,9 @@ def test_gradient_along_a_direction(network):
       np.sum(np.asarray(gradient[name][k], np.float64) * direction[k])
       for k in direction
     )
-    np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(
+      actual, expected, rtol=2e-4, atol=1e-6, err_msg=name
+    )
 
 
 def test_conv1_of_224_is_that_of_227_with_zeros_at_the_right_and_bottom():
@@ -218,9 +220,7 @@ def test_conv1_of_224_is_that_of_227_with_zeros_at_the_right_and_bottom():
 
 
 def test_initial_values_are_a_function_of_the_key_alone():
-  first, again, other = (
-    _init(_PAPER, seed) for seed in (1, 1, 2)
-  )
+  first, again, other = (_init(_PAPER, seed) for seed in (1, 1, 2))
   jax.tree.map(np.testing.assert_array_equal, first, again)
   assert (first['conv1']['kernel'] != other['conv1']['kernel']).all()
   # No layer, and no tower, repeats another's numbers.

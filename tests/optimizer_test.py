@@ -154,9 +154,7 @@ def test_decay_spares_biases_unless_told():
   np.testing.assert_allclose(
     spared['conv2']['kernel'], 0.95 * before['kernel'], rtol=1e-6
   )
-  told, _ = _run(
-    optimizer.momentum_sgd(0.9, 0.5, 0.2), [(_rates(0.1), zeros)]
-  )
+  told, _ = _run(optimizer.momentum_sgd(0.9, 0.5, 0.2), [(_rates(0.1), zeros)])
   np.testing.assert_allclose(
     told['conv2']['bias'], 0.98 * before['bias'], rtol=1e-6
   )
@@ -205,9 +203,7 @@ def test_a_rate_of_zero_freezes_weights_and_velocity():
       (params, later_params),
       (velocity, later_velocity),
     ):
-      np.testing.assert_array_equal(
-        after['conv1'][name], before['conv1'][name]
-      )
+      np.testing.assert_array_equal(after['conv1'][name], before['conv1'][name])
       assert (after['conv2'][name] != before['conv2'][name]).any()
 
 

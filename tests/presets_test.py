@@ -141,8 +141,8 @@ def test_initial_values(name, middle_std):
   # which no deviation depends on, the test is quick.
   network = presets.get(name)
   layers = [
-    dataclasses.replace(l, features=512) if l.name in ('fc6', 'fc7') else l
-    for l in network.layers
+    dataclasses.replace(x, features=512) if x.name in ('fc6', 'fc7') else x
+    for x in network.layers
   ]
   network = dataclasses.replace(network, layers=tuple(layers))
   params = jax.jit(model.init, static_argnums=(0, 2))(
@@ -171,7 +171,7 @@ def test_torchvision_draws_as_wide_as_the_uniform_it_replaces():
   np.testing.assert_allclose(variances, 1 / (3 * np.array(fan_in)), rtol=1e-12)
   assert network.dropout_scaling == 'train'
   # Dropout comes before fc6 and fc7, and nothing is normalized.
-  with_dropout = [l.name for l in network.layers if 'dropout' in l.order]
+  with_dropout = [x.name for x in network.layers if 'dropout' in x.order]
   assert with_dropout == ['conv5', 'fc6']
   orders = {op for layer in network.layers for op in layer.order}
   assert orders == {'activation', 'pool', 'dropout'}

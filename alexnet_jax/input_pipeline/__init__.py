@@ -9,6 +9,8 @@ import os
 
 # TensorFlow's C++ side reports every start of its CPU kernels; errors pass.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+# It decodes and cuts; oneDNN would only announce itself.
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 import tensorflow as tf  # noqa: E402
 

@@ -22,9 +22,7 @@ def check_imagenet(folder: pathlib.Path) -> None:
   Raises:
     errors.UserError: when one is missing, no tar archive, or cut off.
   """
-  missing = [
-    name for name in OFFICIAL_SIZES if not (folder / name).is_file()
-  ]
+  missing = [name for name in OFFICIAL_SIZES if not (folder / name).is_file()]
   if missing:
     raise errors.UserError(
       f'{folder} lacks {" and ".join(missing)}: log in at '

@@ -10,6 +10,7 @@ import io
 
 import numpy as np
 from PIL import Image
+from PIL import UnidentifiedImageError
 import tensorflow as tf
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
@@ -95,6 +96,8 @@ def patient_pixels(encoded: bytes) -> np.ndarray:
   try:
     with Image.open(io.BytesIO(encoded)) as image:
       return _to_rgb(image)
+  except UnidentifiedImageError as error:
+    raise UnreadableError('no image format that Pillow knows') from error
   # Pillow's readers let through whatever a broken file makes them trip over:
   # OSError, SyntaxError, ValueError, struct.error, EOFError and others.
   except Exception as error:

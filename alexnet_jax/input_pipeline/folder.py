@@ -1,10 +1,10 @@
 """Images in folders: data_dir/split/class/files."""
 
+from collections.abc import Iterator
 import dataclasses
 import hashlib
 import os
 import pathlib
-from typing import Iterator
 
 from absl import logging
 import numpy as np
@@ -37,9 +37,8 @@ class Folder:
   def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
     return self.paths[indices], self.labels[indices]
 
-  def read(
-    self, path: tf.Tensor, label: tf.Tensor
-  ) -> tuple[tf.Tensor, tf.Tensor]:
+  def read(self, record: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+    path, label = record
     return tf.io.read_file(tf.strings.join([f'{self.root}/', path])), label
 
   def describe(self, index: int) -> str:

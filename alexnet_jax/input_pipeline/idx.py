@@ -41,9 +41,8 @@ class Idx:
   def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
     return self.images[indices], self.labels[indices]
 
-  def read(
-    self, image: tf.Tensor, label: tf.Tensor
-  ) -> tuple[tf.Tensor, tf.Tensor]:
+  def read(self, record: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+    image, label = record
     return tf.image.grayscale_to_rgb(image[:, :, tf.newaxis]), label
 
   def describe(self, index: int) -> str:
@@ -105,8 +104,8 @@ def _read(directory: pathlib.Path, filename: str) -> bytes:
     return plain.read_bytes()
   if not zipped.is_file():
     raise errors.UserError(
-      f'{directory} has neither {plain.name} nor {zipped.name}: set data_dir to '
-      'the folder of the IDX files'
+      f'{directory} has neither {plain.name} nor {zipped.name}: set data_dir '
+      'to the folder of the IDX files'
     )
   try:
     return gzip.decompress(zipped.read_bytes())
@@ -128,14 +127,14 @@ def _parse(content: bytes, magic: int, filename: str) -> np.ndarray:
   found, *shape = struct.unpack(f'>{1 + rank}I', content[:start])
   if found != magic:
     raise errors.UserError(
-      f'{filename} begins with {found:#010x}, not with {magic:#010x}: it is not '
-      'the IDX file of that name'
+      f'{filename} begins with {found:#010x}, not with {magic:#010x}: it is '
+      'not the IDX file of that name'
     )
   needed = start + int(np.prod(shape))
   if len(content) != needed:
     raise errors.UserError(
-      f'{filename} has {len(content)} bytes, its header {shape} needs {needed}: '
-      'fetch it again'
+      f'{filename} has {len(content)} bytes, its header {shape} needs '
+      f'{needed}: fetch it again'
     )
   if not all(shape):
     raise errors.UserError(f'{filename} is empty, {shape}: fetch it again')

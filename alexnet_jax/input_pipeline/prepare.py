@@ -1,7 +1,7 @@
 """Everything that is done once for a data set, before the first training."""
 
-from typing import NamedTuple
 import pathlib
+from typing import NamedTuple
 
 from alexnet_jax.input_pipeline import sources
 from alexnet_jax.input_pipeline import statistics as statistics_lib

@@ -4,10 +4,11 @@ A set is prepared in the ArrayRecord format, which is made for random access.
 One that already lies there as TFRecord is read through an index instead.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import pathlib
-from typing import Any, Protocol, Sequence
+from typing import Any, Protocol
 
 from absl import logging
 import numpy as np
@@ -16,6 +17,9 @@ import tensorflow as tf
 from alexnet_jax import errors
 from alexnet_jax.input_pipeline import archives
 from alexnet_jax.input_pipeline import records
+
+# What a process opens besides one split: the other split, logs, sockets.
+_OTHER_OPEN_FILES = 1024
 
 
 class _Records(Protocol):
@@ -49,7 +53,8 @@ class Prepared:
     serialized = self.records.__getitems__(indices.tolist())
     return (np.array(serialized, dtype=object),)
 
-  def read(self, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  def read(self, record: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+    (serialized,) = record
     features = tf.io.parse_single_example(
       serialized,
       {
@@ -160,8 +165,8 @@ def _supervised(builder: Any) -> tuple[str, str, tuple[str, ...]]:
   features = builder.info.features
   if not keys or len(keys) != 2:
     raise errors.UserError(
-      f'{builder.name} has supervised_keys {keys}, not (image, label): choose a '
-      'classification set'
+      f'{builder.name} has supervised_keys {keys}, not (image, label): choose '
+      'a classification set'
     )
   image, label = (features[key] for key in keys)
   if not isinstance(image, tfds.features.Image) or not isinstance(
@@ -175,13 +180,12 @@ def _supervised(builder: Any) -> tuple[str, str, tuple[str, ...]]:
   return keys[0], keys[1], tuple(label.names)
 
 
-def _open(
-  builder: Any, split: str, shards: list[records.Shard]
-) -> _Records:
+def _open(builder: Any, split: str, shards: list[records.Shard]) -> _Records:
   file_format = builder.info.file_format.value
   if file_format == 'array_record':
     import tensorflow_datasets as tfds
 
+    _allow_open_files(len(shards))
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     return builder.as_data_source(split, deserialize_method=raw)
   if file_format == 'tfrecord':
@@ -192,6 +196,27 @@ def _open(
     f'{builder.data_dir} is in {file_format} format, not array_record or '
     'tfrecord: prepare it in another data_dir'
   )
+
+
+def _allow_open_files(count: int) -> None:
+  """Raises the process's limit of open files for `count` more, if need be.
+
+  The ArrayRecord reader keeps every file open; ImageNet has 1,024, as many as
+  a process may usually open.
+  """
+  import resource  # POSIX only, like the ArrayRecord reader.
+
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  needed = count + _OTHER_OPEN_FILES
+  if soft == resource.RLIM_INFINITY or soft >= needed:
+    return
+  if hard != resource.RLIM_INFINITY and hard < needed:
+    raise errors.UserError(
+      f'the data set has {count} files but a process may open {hard}, and '
+      f'{needed} are needed: raise the limit (ulimit -Hn {needed})'
+    )
+  resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+  logging.info('Raised the limit of open files from %d to %d', soft, needed)
 
 
 def _fingerprint(

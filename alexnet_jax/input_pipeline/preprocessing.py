@@ -71,7 +71,9 @@ def random_draws(
   words = order.image_words(seed, epoch, indices)
   crop_words = words
   if crop_chunk > 1:
-    chunks, chunk_of_image = np.unique(places // crop_chunk, return_inverse=True)
+    chunks, chunk_of_image = np.unique(
+      places // crop_chunk, return_inverse=True
+    )
     crop_words = order.chunk_words(seed, epoch, chunks)[chunk_of_image]
   if random_crop:
     side = image_size - crop_size + 1

@@ -4,11 +4,12 @@ A TFRecord is a length (8 bytes, little-endian), a checksum of it (4), that
 many bytes, and their checksum (4). One pass over the lengths gives an index.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
 import struct
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 from absl import logging
 import numpy as np

@@ -8,6 +8,9 @@ import tensorflow as tf
 
 from alexnet_jax import errors
 
+# One element of each array that `Source.fetch` returns.
+Record = tuple[tf.Tensor, ...]
+
 
 class Source(Protocol):
   """A labelled collection of images that any index can be read from.
@@ -45,7 +48,7 @@ class Source(Protocol):
     """Returns arrays [N, ...] for indices int64 [N]; called on any thread."""
     ...
 
-  def read(self, *record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  def read(self, record: Record) -> tuple[tf.Tensor, tf.Tensor]:
     """Turns one element of `fetch` into (image, label); TensorFlow only.
 
     The image is a string scalar, an encoded file, or uint8 [h, w, 3]; the

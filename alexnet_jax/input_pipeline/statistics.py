@@ -1,5 +1,6 @@
 """Mean image and colour covariance of a training split (Sections 2, 4.1)."""
 
+from concurrent import futures
 import dataclasses
 import pathlib
 import re
@@ -68,9 +69,9 @@ def compute(
 ) -> Statistics:
   """Measures the centre squares of all images of a source in one pass.
 
-  All sums are of integers below 2**53 (a billion ImageNet-sized squares fill
-  the mean image's, 2,000,000 the covariance's), so float64 holds them exactly
-  and the result does not depend on the order of the images.
+  All sums are whole numbers that float64 holds exactly, the largest up to
+  2**53: two million squares of 256 white pixels. So the result does not
+  depend on the order of the images, nor on rounding.
 
   Args:
     source: the training split.
@@ -85,16 +86,16 @@ def compute(
   product_sum = np.zeros((3, 3))
   count = unreadable = 0
   progress = _Progress(source.num_examples)
-  for batch in batches.eval_batches(
-    source, batch_size=batch_size, image_size=image_size, threads=threads
-  ):
-    for image in batch['image'][batch['mask'] > 0]:
-      image_sum += image
-      pixels = image.reshape(-1, 3).astype(np.float64)
-      product_sum += pixels.T @ pixels
-    count += int(batch['mask'].sum())
-    unreadable += int(batch['unreadable'].sum())
-    progress.report(count + unreadable)
+  with futures.ThreadPoolExecutor() as pool:
+    for batch in batches.eval_batches(
+      source, batch_size=batch_size, image_size=image_size, threads=threads
+    ):
+      # Padding and what could not be read is zero and adds nothing.
+      image_sum += batch['image'].sum(0, dtype=np.uint32)
+      product_sum += sum(pool.map(_products, batch['image']))
+      count += int(batch['mask'].sum())
+      unreadable += int(batch['unreadable'].sum())
+      progress.report(count + unreadable)
   if not count:
     raise errors.UserError(
       f'none of the {unreadable} images of {source.name} {source.split!r} can '
@@ -116,15 +117,26 @@ def compute(
   )
 
 
+def _products(image: np.ndarray) -> np.ndarray:
+  """Returns the channels' products, summed over the pixels: float64 [3, 3]."""
+  pixels = image.reshape(-1, 3).astype(np.float64)
+  return pixels.T @ pixels
+
+
 def stored_path(
   source: sources.Source,
   image_size: int,
   directory: pathlib.Path | None = None,
 ) -> pathlib.Path:
-  """Returns where a source's statistics are kept; see `storage.place`."""
+  """Returns where a source's statistics are kept: see `storage.place`.
+
+  A `directory` that is given takes the place of the source's own.
+  """
   split = re.sub(r'[^\w.-]+', '_', source.split or 'all')
   filename = f'statistics-{split}-{image_size}.npz'
-  return storage.place(directory or source.directory, filename)
+  if directory is not None:
+    return directory / filename
+  return storage.place(source.directory, filename)
 
 
 def save(path: pathlib.Path, statistics: Statistics) -> None:

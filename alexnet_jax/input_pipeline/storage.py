@@ -7,6 +7,7 @@ import tempfile
 
 from absl import logging
 import numpy as np
+import numpy.typing as npt
 
 
 def place(directory: pathlib.Path | None, filename: str) -> pathlib.Path:
@@ -25,13 +26,13 @@ def place(directory: pathlib.Path | None, filename: str) -> pathlib.Path:
   return kept
 
 
-def save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+def save_arrays(path: pathlib.Path, **arrays: npt.ArrayLike) -> None:
   """Writes an .npz file that is never seen half-written."""
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.')
   try:
     with os.fdopen(handle, 'wb') as file:
-      np.savez(file, **arrays)
+      np.savez(file, allow_pickle=False, **arrays)
     # mkstemp makes the file private; a data set is often shared.
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)

@@ -1,6 +1,7 @@
 """Made-up images that can be learnt, for smoke tests and speed."""
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 
@@ -8,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 _GRID = 4  # patches along a side of a class's pattern
-_STREAMS = {'pattern': 0, 'noise': 1}
+_NOISE_STARTS = 2**22
+_PATTERN, _NOISE = 0, 1  # streams of random numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,18 +35,24 @@ class Synthetic:
     sizes = (self.num_examples, self.num_classes, self.image_size)
     if min(sizes) < 1:
       raise ValueError(f'examples, classes and size {sizes} must be positive')
-    # A noise image is a stretch of one long noise: cheap enough that the
-    # pipeline, not this source, is what a speed measurement measures.
-    length = 2 * self.image_size**2 * 3 + 4096
-    noise = np.random.Philox(key=[self.seed, _STREAMS['noise']])
-    noise = noise.random_raw(length // 8).view(np.uint8) >> 1
-    patterns = np.random.Philox(key=[self.seed, _STREAMS['pattern']])
-    patterns = patterns.random_raw(self.num_classes * _GRID**2 * 3) >> 57
+
+  @functools.cached_property
+  def _patterns(self) -> np.ndarray:
+    """Colours below 128 of each class: uint8 [classes, grid, grid, 3]."""
     shape = (self.num_classes, _GRID, _GRID, 3)
-    object.__setattr__(self, '_noise', noise)
-    object.__setattr__(
-      self, '_patterns', patterns.astype(np.uint8).reshape(shape)
-    )
+    generator = np.random.Philox(key=[self.seed, _PATTERN])
+    words = generator.random_raw(int(np.prod(shape)))
+    return (words >> np.uint64(57)).astype(np.uint8).reshape(shape)
+
+  @functools.cached_property
+  def _noise(self) -> np.ndarray:
+    """One long noise below 128, uint8; an image's is a stretch of it.
+
+    So cheap that a speed measurement measures the pipeline, not this source.
+    """
+    length = self.image_size**2 * 3 + _NOISE_STARTS
+    generator = np.random.Philox(key=[self.seed, _NOISE])
+    return generator.random_raw(length // 8 + 1).view(np.uint8) >> 1
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -72,12 +80,10 @@ class Synthetic:
 
   def _noise_start(self, index: int) -> int:
     digest = hashlib.sha256(f'{self.split} {index}'.encode()).digest()
-    room = len(self._noise) - self.image_size**2 * 3
-    return int.from_bytes(digest[:8], 'big') % room
+    return int.from_bytes(digest[:8], 'big') % _NOISE_STARTS
 
-  def read(
-    self, image: tf.Tensor, label: tf.Tensor
-  ) -> tuple[tf.Tensor, tf.Tensor]:
+  def read(self, record: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+    image, label = record
     return image, label
 
   def describe(self, index: int) -> str:

@@ -1,0 +1,348 @@
+"""Whole runs: killed, stopped, resumed elsewhere, and gone wrong."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from absl import logging
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import checkpoint
+from alexnet_jax import errors
+from alexnet_jax import evaluate
+from alexnet_jax import experiment
+from alexnet_jax import optimizer
+from alexnet_jax import reporting
+from alexnet_jax import train
+from configs import smoke
+
+_ROOT = pathlib.Path(__file__).parents[1]
+# Of a line of metrics.jsonl; everything else must be equal bit by bit.
+_TIMES = ('images_per_second', 'waiting')
+# A network that compiles fast, with all that the others have.
+_TINY = {
+  **{f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)},
+  'network.fc6.features': 16,
+  'network.fc7.features': 16,
+  'data.num_examples': 80,
+  'batch_size': 16,
+  'evaluate.batch_size': 32,
+  'log.every_steps': 2,
+}
+
+
+def _build(**overrides):
+  config = smoke.get_config()
+  config.devices = 2
+  config.update_from_flattened_dict({**_TINY, **overrides})
+  return experiment.build(config)
+
+
+def _saved(parts, workdir):
+  """Returns the last checkpoint's step and every array of it as numpy."""
+  checkpoints = checkpoint.Checkpoints(workdir)
+  step = checkpoints.latest()
+  state = checkpoints.restore(experiment.first_state(parts), step)
+  checkpoints.close()
+  return step, jax.tree.map(np.asarray, state)
+
+
+def _lines(workdir):
+  return [
+    {key: value for key, value in line.items() if key not in _TIMES}
+    for line in reporting.read(workdir / 'metrics.jsonl')
+  ]
+
+
+def _assert_same_run(parts, one, other):
+  step, state = _saved(parts, one)
+  other_step, other_state = _saved(parts, other)
+  assert step == other_step
+  jax.tree.map(np.testing.assert_array_equal, state, other_state)
+  assert _lines(one) == _lines(other)
+
+
+def _start(workdir, **overrides):
+  flags = [
+    f'--config.{key}={value}' for key, value in {**_TINY, **overrides}.items()
+  ]
+  return subprocess.Popen(
+    [
+      sys.executable,
+      'main.py',
+      '--config=configs/smoke.py',
+      f'--workdir={workdir}',
+      '--config.devices=2',
+      *flags,
+    ],
+    cwd=_ROOT,
+    env={**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _wait_for_step(process, workdir, step):
+  """Returns when the run has written a line for this step or a later one."""
+  path = workdir / 'metrics.jsonl'
+  deadline = time.monotonic() + 120
+  while process.poll() is None:
+    assert time.monotonic() < deadline, f'no step {step} within two minutes'
+    lines = path.read_text().splitlines() if path.exists() else []
+    if lines and json.loads(lines[-1])['step'] >= step:
+      return
+    time.sleep(0.005)
+  pytest.fail(f'ended before step {step}: {process.stderr.read()}')
+
+
+def test_killed_run_ends_like_one_never_killed(tmp_path):
+  # 5 steps an epoch; checkpoints at 3, 6, 9, ... and after validations. With
+  # patience 1 the plateau rule acts several times on the way.
+  overrides = {
+    'num_epochs': 8,
+    'checkpoint.every_steps': 3,
+    'optimizer.plateau.patience': 1,
+    'optimizer.plateau.min_delta': 0.05,
+    'optimizer.plateau.max_drops': 9,
+  }
+  whole = _start(tmp_path / 'whole', **overrides)
+  _, log = whole.communicate(timeout=180)
+  assert whole.returncode == 0, log
+
+  for step in (4, 16):
+    run = _start(tmp_path / 'killed', **overrides)
+    _wait_for_step(run, tmp_path / 'killed', step)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+  run = _start(tmp_path / 'killed', **overrides)
+  _, log = run.communicate(timeout=180)
+  assert run.returncode == 0, log
+  assert 'Restoring step' in log
+
+  parts = _build(**overrides)
+  _assert_same_run(parts, tmp_path / 'whole', tmp_path / 'killed')
+  step, state = _saved(parts, tmp_path / 'whole')
+  assert step == 40
+  assert state.plateau.drops > 0
+  kinds = [line['kind'] for line in _lines(tmp_path / 'whole')]
+  assert kinds.count('train') == 20
+  assert kinds.count('validation') == kinds.count('epoch') == 8
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_says_so(number, tmp_path):
+  overrides = {'num_epochs': 10_000, 'checkpoint.every_steps': 100_000}
+  run = _start(tmp_path, **overrides)
+  _wait_for_step(run, tmp_path, 4)
+  run.send_signal(number)
+  _, log = run.communicate(timeout=60)
+  assert run.returncode == 128 + number, log
+  assert signal.Signals(number).name in log
+  assert 'Traceback' not in log
+  last = _lines(tmp_path)[-1]['step']
+  step, state = _saved(_build(**overrides), tmp_path)
+  assert step == state.step
+  assert last <= step <= last + 2
+
+
+def test_validation_put_off_by_a_signal_happens_on_restart(
+  tmp_path, monkeypatch
+):
+  parts = _build(num_epochs=2)
+  assert train.train(parts, tmp_path / 'whole') == 0
+
+  # The signal arrives while the first validation reads its first batch.
+  original = experiment.Data.eval_batches
+
+  def interrupting(self):
+    signal.raise_signal(signal.SIGTERM)
+    return original(self)
+
+  monkeypatch.setattr(experiment.Data, 'eval_batches', interrupting)
+  assert train.train(parts, tmp_path / 'stopped') == 128 + signal.SIGTERM
+  step, state = _saved(parts, tmp_path / 'stopped')
+  assert (step, state.validated) == (5, -1)
+
+  monkeypatch.setattr(experiment.Data, 'eval_batches', original)
+  assert train.train(parts, tmp_path / 'stopped') == 0
+  _assert_same_run(parts, tmp_path / 'whole', tmp_path / 'stopped')
+
+
+def test_run_moves_between_one_two_and_four_devices(tmp_path):
+  # Each end is a validation, to which the plateau rule would react.
+  constant = {'optimizer.schedule': 'constant'}
+  for steps, devices in ((4, 2), (8, 1), (12, 4)):
+    parts = _build(max_steps=steps, devices=devices, **constant)
+    assert train.train(parts, tmp_path / 'a') == 0
+  assert train.train(_build(max_steps=12, **constant), tmp_path / 'b') == 0
+  step, moved = _saved(_build(), tmp_path / 'a')
+  assert step == 12
+  _, stayed = _saved(_build(), tmp_path / 'b')
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+    moved.params,
+    stayed.params,
+  )
+
+  results = []
+  for devices in (1, 2, 4):
+    assert evaluate.run(_build(devices=devices), tmp_path / 'a') == 0
+    results.append(json.loads((tmp_path / 'a/evaluation.json').read_text()))
+  for result in results:
+    assert result['step'] == 12
+    for kind, views in (('centre_view', 1), ('ten_views', 10)):
+      first = results[0][kind]
+      assert result[kind]['examples'] == 80
+      assert result[kind]['views'] == views
+      assert result[kind]['nll'] == pytest.approx(first['nll'], rel=1e-5)
+      assert result[kind]['top1_error'] == pytest.approx(first['top1_error'])
+      assert 0 <= result[kind]['top5_error'] <= result[kind]['top1_error'] <= 1
+
+
+def test_last_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
+  # Validation errors by hand: the second is the best.
+  found = iter([0.9, 0.3, 0.8, 0.8, 0.7])
+  original = evaluate.Evaluator.__call__
+
+  def invented(self, *args):
+    results = original(self, *args)
+    results['centre_view']['top1_error'] = next(found)
+    return results
+
+  monkeypatch.setattr(evaluate.Evaluator, '__call__', invented)
+  parts = _build(
+    **{'num_epochs': 5, 'checkpoint.keep': 2, 'checkpoint.every_steps': 100}
+  )
+  assert train.train(parts, tmp_path) == 0
+  names = sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
+  assert names == [10, 20, 25]
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  assert checkpoint.choose(checkpoints, 'best', tmp_path) == 10
+  assert checkpoint.choose(checkpoints, 'last', tmp_path) == 25
+  with pytest.raises(errors.UserError, match='newest.*last'):
+    checkpoint.choose(checkpoints, 'newest', tmp_path)
+  checkpoints.close()
+
+
+def test_non_finite_loss_stops_with_the_last_good_checkpoint(tmp_path):
+  parts = _build(
+    **{
+      'optimizer.learning_rate': 1e30,
+      'checkpoint.every_steps': 1,
+      'log.every_steps': 4,
+      'num_epochs': 4,
+    }
+  )
+  with pytest.raises(errors.DivergedError) as caught:
+    train.train(parts, tmp_path)
+  assert caught.value.exit_code == 3
+  message = str(caught.value)
+  assert 'not finite from step' in message
+  kept = sorted((tmp_path / 'checkpoints').iterdir())
+  if kept:
+    _, state = _saved(parts, tmp_path)
+    assert f'step {int(state.step)}' in message
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+  else:
+    assert 'none was saved' in message
+
+
+def test_loss_at_chance_warns_once(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr(logging.get_absl_logger(), 'propagate', True)
+  overrides = {
+    'optimizer.learning_rate': 0.0,
+    'network.fc8.init_std': 1e-6,
+    'num_epochs': 4,
+  }
+  parts = _build(**overrides, **{'log.stuck_after_steps': 6})
+  assert train.train(parts, tmp_path) == 0
+  warnings = [m for m in caplog.messages if 'stayed at ln(10) = 2.30' in m]
+  assert len(warnings) == 1
+  assert 'for 6 steps' in warnings[0]
+
+
+def test_plateau_rule_ends_the_run(tmp_path):
+  parts = _build(
+    **{
+      'num_epochs': 50,
+      'optimizer.learning_rate': 1e-6,
+      'optimizer.plateau.patience': 2,
+      'optimizer.plateau.min_delta': 0.9,
+      'optimizer.plateau.max_drops': 1,
+    }
+  )
+  assert train.train(parts, tmp_path) == 0
+  # The first validation is the best; two more without gain make the drop, and
+  # two more the end: epoch 5.
+  step, state = _saved(parts, tmp_path)
+  assert step == 5 * 5
+  assert state.plateau.drops == 2
+  assert state.plateau.rate == pytest.approx(1e-8)
+  rates = [
+    line['rate'] for line in _lines(tmp_path) if line['kind'] == 'train'
+  ]
+  assert rates[0] == pytest.approx(1e-6)
+  assert rates[-1] == pytest.approx(1e-7)
+
+
+def test_metrics_are_of_the_window(tmp_path):
+  parts = _build(num_epochs=2)
+  assert train.train(parts, tmp_path) == 0
+  lines = _lines(tmp_path)
+  assert [line['step'] for line in lines if line['kind'] == 'train'] == [
+    2,
+    4,
+    6,
+    8,
+    10,
+  ]
+  for line in lines:
+    assert math.isfinite(line['nll'])
+    assert 0 <= line['top5_error'] <= line['top1_error'] <= 1
+  # Both windows and the epoch's sums count each example once: the epoch's mean
+  # lies between the windows' means.
+  means = [line['nll'] for line in lines if line['kind'] == 'train']
+  epoch = next(line for line in lines if line['kind'] == 'epoch')
+  assert min(means[:3]) - 1e-3 <= epoch['nll'] <= max(means[:3]) + 1e-3
+
+
+def test_training_learns(tmp_path):
+  config = smoke.get_config()
+  config.devices = 2
+  config.num_epochs = 6
+  assert train.train(experiment.build(config), tmp_path) == 0
+  found = [
+    line['top1_error']
+    for line in _lines(tmp_path)
+    if line['kind'] == 'validation'
+  ]
+  assert found[-1] < 0.1  # chance is 0.9
+
+
+def test_state_is_saved_before_it_is_donated(tmp_path):
+  parts = _build()
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
+  data = experiment.Data(parts)
+  step = train.train_step.make_train_step(
+    parts.network, parts.mesh, experiment.make_recipe(parts, data)
+  )
+  state = experiment.first_state(parts)
+  batches = data.train_batches(0)
+  state, _ = step(state, train.train_step.put_batch(next(batches), 1, parts.mesh))
+  expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
+  checkpoints.save(state, parts.plain_config())
+  for _ in range(5):  # overwrites the buffers while they are being written
+    batch = train.train_step.put_batch(next(batches), 1, parts.mesh)
+    state, _ = step(state, batch)
+  checkpoints.close()
+  _, saved = _saved(parts, tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, expected, saved)
+  assert saved.plateau.best == optimizer.plateau_init(0.01).best
