@@ -34,7 +34,7 @@ _JOINED = architecture.Architecture(
       order=('activation', 'response_norm', 'pool'),
     ),
     Conv('conv2', 8, 3, init_std=0.3, padding=(1, 1), reads='all'),
-    Dense('fc6', 128, init_std=0.05, init_bias=1.0),
+    Dense('fc6', 128, init_std=0.01, init_bias=1.0),
     Dense('fc7', 128, init_std=0.05, init_bias=1.0),
     Dense('fc8', 5, init_std=0.1, order=()),
   )
