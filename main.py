@@ -59,7 +59,8 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
     if flags.FLAGS['config'].present:
-      path = config_flags.get_config_filename(flags.FLAGS['config'])
+      name = config_flags.get_config_filename(flags.FLAGS['config'])
+      path = name.split(':')[0]  # A preset follows the colon.
       if not pathlib.Path(path).is_file():
         sys.exit(_fail(f'no config file {path}: see the folder configs/'))
     return rest

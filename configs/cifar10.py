@@ -25,7 +25,6 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
   # 28 of 32 is the paper's 224 of 256.
   config.input.image_size = 32
   config.input.crop_size = 28
-  config.input.pixel_scale = 1 / 64
 
   config.optimizer.schedule = 'cosine'
   config.optimizer.learning_rate = 0.05

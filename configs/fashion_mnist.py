@@ -15,7 +15,7 @@ from configs import imagenet
 _DEBIAN = pathlib.Path('/usr/share/datasets/fashion-mnist')
 
 
-def get_config(preset: str = 'small') -> config_dict.ConfigDict:
+def get_config(preset: str = 'tiny') -> config_dict.ConfigDict:
   """Returns the config; `preset` is one of `presets.PRESETS`."""
   config = imagenet.base(preset)
   config.num_epochs = 5
@@ -34,7 +34,6 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
   config.input.image_size = 32
   config.input.crop_size = 28
   config.input.color = 'none'
-  config.input.pixel_scale = 1 / 64
 
   config.optimizer.schedule = 'cosine'
   config.optimizer.learning_rate = 0.05

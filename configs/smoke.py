@@ -8,7 +8,7 @@ from ml_collections import config_dict
 from configs import imagenet
 
 
-def get_config(preset: str = 'small') -> config_dict.ConfigDict:
+def get_config(preset: str = 'tiny') -> config_dict.ConfigDict:
   """Returns the config; `preset` is one of `presets.PRESETS`."""
   config = imagenet.base(preset)
   config.num_epochs = 3
@@ -20,7 +20,6 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
 
   config.input.image_size = 32
   config.input.crop_size = 28
-  config.input.pixel_scale = 1 / 64
 
   config.optimizer.plateau.patience = 1
   config.log.every_steps = 5

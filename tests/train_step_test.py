@@ -26,7 +26,7 @@ from alexnet_jax.architecture import Dense
 _CROP = 11
 _MEAN = np.array([100.0, 110.0, 120.0], np.float32)
 # Two towers as in Figure 2, of 64 units each in fc6 and fc7; five classes.
-# Biases of 1 keep the dense units alive, so that zeros are dropout's.
+# Biases of 3 keep the dense units alive, so that zeros are dropout's.
 _JOINED = architecture.Architecture(
   layers=(
     Conv(
@@ -34,8 +34,8 @@ _JOINED = architecture.Architecture(
       order=('activation', 'response_norm', 'pool'),
     ),
     Conv('conv2', 8, 3, init_std=0.3, padding=(1, 1), reads='all'),
-    Dense('fc6', 128, init_std=0.01, init_bias=1.0),
-    Dense('fc7', 128, init_std=0.05, init_bias=1.0),
+    Dense('fc6', 128, init_std=0.03, init_bias=3.0),
+    Dense('fc7', 128, init_std=0.05, init_bias=3.0),
     Dense('fc8', 5, init_std=0.1, order=()),
   )
 )  # fmt: skip
@@ -170,19 +170,17 @@ def test_accumulation_changes_nothing(num_devices, pieces):
   np.testing.assert_allclose(sums.nll, expected_sums.nll, rtol=1e-5)
 
 
-@pytest.mark.parametrize('num_devices', [1, 2])
-def test_masked_rows_leave_the_gradient_of_the_real_ones(num_devices):
+def test_masked_rows_leave_the_gradient_of_the_real_ones():
   real = [0, 2, 3, 6, 7]
-  masked = _masked(_batch(), real)
-  actual, sums = _gradient('joined', num_devices, masked)
+  actual, sums = _gradient('joined', 2, _masked(_batch(), real))
   # The real rows alone, at the places that they have in the whole batch.
-  mesh = _mesh(_JOINED, num_devices)
+  mesh = _mesh(_JOINED, 2)
   alone = train_step.put_batch(
     {name: value[real] for name, value in _batch().items()}, 1, mesh
   )
-  alone['position'] = jnp.array([real], jnp.int32)
+  alone = {**alone, 'position': jnp.array([real], jnp.int32)}
   state = _placed(_state(_JOINED, 1), mesh)
-  gradient = _compiled_gradient('joined', num_devices, 1, False)
+  gradient = _compiled_gradient('joined', 2, 1, False)
   expected, expected_sums = gradient(state.params, alone, state.key, 0.1)
   _assert_close(actual, jax.tree.map(np.asarray, expected))
   np.testing.assert_allclose(sums.nll, expected_sums.nll, rtol=1e-5)
@@ -411,16 +409,17 @@ def _groups(line):
       [int(n) for n in group.split(',')]
       for group in re.findall(r'\{([\d,]+)\}', listed[1])
     ]
-  # As [rows,columns]<=[shape]T(axes): an iota, reshaped and transposed.
-  rows, shape, axes = re.search(
-    r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line
+  # As mesh['data'=2,'tower'=2] {'tower'}: the axes, and those joined.
+  axes, joined = re.search(
+    r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', line
   ).groups()
-  rows, shape, axes = (
-    [int(n) for n in part.split(',')] if part else None
-    for part in (rows, shape, axes)
-  )
-  ids = np.arange(math.prod(shape)).reshape(shape)
-  return ids.transpose(axes).reshape(rows).tolist()
+  sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes))
+  ids = np.arange(math.prod(map(int, sizes.values())))
+  ids = ids.reshape([int(size) for size in sizes.values()])
+  last = [list(sizes).index(name) for name in re.findall(r"'(\w+)'", joined)]
+  first = [axis for axis in range(ids.ndim) if axis not in last]
+  group = math.prod(ids.shape[axis] for axis in last)
+  return ids.transpose(first + last).reshape(-1, group).tolist()
 
 
 def _collectives(name, num_devices, rows_per_device):
@@ -534,12 +533,13 @@ def test_first_steps_of_the_small_network():
   mesh = _mesh(network, 2)
   recipe = _recipe(
     network,
-    schedule=optimizer.constant_schedule(0.3, 0.1),
+    schedule=optimizer.constant_schedule(0.02, 0.1),
     mean=np.full(3, 127.5, np.float32),
+    pixel_scale=1 / 16,
   )
   step = train_step.make_train_step(network, mesh, recipe)
   state = train_state.create(
-    network, mesh, seed=0, crop_size=28, learning_rate=0.3
+    network, mesh, seed=0, crop_size=28, learning_rate=0.02
   )
   # Numbers from a formula, not from a generator that may change.
   pixels = np.arange(8 * 28 * 28 * 3) ** 2 % 251
@@ -555,7 +555,7 @@ def test_first_steps_of_the_small_network():
     losses.append(float(loss))
   # A state that `create` made lies as the step leaves it: one compilation.
   assert step._cache_size() == 1
-  assert losses == pytest.approx([2.301348, 2.287729, 2.259895], abs=1e-4)
+  assert losses == pytest.approx([2.302853, 2.444744, 2.377973], abs=1e-4)
 
 
 _WITHOUT = """
