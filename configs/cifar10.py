@@ -25,9 +25,12 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
   # 28 of 32 is the paper's 224 of 256.
   config.input.image_size = 32
   config.input.crop_size = 28
+  # Pixels of about unit variance: the small nets' initial weights want them.
+  config.input.pixel_scale = 1 / 64
 
   config.optimizer.schedule = 'cosine'
-  config.optimizer.learning_rate = 0.05
+  config.batch_size = 64
+  config.optimizer.learning_rate = 0.03
   config.optimizer.cosine.warmup_epochs = 1.0
   config.log.every_steps = 100
   config.checkpoint.every_steps = 500
