@@ -8,7 +8,7 @@ from ml_collections import config_dict
 from configs import imagenet
 
 
-def get_config(preset: str = 'tiny') -> config_dict.ConfigDict:
+def get_config(preset: str = 'small') -> config_dict.ConfigDict:
   """Returns the config; `preset` is one of `presets.PRESETS`."""
   config = imagenet.base(preset)
   config.num_epochs = 3

@@ -50,16 +50,6 @@ _PARAMETERS = {
     + (256 * 256 + 256)
     + (256 * 10 + 10)
   ),
-  'tiny': (
-    (5 * 5 * 3 * 24 + 24)
-    + (5 * 5 * 12 * 48 + 48)
-    + (3 * 3 * 48 * 64 + 64)
-    + (3 * 3 * 32 * 64 + 64)
-    + (3 * 3 * 32 * 48 + 48)
-    + (2 * 2 * 48 * 256 + 256)
-    + (256 * 256 + 256)
-    + (256 * 10 + 10)
-  ),
 }
 # (neurons, multiply-adds).
 _NEURONS_AND_WORK = {
@@ -71,7 +61,7 @@ _NEURONS_AND_WORK = {
 
 
 def _crop_size(name):
-  return 28 if name in ('small', 'tiny') else 224
+  return 28 if name == 'small' else 224
 
 
 @pytest.mark.parametrize('name', ['paper', 'source'])

@@ -318,6 +318,7 @@ def test_training_learns(tmp_path):
   config = smoke.get_config()
   config.devices = 2
   config.num_epochs = 6
+  config.optimizer.plateau.patience = 9
   assert train.train(experiment.build(config), tmp_path) == 0
   found = [
     line['top1_error']
