@@ -286,9 +286,7 @@ def test_plateau_rule_ends_the_run(tmp_path):
   assert step == 5 * 5
   assert state.plateau.drops == 2
   assert state.plateau.rate == pytest.approx(1e-8)
-  rates = [
-    line['rate'] for line in _lines(tmp_path) if line['kind'] == 'train'
-  ]
+  rates = [line['rate'] for line in _lines(tmp_path) if line['kind'] == 'train']
   assert rates[0] == pytest.approx(1e-6)
   assert rates[-1] == pytest.approx(1e-7)
 
@@ -337,7 +335,9 @@ def test_state_is_saved_before_it_is_donated(tmp_path):
   )
   state = experiment.first_state(parts)
   batches = data.train_batches(0)
-  state, _ = step(state, train.train_step.put_batch(next(batches), 1, parts.mesh))
+  state, _ = step(
+    state, train.train_step.put_batch(next(batches), 1, parts.mesh)
+  )
   expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
   checkpoints.save(state, parts.plain_config())
   for _ in range(5):  # overwrites the buffers while they are being written
