@@ -194,13 +194,14 @@ def _loop(run: Run, stop: StopSignal) -> None:
     # One step runs while the next is prepared; no more pile up.
     previous.block_until_ready()
     step += 1
-    if step == first + 1:
+    log_is_due = step % run.config.log.every_steps == 0
+    if log_is_due or step == first + 1:
       loss.block_until_ready()
-      seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    run.meter.add(seconds, waited)
+    if step == first + 1:
       logging.info('First step after %s', reporting.duration(seconds))
-    else:
-      run.meter.add(time.perf_counter() - started, waited)
-    if step % run.config.log.every_steps == 0:
+    if log_is_due:
       _log(run, step)
     if (
       step % run.config.checkpoint.every_steps == 0
