@@ -6,6 +6,9 @@ reference, and each hand-written derivative against finite differences.
 """
 
 import functools
+import itertools
+import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -95,6 +98,59 @@ def _negative_power(x: jax.Array, beta: float) -> jax.Array:
   return x**-beta
 
 
+# Values in the receptive fields of a group of images, 16 MiB as float32: see
+# `convolve`.
+_GROUP_VALUES = 2**22
+
+
+def convolve(
+  x: jax.Array, kernel: jax.Array, *args: Any, **settings: Any
+) -> jax.Array:
+  """`lax.conv_general_dilated`, with a weight gradient that suits a CPU.
+
+  There the gradient is summed over groups of a few images. Over a whole batch
+  XLA's contraction outgrows the caches, and runs at a third of the speed.
+
+  Args:
+    x: maps, [N, H, W, C].
+    kernel: weights, [side, side, C, K].
+    *args: as for `lax.conv_general_dilated`.
+    **settings: the same.
+
+  Returns:
+    The weighted sums, [N, H', W', K].
+  """
+
+  def convolution(x, kernel):
+    return lax.conv_general_dilated(x, kernel, *args, **settings)
+
+  def kernel_gradient(x, dy):
+    transposed = jax.linear_transpose(lambda k: convolution(x, k), kernel)
+    return transposed(dy)[0]
+
+  def in_groups(x, dy):
+    images, *positions = dy.shape[:-1]
+    values = math.prod(positions) * math.prod(kernel.shape[:-1])
+    size = max(1, _GROUP_VALUES // values)
+    cuts = list(range(size, images, size))
+    parts = zip(jnp.split(x, cuts), jnp.split(dy, cuts), strict=True)
+    return functools.reduce(jnp.add, itertools.starmap(kernel_gradient, parts))
+
+  def forward(x, kernel):
+    return convolution(x, kernel), (x, kernel)
+
+  def backward(residuals, dy):
+    x, kernel = residuals
+    dx = jax.linear_transpose(lambda x: convolution(x, kernel), x)(dy)[0]
+    return dx, lax.platform_dependent(
+      x, dy, cpu=in_groups, default=kernel_gradient
+    )
+
+  apply = jax.custom_vjp(convolution)
+  apply.defvjp(forward, backward)
+  return apply(x, kernel)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
   """Max-pooling, overlapping when size > stride (paper, Section 3.4).
@@ -120,15 +176,26 @@ def _max_pool_fwd(x, size, stride):
 
 
 def _max_pool_bwd(size, stride, residuals, dy):
+  # Seen from an input, not from a window: a pixel lies `offset` rows into the
+  # block of `stride` rows that its last window begins, and further into the
+  # windows before. So dx is a sum of few terms that nothing has to scatter.
   x, y = residuals
+  blocks = [-(-side // stride) for side in x.shape[1:3]]
   zero = jnp.zeros((), dy.dtype)
-  dx = jnp.zeros_like(x)
-  offsets = [(i, j) for i in range(size) for j in range(size)]
-  slices = _window_slices(x, size, stride)
-  for (top, left), part in zip(offsets, slices, strict=True):
-    share = jnp.where(part == y, dy, zero)
-    dx += lax.pad(share, zero, _scatter(x, y, top, left, stride))
-  return (dx,)
+  pixels = _split_in_blocks(x, blocks, stride)
+  rows = jnp.arange(stride)[:, None, None, None]
+  columns = jnp.arange(stride)[:, None]
+  dx = zero
+  for back in itertools.product(range(-(-size // stride)), repeat=2):
+    inside = (rows + back[0] * stride < size) & (
+      columns + back[1] * stride < size
+    )
+    is_maximum = pixels == _windows_before(y, blocks, back)
+    share = _windows_before(dy, blocks, back)
+    dx += jnp.where(inside & is_maximum, share, zero)
+  height, width = (count * stride for count in blocks)
+  dx = dx.reshape(x.shape[0], height, width, x.shape[3])
+  return (dx[:, : x.shape[1], : x.shape[2]],)
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
@@ -146,16 +213,27 @@ def _window_slices(x, size, stride):
   ]
 
 
-def _scatter(x, y, top, left, stride):
-  """Returns the padding that puts a slice of `x` back where it came from."""
+def _split_in_blocks(x, blocks, stride):
+  """Returns [N, rows, stride, columns, stride, C], zeros where x ends."""
+  missing = [
+    (0, count * stride - side)
+    for count, side in zip(blocks, x.shape[1:3], strict=True)
+  ]
+  padded = jnp.pad(x, ((0, 0), *missing, (0, 0)))
+  return padded.reshape(
+    x.shape[0], blocks[0], stride, blocks[1], stride, x.shape[3]
+  )
 
-  def axis(side, pooled, start):
-    end = side - start - ((pooled - 1) * stride + 1)
-    return (start, end, stride - 1)
 
-  rows = axis(x.shape[1], y.shape[1], top)
-  columns = axis(x.shape[2], y.shape[2], left)
-  return ((0, 0, 0), rows, columns, (0, 0, 0))
+def _windows_before(y, blocks, back):
+  """Returns each block's window so many places before: [N, rows, 1, ...]."""
+  zero = jnp.zeros((), y.dtype)
+  moved = [
+    (places, count - places - side, 0)
+    for places, count, side in zip(back, blocks, y.shape[1:3], strict=True)
+  ]
+  padded = lax.pad(y, zero, ((0, 0, 0), *moved, (0, 0, 0)))
+  return padded[:, :, None, :, None]
 
 
 def dropout(

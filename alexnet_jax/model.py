@@ -68,6 +68,7 @@ class Stage(nn.Module):
         (layer.kernel, layer.kernel),
         strides=layer.stride,
         padding=(layer.padding, layer.padding),
+        conv_general_dilated=layers.convolve,
         **initial,
       )
     return nn.Dense(features, **initial)
