@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax import errors
+from alexnet_jax import large_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -78,5 +79,6 @@ def _fail(message: str, exit_code: int = 2) -> int:
 
 
 if __name__ == '__main__':
+  large_pages.use()
   app.define_help_flags()
   app.run(main, flags_parser=_parse)

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -68,6 +69,7 @@ def build(config: config_dict.ConfigDict) -> Experiment:
   Raises:
     UserError: if a value is impossible.
   """
+  _keep_programs(config.compilation_cache)
   network = architecture.from_dict(config.network.to_dict())
   model.activation(network.activation)
   _choice(config, 'compute_dtype', _DTYPES)
@@ -89,6 +91,17 @@ def build(config: config_dict.ConfigDict) -> Experiment:
   mesh = towers.make_mesh(network.towers, _devices(config, network.towers))
   towers.check_batch(config.batch_size, config.accumulation, mesh)
   return Experiment(config, network, mesh, _DTYPES[config.compute_dtype])
+
+
+def _keep_programs(folder: str) -> None:
+  """Tells JAX where to keep what it compiles; the environment goes first."""
+  if not folder or 'JAX_COMPILATION_CACHE_DIR' in os.environ:
+    return
+  path = pathlib.Path(folder).expanduser()
+  jax.config.update('jax_compilation_cache_dir', str(path))
+  # By default only what took a second is kept, but a run has hundreds of
+  # small programs beside the step.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def _get(config, key):

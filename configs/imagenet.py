@@ -35,6 +35,9 @@ def base(preset: str) -> config_dict.ConfigDict:
   # Devices in use. 0: all that there are; on a CPU, one simulated device a
   # tower. 1 runs all towers on one device, 2 is the paper's pair, 4 two pairs.
   config.devices = 0
+  # Where compiled programs are kept, so that the next start of the same config
+  # need not compile; '': nowhere.
+  config.compilation_cache = '~/.cache/alexnet_jax/programs'
   # Arithmetic: float32 or bfloat16. Parameters are float32 either way.
   config.compute_dtype = 'float32'
   # Images an update (Section 5).

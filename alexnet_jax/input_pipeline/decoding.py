@@ -6,12 +6,15 @@ else. The patient path goes through Pillow and either converts properly or
 raises `UnreadableError`: no file ever turns into grey pixels silently.
 """
 
+import functools
 import io
 
 import numpy as np
 from PIL import Image
 from PIL import UnidentifiedImageError
 import tensorflow as tf
+
+from alexnet_jax.input_pipeline import preprocessing
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 # The signature, then the length and name of the first chunk (PNG, 5.2, 11.2).
@@ -28,8 +31,8 @@ def native_shape(encoded: tf.Tensor) -> tf.Tensor:
   """Returns height and width, int32 [2], of what the fast path can decode.
 
   Fails with `tf.errors.InvalidArgumentError` on everything else. A JPEG must
-  end in its end marker: decoding a crop alone would miss that the rest of the
-  file is gone.
+  end in its end marker: decoding its centre alone would miss that the rest of
+  the file is gone.
   """
 
   def jpeg_shape() -> tf.Tensor:
@@ -54,34 +57,45 @@ def native_shape(encoded: tf.Tensor) -> tf.Tensor:
   return tf.cond(_is_jpeg(encoded), jpeg_shape, png_shape)
 
 
-def native_region(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-  """Decodes a region of an image that `native_shape` accepted.
+def native_square(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+  """Decodes the central square of what the fast path can decode.
 
   Args:
     encoded: string scalar.
-    box: int32 [4], (row, column, height, width).
+    image_size: side, pixels, that the square will be resampled to.
 
   Returns:
-    uint8 [height, width, 3]. The accurate inverse transform makes a JPEG's
-    pixels equal to Pillow's bit by bit; TensorFlow's default is darker by
-    0.8 grey levels on average, and no faster.
+    uint8 [side, side, 3]. A large JPEG is decoded at 1/2, 1/4 or 1/8 of its
+    size, from the low frequencies alone, as long as that leaves `image_size`
+    pixels. The accurate inverse transform makes the pixels of all others equal
+    to Pillow's bit by bit; TensorFlow's default is darker by 0.8 grey levels
+    on average, and no faster.
   """
+  shape = native_shape(encoded)
 
   def jpeg() -> tf.Tensor:
+    factor = preprocessing.reduction(tf.reduce_min(shape), image_size)
+    power = tf.reduce_sum(tf.cast(factor >= [2, 4, 8], tf.int32))
+    return tf.switch_case(
+      power, [functools.partial(jpeg_at, 2**i) for i in range(4)]
+    )
+
+  def jpeg_at(ratio: int) -> tf.Tensor:
+    if ratio > 1:
+      pixels = tf.io.decode_jpeg(
+        encoded, channels=3, ratio=ratio, dct_method='INTEGER_ACCURATE'
+      )
+      return preprocessing.central_square(pixels)
+    side = tf.reduce_min(shape)
+    box = tf.concat([(shape - side) // 2, [side, side]], 0)
     return tf.io.decode_and_crop_jpeg(
       encoded, box, channels=3, dct_method='INTEGER_ACCURATE'
     )
 
   def png() -> tf.Tensor:
-    return region(tf.io.decode_png(encoded, channels=3), box)
+    return preprocessing.central_square(tf.io.decode_png(encoded, channels=3))
 
   return tf.cond(_is_jpeg(encoded), jpeg, png)
-
-
-def region(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-  """Cuts the box (row, column, height, width) out of an image [h, w, 3]."""
-  begin = tf.concat([box[:2], [0]], 0)
-  return tf.slice(image, begin, tf.concat([box[2:], [3]], 0))
 
 
 def patient_pixels(encoded: bytes) -> np.ndarray:

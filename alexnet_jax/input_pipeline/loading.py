@@ -143,15 +143,11 @@ def _window(
 ) -> tf.Tensor:
   """Returns the mirrored window of an encoded or raw image."""
   if image.dtype == tf.string:
-    shape = decoding.native_shape(image)
-    where = preprocessing.geometry(shape, offset, image_size, size)
-    region = decoding.native_region(image, where.box)
+    square = decoding.native_square(image, image_size)
   else:
-    where = preprocessing.geometry(
-      tf.shape(image)[:2], offset, image_size, size
-    )
-    region = decoding.region(image, where.box)
-  return preprocessing.mirror(preprocessing.window(region, where, size), flip)
+    square = preprocessing.central_square(image)
+  square = preprocessing.resample(square, image_size)
+  return preprocessing.mirror(preprocessing.cut(square, offset, size), flip)
 
 
 def _spread(

@@ -1,8 +1,8 @@
 """Geometry and colour of one image (Sections 2 and 4.1 of the paper).
 
-An image is resampled so that its shorter side is `image_size`, and its centre
-square is kept. A crop is a window into that square, so nothing outside the
-window is ever computed: one resampling yields the window and no pixel more.
+An image's central square is resampled to `image_size` pixels a side: the same
+as scaling its shorter side and keeping the centre, without the work on what is
+cut away. A crop is a window into that square, bit by bit.
 """
 
 from typing import NamedTuple
@@ -125,83 +125,64 @@ def color_shift(
   return (normals * scale @ np.transpose(eigenvectors)).astype(np.float32)
 
 
-class Geometry(NamedTuple):
-  """Where a window lies in an image, and what it needs of it.
+def central_square(image: tf.Tensor) -> tf.Tensor:
+  """Cuts the largest central square out of an image uint8 [h, w, 3]."""
+  shape = tf.shape(image)[:2]
+  side = tf.reduce_min(shape)
+  begin = tf.concat([(shape - side) // 2, [0]], 0)
+  return tf.slice(image, begin, tf.stack([side, side, 3]))
 
-  Attributes:
-    scale: float32 scalar, window pixels per image pixel.
-    translation: float32 [2], the image's corner in window pixels.
-    box: int32 [4], (row, column, height, width) of the image region that the
-      window reads.
+
+def reduction(side: tf.Tensor, image_size: int) -> tf.Tensor:
+  """Returns by how much a square can be reduced before it is resampled.
+
+  The largest power of two, int32, that leaves at least `image_size` pixels.
+  What remains to shrink is less than twofold, so that the four pixels which
+  bilinear resampling reads for each of its own leave out none.
   """
-
-  scale: tf.Tensor
-  translation: tf.Tensor
-  box: tf.Tensor
+  reduced = [tf.cast(side >= image_size * 2**i, tf.int32) for i in range(1, 6)]
+  return 2 ** tf.add_n(reduced)
 
 
-def geometry(
-  shape: tf.Tensor, offset: tf.Tensor, image_size: int, size: int
-) -> Geometry:
-  """Places a window in an image whose shorter side becomes `image_size`.
+def resample(square: tf.Tensor, image_size: int) -> tf.Tensor:
+  """Scales a square: means of whole blocks first, then bilinear.
 
   Args:
-    shape: int32 [2], height and width of the image, pixels.
-    offset: int32 [2], the window's corner in the centre square.
-    image_size: side of the centre square, pixels.
-    size: side of the window, pixels.
-  """
-  scale = image_size / tf.cast(tf.reduce_min(shape), tf.float32)
-  overhang = (image_size - tf.cast(shape, tf.float32) * scale) / 2
-  translation = overhang - tf.cast(offset, tf.float32)
-  # The triangle reaches one window pixel far, or one image pixel when that is
-  # more; another pixel covers rounding and the decoder's chroma interpolation.
-  reach = tf.maximum(1.0, 1 / scale) + 1
-  first = tf.cast(tf.floor(-translation / scale - reach), tf.int32)
-  last = tf.cast(tf.math.ceil((size - translation) / scale + reach), tf.int32)
-  first = tf.maximum(first, 0)
-  extent = tf.minimum(last, shape) - first
-  return Geometry(scale, translation, tf.concat([first, extent], 0))
-
-
-def window(region: tf.Tensor, where: Geometry, size: int) -> tf.Tensor:
-  """Resamples an image region to the window that `geometry` placed.
-
-  A triangle kernel, widened when the image shrinks, so that every image pixel
-  counts. An image that needs no scaling comes through bit by bit.
-
-  Args:
-    region: uint8 [h, w, 3], the image's pixels in `where.box`.
-    where: from `geometry`.
-    size: side of the window, pixels.
+    square: uint8 [side, side, 3].
+    image_size: side of the result, pixels.
 
   Returns:
-    uint8 [size, size, 3], rounded half up.
+    uint8 [image_size, image_size, 3], rounded half up. A square that has this
+    size already comes through bit by bit.
   """
-  first = tf.cast(where.box[:2], tf.float32)
-  translation = where.translation + first * where.scale
+  side = tf.shape(square)[0]
+  factor = reduction(side, image_size)
 
-  def resample() -> tf.Tensor:
-    pixels = tf.raw_ops.ScaleAndTranslate(
-      images=region[tf.newaxis],
-      size=[size, size],
-      scale=tf.stack([where.scale, where.scale]),
-      translation=translation,
-      kernel_type='triangle',
-      antialias=True,
+  def reduced() -> tf.Tensor:
+    # What is left over at the far edges is less than one block.
+    blocks = side // factor
+    whole = square[: blocks * factor, : blocks * factor]
+    shape = tf.stack([blocks, factor, blocks, factor, 3])
+    pixels = tf.reshape(tf.cast(whole, tf.float32), shape)
+    return tf.cast(tf.reduce_mean(pixels, [1, 3]) + 0.5, tf.uint8)
+
+  def scaled() -> tf.Tensor:
+    pixels = tf.raw_ops.ResizeBilinear(
+      images=tf.cond(factor > 1, reduced, lambda: square)[tf.newaxis],
+      size=[image_size, image_size],
+      half_pixel_centers=True,
     )[0]
     # A weighted mean of 0..255 cannot leave that range by half a level.
     return tf.cast(pixels + 0.5, tf.uint8)
 
-  def cut() -> tf.Tensor:
-    corner = tf.cast(-translation, tf.int32)
-    return tf.slice(region, tf.concat([corner, [0]], 0), [size, size, 3])
+  pixels = tf.cond(tf.equal(side, image_size), lambda: square, scaled)
+  return tf.ensure_shape(pixels, [image_size, image_size, 3])
 
-  unscaled = tf.equal(where.scale, 1) & tf.reduce_all(
-    tf.equal(translation, tf.floor(translation))
-  )
-  pixels = tf.cond(unscaled, cut, resample)
-  return tf.ensure_shape(pixels, [size, size, 3])
+
+def cut(square: tf.Tensor, offset: tf.Tensor, size: int) -> tf.Tensor:
+  """Cuts the window [size, size, 3] at `offset`, int32 [2], out of a square."""
+  begin = tf.concat([offset, [0]], 0)
+  return tf.slice(square, begin, [size, size, 3])
 
 
 def mirror(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
