@@ -99,6 +99,7 @@ def eval_batches(
   batch_size: int,
   image_size: int,
   threads: int = 0,
+  start_step: int = 0,
 ) -> Iterator[Batch]:
   """Yields the centre squares of all images once, in the source's order.
 
@@ -107,6 +108,7 @@ def eval_batches(
     batch_size: images a batch, B.
     image_size: side S of the centre square, pixels.
     threads: batches worked on at once; 0 for one a core.
+    start_step: how many batches to leave out at the beginning.
 
   Yields:
     'image' uint8 [B, S, S, 3], 'label', 'mask' and 'unreadable' as in
@@ -120,7 +122,7 @@ def eval_batches(
       len(indices), image_size, image_size
     )
 
-  steps = range(steps_per_epoch(source.num_examples, batch_size))
+  steps = range(start_step, steps_per_epoch(source.num_examples, batch_size))
   batches = loading.load(
     source, plan, steps, batch_size, image_size, image_size, threads
   )

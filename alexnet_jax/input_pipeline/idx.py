@@ -45,6 +45,24 @@ class Idx:
     image, label = record
     return tf.image.grayscale_to_rgb(image[:, :, tf.newaxis]), label
 
+  @property
+  def square_size(self) -> int:
+    height, width = self.images.shape[1:]
+    return height if height == width else 0
+
+  def cut(
+    self, indices: np.ndarray, offsets: np.ndarray, flips: np.ndarray, size: int
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    grey = np.empty((len(indices), size, size), np.uint8)
+    for window, index, (row, column) in zip(
+      grey, indices.tolist(), offsets.tolist(), strict=True
+    ):
+      window[:] = self.images[index, row : row + size, column : column + size]
+    grey[flips] = grey[flips, :, ::-1]
+    images = np.empty((*grey.shape, 3), np.uint8)
+    images[:] = grey[..., np.newaxis]
+    return images, self.labels[indices], np.ones(len(indices), bool)
+
   def describe(self, index: int) -> str:
     return f'{self.name} {self.split}[{index}]'
 

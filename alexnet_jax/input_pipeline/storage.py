@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import re
 import tempfile
 
 from absl import logging
@@ -24,6 +25,11 @@ def place(directory: pathlib.Path | None, filename: str) -> pathlib.Path:
   kept = pathlib.Path.home() / '.cache' / 'alexnet_jax' / key / filename
   logging.info('%s cannot be written: keeping %s', directory, kept)
   return kept
+
+
+def split_name(split: str) -> str:
+  """Returns a split such as 'train[:90%]' as a part of a file's name."""
+  return re.sub(r'[^\w.-]+', '_', split or 'all')
 
 
 def save_arrays(path: pathlib.Path, **arrays: npt.ArrayLike) -> None:
