@@ -144,9 +144,7 @@ def _cut(
   batch_size: int,
 ) -> Batch:
   """Makes a batch of a source whose squares need no decoding."""
-  image, label, readable = source.cut(
-    indices, draws.offsets, draws.flips, size
-  )
+  image, label, readable = source.cut(indices, draws.offsets, draws.flips, size)
   count = len(indices)
   batch = _spread(np.arange(count), image, label, batch_size)
   batch['mask'][:count] = readable

@@ -4,6 +4,7 @@ from concurrent import futures
 import dataclasses
 import pathlib
 from typing import NamedTuple
+import zipfile
 
 from absl import logging
 import numpy as np
@@ -209,12 +210,15 @@ def load_or_compute(
 def _load(
   path: pathlib.Path, source: sources.Source, image_size: int
 ) -> Statistics:
-  with np.load(path) as stored:
-    fields = {key: stored[key] for key in stored}
+  remedy = 'delete the file or run with mode=prepare to compute them anew'
+  try:
+    with np.load(path) as stored:
+      fields = {key: stored[key] for key in stored}
+  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise errors.UserError(f'{path} is damaged ({error}): {remedy}') from error
   for key in ('num_examples', 'unreadable', 'fingerprint'):
     fields[key] = fields[key].item()
   statistics = Statistics(**fields)
-  remedy = 'delete the file or run with mode=prepare to compute them anew'
   size = statistics.mean_image.shape[0]
   if size != image_size:
     raise errors.UserError(
