@@ -283,6 +283,19 @@ def test_a_shard_that_shrinks_while_it_is_read_is_named(tmp_path):
     list(batches.eval_batches(kept, batch_size=12, image_size=40))
 
 
+def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
+  kept = prepared(photos(tmp_path), tmp_path, 40)
+
+  def too_many(*args):
+    raise OSError(24, 'Too many open files')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(store.shards.os, 'open', too_many)
+    message = refusal(kept)
+  assert '3 shards, more than a process may still open' in message
+  assert 'ulimit -n 1027' in message
+
+
 def test_every_image_is_checked_once(tmp_path, monkeypatch):
   kept = prepared(photos(tmp_path), tmp_path, 40)
   checked = []

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+_TOGETHER = 4  # windows mirrored at once
+
 
 def cut(
   bands: Iterable[np.ndarray],
@@ -25,41 +27,61 @@ def cut(
     uint8 [N, size, size, 3].
   """
   windows = np.empty((len(flips), size, size, 3), np.uint8)
-  mirror = _Mirror(size)
-  for window, band, column, flip in zip(
-    windows, bands, columns.tolist(), flips.tolist(), strict=True
+  mirror = _Mirror(windows)
+  for place, (band, column, flip) in enumerate(
+    zip(bands, columns.tolist(), flips.tolist(), strict=True)
   ):
-    window[:] = band[:, column : column + size]
+    window = band[:, column : column + size]
     if flip:
-      mirror(window)
+      mirror.add(place, window)
+    else:
+      windows[place] = window
+  mirror.finish()
   return windows
 
 
 class _Mirror:
-  """Mirrors windows in place, seven times as fast as `window[:, ::-1]`.
+  """Mirrors windows, five times as fast as `window[:, ::-1]`.
 
   numpy moves reversed pixels three bytes at a time. Reversing all bytes of a
-  row goes eight at a time, and leaves each pixel as BGR. Red and blue are
-  exchanged by three exclusive-ors over all bytes, which run at the speed of
-  the cache.
+  row goes eight at a time, and leaves each pixel as BGR. Red and blue are then
+  exchanged by exclusive-ors over all bytes, at the speed of the cache: four
+  images at once, since every call into numpy hands the interpreter's lock to
+  another thread, and eight no longer fit in the cache.
   """
 
-  def __init__(self, size: int):
-    length = size * size * 3
-    self._reversed = np.empty(length, np.uint8)
-    self._difference = np.empty(length - 2, np.uint8)
-    self._first = np.zeros(length - 2, np.uint8)  # all bits of each first byte
-    self._first[::3] = 255
+  def __init__(self, windows: np.ndarray):
+    """Takes the array to write to, uint8 [N, size, size, 3]."""
+    self._windows = windows
+    size = windows.shape[1]
+    self._places: list[int] = []
+    self._reversed = np.empty((_TOGETHER, size, 3 * size), np.uint8)
     self._word = np.dtype(f'u{math.gcd(3 * size, 8)}')
+    # As the same numbers in the other order of bytes: copying reverses each.
+    self._words = self._reversed.view(self._word.newbyteorder('S'))
+    length = self._reversed.size - 2
+    self._difference = np.empty(length, np.uint8)
+    self._red = np.zeros(length, np.uint8)  # all bits of each pixel's first
+    self._red[::3] = 255
 
-  def __call__(self, window: np.ndarray) -> None:
-    rows = window.reshape(len(window), -1).view(self._word)
-    swapped = self._word.newbyteorder('S')
-    reverse, difference = self._reversed, self._difference
-    reverse.view(swapped).reshape(rows.shape)[:] = rows[:, ::-1]
-    np.bitwise_xor(reverse[:-2], reverse[2:], out=difference)
-    np.bitwise_and(difference, self._first, out=difference)
-    pixels = window.reshape(-1)
-    pixels[:] = reverse
+  def add(self, place: int, window: np.ndarray) -> None:
+    """Takes a window, uint8 [size, size, 3]; mirrors a few that have come."""
+    words = window.reshape(len(window), -1).view(self._word)
+    self._words[len(self._places)] = words[:, ::-1]
+    self._places.append(place)
+    if len(self._places) == _TOGETHER:
+      self.finish()
+
+  def finish(self) -> None:
+    """Mirrors those that were taken since."""
+    count = len(self._places)
+    if not count:
+      return
+    pixels = self._reversed[:count].reshape(-1)
+    difference = self._difference[: pixels.size - 2]
+    np.bitwise_xor(pixels[:-2], pixels[2:], out=difference)
+    np.bitwise_and(difference, self._red[: difference.size], out=difference)
     pixels[:-2] ^= difference
     pixels[2:] ^= difference
+    self._windows[self._places] = pixels.reshape(-1, *self._windows.shape[1:])
+    self._places.clear()

@@ -18,9 +18,12 @@ finds a flipped byte however large the store is, and reads nothing that
 training would not read; a pass over 252 GB at each start would.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import io
+import os
 import pathlib
+import weakref
 import zlib
 
 from absl import logging
@@ -46,6 +49,7 @@ class Store:
   Attributes:
     fingerprint: of the data that the store was made from.
     shards: where the squares lie.
+    descriptors: of the shards' open files; none before `open_store`.
     labels: int32 [N].
     unreadable: bool [N].
     checksums: uint32 [N], see above.
@@ -59,6 +63,7 @@ class Store:
   class_names: tuple[str, ...]
   fingerprint: str
   shards: shards.Shards
+  descriptors: Sequence[int]
   labels: np.ndarray
   unreadable: np.ndarray
   checksums: np.ndarray
@@ -112,9 +117,9 @@ class Store:
     """Reads some rows, uint8 [size, S, 3]; at first the whole square."""
     if self.verified[index]:
       band = buffer[:size]
-      self.shards.read(index, row, band)
+      self.shards.read(self.descriptors, index, row, band)
       return band
-    self.shards.read(index, 0, buffer)
+    self.shards.read(self.descriptors, index, 0, buffer)
     shard, place = divmod(index, self.shards.shard_size)
     before = int(self.checksums[index - 1])
     if place == 0:
@@ -183,16 +188,27 @@ def open_store(
   for shard in range(len(store.shards)):
     if fault := store.shards.fault(shard):
       raise errors.UserError(f'{store.shards.path(shard)} {fault}: {_MEND}')
-  if store.unreadable.any():
-    indices = np.flatnonzero(store.unreadable)
+  _name_unreadable(store)
+  store = dataclasses.replace(store, descriptors=store.shards.open())
+  weakref.finalize(store, _close, store.descriptors)
+  return store
+
+
+def _close(descriptors: Sequence[int]) -> None:
+  for descriptor in descriptors:
+    os.close(descriptor)
+
+
+def _name_unreadable(store: Store) -> None:
+  indices = np.flatnonzero(store.unreadable)
+  if len(indices):
     logging.warning(
       '%d of %d images could not be read when %s was made and are left out: %s',
       len(indices),
       store.num_examples,
-      directory,
+      store.directory,
       ', '.join(store.describe(int(index)) for index in indices[:3]),
     )
-  return store
 
 
 def load(directory: pathlib.Path) -> Store:
@@ -215,6 +231,7 @@ def load(directory: pathlib.Path) -> Store:
     class_names=tuple(content['class_names']),
     fingerprint=content['fingerprint'],
     shards=files,
+    descriptors=(),
     unreadable_names=dict(content['unreadable']),
     verified=np.zeros(files.num_examples, bool),
     **{
