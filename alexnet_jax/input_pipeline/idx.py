@@ -53,11 +53,12 @@ class Idx:
   def cut(
     self, indices: np.ndarray, offsets: np.ndarray, flips: np.ndarray, size: int
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    grey = np.empty((len(indices), size, size), np.uint8)
-    for window, index, (row, column) in zip(
-      grey, indices.tolist(), offsets.tolist(), strict=True
-    ):
-      window[:] = self.images[index, row : row + size, column : column + size]
+    # Whole batches at a time: a loop would hold the interpreter's lock, which
+    # the training loop waits for.
+    windows = np.lib.stride_tricks.sliding_window_view(
+      self.images, (size, size), axis=(1, 2)
+    )
+    grey = windows[indices, offsets[:, 0], offsets[:, 1]]
     grey[flips] = grey[flips, :, ::-1]
     images = np.empty((*grey.shape, 3), np.uint8)
     images[:] = grey[..., np.newaxis]
