@@ -190,7 +190,8 @@ def open_store(
       raise errors.UserError(f'{store.shards.path(shard)} {fault}: {_MEND}')
   _name_unreadable(store)
   store = dataclasses.replace(store, descriptors=store.shards.open())
-  weakref.finalize(store, _close, store.descriptors)
+  # Not at the program's end, when other threads may still be reading.
+  weakref.finalize(store, _close, store.descriptors).atexit = False
   return store
 
 
