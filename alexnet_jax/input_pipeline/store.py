@@ -191,7 +191,8 @@ def open_store(
   _name_unreadable(store)
   store = dataclasses.replace(store, descriptors=store.shards.open())
   # Not at the program's end, when other threads may still be reading.
-  weakref.finalize(store, _close, store.descriptors).atexit = False
+  closing = weakref.finalize(store, _close, store.descriptors)
+  closing.atexit = False  # pyrefly: ignore[missing-attribute]
   return store
 
 
