@@ -142,8 +142,12 @@ def _devices(config, num_towers: int) -> list[jax.Device]:
 class Data:
   """The training and validation splits of a config, and their statistics."""
 
-  def __init__(self, experiment: Experiment):
+  def __init__(self, experiment: Experiment, original: bool = False):
     """Opens both splits; prepares a tensorflow-datasets set if need be.
+
+    Args:
+      experiment: the config and the network.
+      original: whether to open the data themselves where there is a store.
 
     Raises:
       UserError: if data are missing or do not fit the network.
@@ -153,14 +157,19 @@ class Data:
     from alexnet_jax.input_pipeline import preprocessing
     from alexnet_jax.input_pipeline import sources
     from alexnet_jax.input_pipeline import statistics
+    from alexnet_jax.input_pipeline import store
 
     self._batches, self._preprocessing = batches, preprocessing
     self._sources, self._statistics = sources, statistics
+    self._store = store
     self._config = experiment.config
     self._num_classes = experiment.network.num_classes
     self._copies = experiment.mesh.shape[towers.DATA]
-    self.train_source = self._open(self._config.data.train_split)
-    self.eval_source = self._open(self._config.data.eval_split)
+    data = self._config.data
+    from_store = bool(data.store_dir) and not original
+    open_split = self._open_store if from_store else self._open
+    self.train_source = open_split(data.train_split)
+    self.eval_source = open_split(data.eval_split)
     sources.check_same_classes(self.train_source, self.eval_source)
     _check_num_classes(experiment.network, self.train_source)
 
@@ -177,6 +186,15 @@ class Data:
       num_classes=self._num_classes,
       image_size=self._config.input.image_size,
       seed=self._config.seed,
+    )
+
+  def _open_store(self, split):
+    data = self._config.data
+    return self._store.open_store(
+      data.store_dir,
+      split=split,
+      name=data.name,
+      image_size=self._config.input.image_size,
     )
 
   @property
@@ -365,20 +383,28 @@ def centre_view(experiment: Experiment) -> tuple[pixels.View, ...]:
 
 
 def prepare(experiment: Experiment) -> int:
-  """Prepares the data and computes their statistics anew.
+  """Prepares the data, their statistics and, if asked for, a store of squares.
 
   Returns:
-    The exit code, 0.
+    The exit code: 0, or 130 when it was interrupted by Ctrl-C.
 
   Raises:
     UserError: if data are missing or do not fit the network.
   """
   from alexnet_jax.input_pipeline import prepare as preparation
 
-  data = Data(experiment)
-  summary = preparation.run(
-    data.train_source, data.eval_source, experiment.config.input.image_size
-  )
+  data = Data(experiment, original=True)
+  store_dir = experiment.config.data.store_dir
+  try:
+    summary = preparation.run(
+      data.train_source,
+      data.eval_source,
+      experiment.config.input.image_size,
+      store_dir,
+    )
+  except KeyboardInterrupt:
+    logging.warning('Interrupted: the same command goes on where it was')
+    return 130
   statistics = summary.statistics
   logging.info(
     '%s: %d training and %d validation images of %d classes',
@@ -397,6 +423,15 @@ def prepare(experiment: Experiment) -> int:
     summary.statistics_file,
   )
   logging.info('To train with them: --config.data.statistics=computed')
+  if store_dir:
+    logging.info(
+      'To train from the store: --config.data.store_dir=%s', store_dir
+    )
+  else:
+    logging.info(
+      'To decode every image once and for all: --mode=prepare'
+      ' --config.data.store_dir=DIR'
+    )
   return 0
 
 

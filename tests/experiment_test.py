@@ -1,11 +1,15 @@
 """What a config can get wrong is said in one line with both values."""
 
+import logging
+
+import numpy as np
 import pytest
 
 from alexnet_jax import errors
 from alexnet_jax import experiment
 from alexnet_jax import optimizer
 from alexnet_jax import presets
+from alexnet_jax.input_pipeline import synthetic
 from configs import cifar10
 from configs import fashion_mnist
 from configs import imagenet
@@ -156,3 +160,38 @@ def test_too_many_unreadable_files_stop_the_run():
   data.check_unreadable(51, 512)
   with pytest.raises(errors.UserError, match='52 of 512 .* 0.1'):
     data.check_unreadable(52, 512)
+
+
+def test_training_from_a_store_needs_nothing_else(tmp_path):
+  store_dir = str(tmp_path / 'store')
+  parts = _build(**{'data.store_dir': store_dir, 'data.num_examples': 40})
+  original = experiment.Data(parts, original=True)
+  with pytest.raises(errors.UserError, match='holds no store: run the same'):
+    experiment.Data(parts)
+  assert experiment.prepare(parts) == 0
+  parts.config.data.source = 'a source that is not there'
+  kept = experiment.Data(parts)
+  assert kept.train_source.fingerprint == original.train_source.fingerprint
+  assert kept.train_source.directory == tmp_path / 'store/train'
+  for ours, theirs in (
+    (kept.train_batches(1), original.train_batches(1)),
+    (kept.eval_batches(), original.eval_batches()),
+  ):
+    batch, expected = next(ours), next(theirs)
+    assert batch.keys() == expected.keys()
+    for key in batch:
+      np.testing.assert_array_equal(batch[key], expected[key], err_msg=key)
+
+
+def test_preparing_can_be_interrupted(tmp_path, monkeypatch, caplog):
+  parts = _build(**{'data.store_dir': str(tmp_path), 'data.num_examples': 40})
+
+  def interrupted(*args):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(synthetic.Synthetic, 'cut', interrupted)
+    with caplog.at_level(logging.WARNING, logger='absl'):
+      assert experiment.prepare(parts) == 130
+  assert 'the same command goes on where it was' in caplog.text
+  assert experiment.prepare(parts) == 0

@@ -78,3 +78,13 @@ def test_normals_have_moments_of_the_normal_distribution():
   np.testing.assert_allclose(np.cov(z.T), np.eye(4), atol=0.025)
   np.testing.assert_allclose((z**4).mean(0), 3, atol=0.15)
   assert np.isfinite(order.normals(np.array([[0, 2**64 - 1]], np.uint64))).all()
+
+
+def test_words_are_those_of_a_generator_set_to_each_row():
+  rows = np.array([0, 1, 5, 4096, 70_001])
+  for stream, words in ((1, order.image_words), (2, order.chunk_words)):
+    expected = [
+      np.random.Philox(key=[8, 3], counter=[row, 0, 0, stream]).random_raw(4)
+      for row in rows.tolist()
+    ]
+    np.testing.assert_array_equal(words(8, 3, rows), expected)

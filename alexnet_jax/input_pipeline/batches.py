@@ -61,6 +61,10 @@ def train_batches(
   num_examples = source.num_examples
   epoch_steps = steps_per_epoch(num_examples, batch_size)
 
+  # Filled where batches are made: the training loop shares the interpreter's
+  # lock with those threads, and should need it as little as possible.
+  shifts: dict[int, np.ndarray] = {}
+
   def plan(step: int) -> tuple[np.ndarray, preprocessing.Draws]:
     epoch, epoch_step = divmod(step, epoch_steps)
     first = epoch_step * batch_size
@@ -68,7 +72,7 @@ def train_batches(
     indices = places
     if shuffle:
       indices = order.permutation(seed, epoch, num_examples)[places]
-    return indices, preprocessing.random_draws(
+    draws = preprocessing.random_draws(
       indices,
       places,
       seed=seed,
@@ -79,18 +83,18 @@ def train_batches(
       flip=flip,
       crop_chunk=crop_chunk,
     )
+    shifts[step] = np.zeros((batch_size, 3), np.float32)
+    shifts[step][: len(indices)] = preprocessing.color_shift(
+      draws.normals, color_scale, eigenvectors
+    )
+    return indices, draws
 
   steps = range(start_step, _ENDLESS)
   batches = loading.load(
     source, plan, steps, batch_size, image_size, crop_size, threads
   )
   for step, batch in zip(steps, batches, strict=True):
-    _, draws = plan(step)
-    shift = np.zeros((batch_size, 3), np.float32)
-    shift[: len(draws.normals)] = preprocessing.color_shift(
-      draws.normals, color_scale, eigenvectors
-    )
-    yield batch | {'shift': shift}
+    yield batch | {'shift': shifts.pop(step)}
 
 
 def eval_batches(
@@ -99,6 +103,7 @@ def eval_batches(
   batch_size: int,
   image_size: int,
   threads: int = 0,
+  start_step: int = 0,
 ) -> Iterator[Batch]:
   """Yields the centre squares of all images once, in the source's order.
 
@@ -107,6 +112,7 @@ def eval_batches(
     batch_size: images a batch, B.
     image_size: side S of the centre square, pixels.
     threads: batches worked on at once; 0 for one a core.
+    start_step: how many batches to leave out at the beginning.
 
   Yields:
     'image' uint8 [B, S, S, 3], 'label', 'mask' and 'unreadable' as in
@@ -120,7 +126,7 @@ def eval_batches(
       len(indices), image_size, image_size
     )
 
-  steps = range(steps_per_epoch(source.num_examples, batch_size))
+  steps = range(start_step, steps_per_epoch(source.num_examples, batch_size))
   batches = loading.load(
     source, plan, steps, batch_size, image_size, image_size, threads
   )

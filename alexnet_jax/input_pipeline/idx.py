@@ -45,6 +45,25 @@ class Idx:
     image, label = record
     return tf.image.grayscale_to_rgb(image[:, :, tf.newaxis]), label
 
+  @property
+  def square_size(self) -> int:
+    height, width = self.images.shape[1:]
+    return height if height == width else 0
+
+  def cut(
+    self, indices: np.ndarray, offsets: np.ndarray, flips: np.ndarray, size: int
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # Whole batches at a time: a loop would hold the interpreter's lock, which
+    # the training loop waits for.
+    windows = np.lib.stride_tricks.sliding_window_view(
+      self.images, (size, size), axis=(1, 2)
+    )
+    grey = windows[indices, offsets[:, 0], offsets[:, 1]]
+    grey[flips] = grey[flips, :, ::-1]
+    images = np.empty((*grey.shape, 3), np.uint8)
+    images[:] = grey[..., np.newaxis]
+    return images, self.labels[indices], np.ones(len(indices), bool)
+
   def describe(self, index: int) -> str:
     return f'{self.name} {self.split}[{index}]'
 

@@ -58,6 +58,8 @@ def load(
 
   def make(step: int) -> Batch:
     indices, draws = plan(step)
+    if isinstance(source, sources.Squares) and source.square_size == image_size:
+      return _cut(source, indices, draws, size, batch_size)
     places = np.arange(len(indices), dtype=np.int32)
     record = source.fetch(indices)
     decoded = decode(places, draws.offsets, draws.flips, *record)
@@ -132,6 +134,22 @@ def _decoder(
     return images.concatenate(nothing).take(1).get_single_element()
 
   return decode
+
+
+def _cut(
+  source: sources.Squares,
+  indices: np.ndarray,
+  draws: preprocessing.Draws,
+  size: int,
+  batch_size: int,
+) -> Batch:
+  """Makes a batch of a source whose squares need no decoding."""
+  image, label, readable = source.cut(indices, draws.offsets, draws.flips, size)
+  count = len(indices)
+  batch = _spread(np.arange(count), image, label, batch_size)
+  batch['mask'][:count] = readable
+  batch['unreadable'][:count] = ~readable
+  return batch
 
 
 def _window(

@@ -1,7 +1,7 @@
 """Where images come from: random access to a labelled collection."""
 
 import pathlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow as tf
@@ -58,6 +58,38 @@ class Source(Protocol):
 
   def describe(self, index: int) -> str:
     """Names an example for a person: a file, or 'train[17]'."""
+    ...
+
+
+@runtime_checkable
+class Squares(Source, Protocol):
+  """A source that has its centre squares as arrays: nothing to decode.
+
+  Where `square_size` is the side that is asked for, `cut` takes the place of
+  `fetch` and `read`, and gives the same pixels without TensorFlow.
+
+  Attributes:
+    square_size: side S of the squares, pixels; 0 where they are not square.
+  """
+
+  @property
+  def square_size(self) -> int: ...
+
+  def cut(
+    self, indices: np.ndarray, offsets: np.ndarray, flips: np.ndarray, size: int
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns windows of N images; called on any thread.
+
+    Args:
+      indices: int64 [N].
+      offsets: int32 [N, 2], row and column of each window's first pixel.
+      flips: bool [N], whether to mirror the window left to right.
+      size: side of the windows, pixels.
+
+    Returns:
+      images uint8 [N, size, size, 3], labels int32 [N], and readable bool
+      [N]: false where the original could not be read; image and label are 0.
+    """
     ...
 
 

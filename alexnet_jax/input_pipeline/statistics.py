@@ -3,18 +3,17 @@
 from concurrent import futures
 import dataclasses
 import pathlib
-import re
-import time
+from typing import NamedTuple
+import zipfile
 
 from absl import logging
 import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax.input_pipeline import batches
+from alexnet_jax.input_pipeline import progress
 from alexnet_jax.input_pipeline import sources
 from alexnet_jax.input_pipeline import storage
-
-_SECONDS_BETWEEN_REPORTS = 30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +59,47 @@ IMAGENET = Statistics(
 )
 
 
+class Sums(NamedTuple):
+  """What statistics are computed from; sums of parts add up exactly.
+
+  All are whole numbers that float64 holds exactly, the largest up to 2**53:
+  two million squares of 256 white pixels. So the result depends neither on
+  the order of the images, nor on how they were grouped, nor on rounding.
+
+  Attributes:
+    image: int64 [S, S, 3], all images added.
+    products: float64 [3, 3], of the channels, over all pixels.
+    count: int64 scalar, images.
+    unreadable: int64 scalar, images that could not be read.
+  """
+
+  image: np.ndarray
+  products: np.ndarray
+  count: np.ndarray
+  unreadable: np.ndarray
+
+
+def no_sums(image_size: int) -> Sums:
+  """Returns the sums of no images with squares of this side."""
+  return Sums(
+    np.zeros((image_size, image_size, 3), np.int64),
+    np.zeros((3, 3)),
+    np.zeros((), np.int64),
+    np.zeros((), np.int64),
+  )
+
+
+def add(sums: Sums, batch: batches.Batch, pool: futures.Executor) -> Sums:
+  """Returns sums with a batch of `batches.eval_batches` added."""
+  # Padding and what could not be read is zero and adds nothing.
+  return Sums(
+    sums.image + batch['image'].sum(0, dtype=np.uint32),
+    sums.products + sum(pool.map(_products, batch['image'])),
+    sums.count + np.int64(batch['mask'].sum()),
+    sums.unreadable + np.int64(batch['unreadable'].sum()),
+  )
+
+
 def compute(
   source: sources.Source,
   image_size: int,
@@ -68,10 +108,6 @@ def compute(
   threads: int = 0,
 ) -> Statistics:
   """Measures the centre squares of all images of a source in one pass.
-
-  All sums are whole numbers that float64 holds exactly, the largest up to
-  2**53: two million squares of 256 white pixels. So the result does not
-  depend on the order of the images, nor on rounding.
 
   Args:
     source: the training split.
@@ -82,37 +118,40 @@ def compute(
   Raises:
     errors.UserError: when no image can be read.
   """
-  image_sum = np.zeros((image_size, image_size, 3), np.int64)
-  product_sum = np.zeros((3, 3))
-  count = unreadable = 0
-  progress = _Progress(source.num_examples)
+  sums = no_sums(image_size)
+  shown = progress.Progress('Statistics', source.num_examples)
   with futures.ThreadPoolExecutor() as pool:
     for batch in batches.eval_batches(
       source, batch_size=batch_size, image_size=image_size, threads=threads
     ):
-      # Padding and what could not be read is zero and adds nothing.
-      image_sum += batch['image'].sum(0, dtype=np.uint32)
-      product_sum += sum(pool.map(_products, batch['image']))
-      count += int(batch['mask'].sum())
-      unreadable += int(batch['unreadable'].sum())
-      progress.report(count + unreadable)
-  if not count:
+      sums = add(sums, batch, pool)
+      shown.report(int(sums.count + sums.unreadable))
+  return from_sums(sums, source)
+
+
+def from_sums(sums: Sums, source: sources.Source) -> Statistics:
+  """Returns the statistics of a source whose images were all added.
+
+  Raises:
+    errors.UserError: when no image could be read.
+  """
+  if not sums.count:
     raise errors.UserError(
-      f'none of the {unreadable} images of {source.name} {source.split!r} can '
-      'be read: see the warnings above and mend the files'
+      f'none of the {sums.unreadable} images of {source.name} {source.split!r} '
+      'can be read: see the warnings above and mend the files'
     )
-  num_pixels = count * image_size**2
-  channel_mean = image_sum.sum((0, 1)) / num_pixels
-  covariance = product_sum / num_pixels - np.outer(channel_mean, channel_mean)
+  num_pixels = sums.count * sums.image.shape[0] ** 2
+  channel_mean = sums.image.sum((0, 1)) / num_pixels
+  covariance = sums.products / num_pixels - np.outer(channel_mean, channel_mean)
   variances, eigenvectors = np.linalg.eigh(covariance)
   return Statistics(
-    mean_image=(image_sum / count).astype(np.float32),
+    mean_image=(sums.image / sums.count).astype(np.float32),
     channel_mean=channel_mean,
     # Rounding leaves a tiny negative variance where colours have none (grey).
     stdevs=np.sqrt(np.maximum(variances, 0)),
     eigenvectors=eigenvectors,
-    num_examples=count,
-    unreadable=unreadable,
+    num_examples=int(sums.count),
+    unreadable=int(sums.unreadable),
     fingerprint=source.fingerprint,
   )
 
@@ -132,7 +171,7 @@ def stored_path(
 
   A `directory` that is given takes the place of the source's own.
   """
-  split = re.sub(r'[^\w.-]+', '_', source.split or 'all')
+  split = storage.split_name(source.split)
   filename = f'statistics-{split}-{image_size}.npz'
   if directory is not None:
     return directory / filename
@@ -171,12 +210,15 @@ def load_or_compute(
 def _load(
   path: pathlib.Path, source: sources.Source, image_size: int
 ) -> Statistics:
-  with np.load(path) as stored:
-    fields = {key: stored[key] for key in stored}
+  remedy = 'delete the file or run with mode=prepare to compute them anew'
+  try:
+    with np.load(path) as stored:
+      fields = {key: stored[key] for key in stored}
+  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise errors.UserError(f'{path} is damaged ({error}): {remedy}') from error
   for key in ('num_examples', 'unreadable', 'fingerprint'):
     fields[key] = fields[key].item()
   statistics = Statistics(**fields)
-  remedy = 'delete the file or run with mode=prepare to compute them anew'
   size = statistics.mean_image.shape[0]
   if size != image_size:
     raise errors.UserError(
@@ -188,25 +230,3 @@ def _load(
       f'the data now has {source.fingerprint[:12]}): {remedy}'
     )
   return statistics
-
-
-class _Progress:
-  """Reports how far a long pass has come, every half minute."""
-
-  def __init__(self, total: int):
-    self._total = total
-    self._start = self._reported = time.monotonic()
-
-  def report(self, done: int) -> None:
-    now = time.monotonic()
-    if now - self._reported < _SECONDS_BETWEEN_REPORTS and done < self._total:
-      return
-    self._reported = now
-    rate = done / (now - self._start)
-    logging.info(
-      'Statistics: %d of %d images, %.0f images/s, %.1f minutes left',
-      done,
-      self._total,
-      rate,
-      (self._total - done) / rate / 60,
-    )

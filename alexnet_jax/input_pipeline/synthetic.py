@@ -8,6 +8,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from alexnet_jax.input_pipeline import squares
+
 _GRID = 4  # patches along a side of a class's pattern
 _NOISE_STARTS = 2**22
 _PATTERN, _NOISE = 0, 1  # streams of random numbers
@@ -85,6 +87,21 @@ class Synthetic:
   def read(self, record: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
     image, label = record
     return image, label
+
+  @property
+  def square_size(self) -> int:
+    return self.image_size
+
+  def cut(
+    self, indices: np.ndarray, offsets: np.ndarray, flips: np.ndarray, size: int
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    images, labels = self.fetch(indices)
+    rows = offsets[:, 0].tolist()
+    bands = (
+      image[row : row + size] for image, row in zip(images, rows, strict=True)
+    )
+    windows = squares.cut(bands, offsets[:, 1], flips, size)
+    return windows, labels, np.ones(len(indices), bool)
 
   def describe(self, index: int) -> str:
     return f'synthetic {self.split}[{index}]'
