@@ -117,9 +117,6 @@ def test_real_images_in_evaluation(tmp_path):
   assert sum(batch['unreadable'].sum() for batch in ours) == 1
 
 
-@pytest.mark.xfail(
-  strict=True, reason='a crop is not yet exactly a cut of the square'
-)
 @pytest.mark.parametrize('crop_chunk', [1, 32])
 def test_real_images_in_training(tmp_path, crop_chunk):
   write_real(tmp_path / 'data/train', 22)

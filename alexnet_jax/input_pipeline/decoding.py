@@ -27,75 +27,73 @@ class UnreadableError(Exception):
   """The bytes do not hold a whole image."""
 
 
-def native_shape(encoded: tf.Tensor) -> tf.Tensor:
-  """Returns height and width, int32 [2], of what the fast path can decode.
+def native_square(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+  """Decodes the central square of what the fast path takes.
 
   Fails with `tf.errors.InvalidArgumentError` on everything else. A JPEG must
   end in its end marker: decoding its centre alone would miss that the rest of
   the file is gone.
-  """
-
-  def jpeg_shape() -> tf.Tensor:
-    shape = tf.io.extract_jpeg_shape(encoded)
-    whole = tf.equal(tf.strings.substr(encoded, -2, 2), _JPEG_END)
-    check = tf.debugging.Assert(whole & (shape[2] <= 3), ['not a plain JPEG'])
-    with tf.control_dependencies([check]):
-      return tf.identity(shape[:2])
-
-  def png_shape() -> tf.Tensor:
-    start = tf.strings.substr(encoded, 0, len(_PNG_START))
-    depth_and_color = tf.strings.substr(encoded, 24, 2)
-    plain = tf.reduce_any(tf.equal(depth_and_color, _PNG_PLAIN))
-    check = tf.debugging.Assert(
-      plain & tf.equal(start, _PNG_START), ['neither a JPEG nor a plain PNG']
-    )
-    with tf.control_dependencies([check]):
-      width_and_height = tf.strings.substr(encoded, 16, 8)
-    sides = tf.io.decode_raw(width_and_height, tf.int32, little_endian=False)
-    return tf.ensure_shape(sides[::-1], [2])
-
-  return tf.cond(_is_jpeg(encoded), jpeg_shape, png_shape)
-
-
-def native_square(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-  """Decodes the central square of what the fast path can decode.
 
   Args:
     encoded: string scalar.
     image_size: side, pixels, that the square will be resampled to.
 
   Returns:
-    uint8 [side, side, 3]. A large JPEG is decoded at 1/2, 1/4 or 1/8 of its
-    size, from the low frequencies alone, as long as that leaves `image_size`
-    pixels. The accurate inverse transform makes the pixels of all others equal
-    to Pillow's bit by bit; TensorFlow's default is darker by 0.8 grey levels
-    on average, and no faster.
+    uint8 [side, side, 3], smaller than twice `image_size`.
   """
-  shape = native_shape(encoded)
+  start = tf.strings.substr(encoded, 0, len(_JPEG_START))
+  return tf.cond(
+    tf.equal(start, _JPEG_START),
+    lambda: _jpeg_square(encoded, image_size),
+    lambda: _png_square(encoded, image_size),
+  )
 
-  def jpeg() -> tf.Tensor:
-    factor = preprocessing.reduction(tf.reduce_min(shape), image_size)
-    power = tf.reduce_sum(tf.cast(factor >= [2, 4, 8], tf.int32))
-    return tf.switch_case(
-      power, [functools.partial(jpeg_at, 2**i) for i in range(4)]
-    )
 
-  def jpeg_at(ratio: int) -> tf.Tensor:
-    if ratio > 1:
-      pixels = tf.io.decode_jpeg(
-        encoded, channels=3, ratio=ratio, dct_method='INTEGER_ACCURATE'
-      )
-      return preprocessing.central_square(pixels)
-    side = tf.reduce_min(shape)
-    box = tf.concat([(shape - side) // 2, [side, side]], 0)
+def _jpeg_square(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+  """A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size.
+
+  Its low frequencies are enough for that, and faster. The accurate inverse
+  transform makes the pixels of all others equal to Pillow's bit by bit;
+  TensorFlow's default is darker by 0.8 grey levels on average, and no faster.
+  What would still be too large at 1/8 is left to the patient path.
+  """
+  shape = tf.io.extract_jpeg_shape(encoded)
+  whole = tf.equal(tf.strings.substr(encoded, -2, 2), _JPEG_END)
+  side = tf.reduce_min(shape[:2])
+  plain = whole & (shape[2] <= 3) & (side < 16 * image_size)
+  # The wrapper around this operation would add a branch to every image.
+  check = tf.raw_ops.Assert(condition=plain, data=['not a plain JPEG'])
+
+  def centre() -> tf.Tensor:
+    box = tf.concat([(shape[:2] - side) // 2, [side, side]], 0)
     return tf.io.decode_and_crop_jpeg(
       encoded, box, channels=3, dct_method='INTEGER_ACCURATE'
     )
 
-  def png() -> tf.Tensor:
-    return preprocessing.central_square(tf.io.decode_png(encoded, channels=3))
+  def reduced(ratio: int) -> tf.Tensor:
+    image = tf.io.decode_jpeg(
+      encoded, channels=3, ratio=ratio, dct_method='INTEGER_ACCURATE'
+    )
+    return preprocessing.central_square(image)
 
-  return tf.cond(_is_jpeg(encoded), jpeg, png)
+  with tf.control_dependencies([check]):
+    thresholds = [2 * image_size, 4 * image_size, 8 * image_size]
+    power = tf.reduce_sum(tf.cast(side >= thresholds, tf.int32))
+    branches = [functools.partial(reduced, ratio) for ratio in (2, 4, 8)]
+    return tf.switch_case(power, [centre, *branches])
+
+
+def _png_square(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+  start = tf.strings.substr(encoded, 0, len(_PNG_START))
+  depth_and_color = tf.strings.substr(encoded, 24, 2)
+  plain = tf.reduce_any(tf.equal(depth_and_color, _PNG_PLAIN))
+  check = tf.raw_ops.Assert(
+    condition=plain & tf.equal(start, _PNG_START),
+    data=['neither a JPEG nor a plain PNG'],
+  )
+  with tf.control_dependencies([check]):
+    image = tf.io.decode_png(encoded, channels=3)
+  return preprocessing.reduce(preprocessing.central_square(image), image_size)
 
 
 def patient_pixels(encoded: bytes) -> np.ndarray:
@@ -134,8 +132,3 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     white = Image.new('RGBA', layer.size, (255, 255, 255, 255))
     image = Image.alpha_composite(white, layer)
   return np.asarray(image.convert('RGB'))
-
-
-def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-  start = tf.strings.substr(encoded, 0, len(_JPEG_START))
-  return tf.equal(start, _JPEG_START)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import preprocessing
 from alexnet_jax.input_pipeline import sources
+from alexnet_jax.input_pipeline import squares
 
 Batch = dict[str, np.ndarray]
 # What a step reads: example indices int64 [N], N <= batch size, their draws.
@@ -53,7 +54,7 @@ def load(
     float32 [B]. Arrays may be read-only.
   """
   threads = threads or _num_cores()
-  decode = _decoder(source, batch_size, image_size, size)
+  decode = _decoder(source, batch_size, image_size)
   reported: set[int] = set()
 
   def make(step: int) -> Batch:
@@ -62,9 +63,10 @@ def load(
       return _cut(source, indices, draws, size, batch_size)
     places = np.arange(len(indices), dtype=np.int32)
     record = source.fetch(indices)
-    decoded = decode(places, draws.offsets, draws.flips, *record)
+    decoded = decode(places, *record)
     # A view of TensorFlow's memory; `numpy()` would copy.
-    places, image, label = (np.asarray(memoryview(x)) for x in decoded)
+    places, square, label = (np.asarray(memoryview(x)) for x in decoded)
+    image = _windows(square, draws, places, size)
     batch = _spread(places, image, label, batch_size)
     for place in sorted(set(range(len(indices))) - set(places.tolist())):
       index = int(indices[place])
@@ -97,28 +99,26 @@ def _num_cores() -> int:
 
 
 def _decoder(
-  source: sources.Source, batch_size: int, image_size: int, size: int
+  source: sources.Source, batch_size: int, image_size: int
 ) -> Callable[..., tuple[Any, ...]]:
-  """Returns a function of a batch's records to (places, images, labels).
+  """Returns a function of a batch's records to (places, squares, labels).
 
   It runs wholly inside TensorFlow, one image after the other. An image that
   the fast path cannot decode is missing from what it returns.
   """
   specs = (
     tf.TensorSpec([], tf.int32),
-    tf.TensorSpec([2], tf.int32),
-    tf.TensorSpec([], tf.bool),
     *source.record_spec,
   )
   empty = (
     np.zeros([0], np.int32),
-    np.zeros([0, size, size, 3], np.uint8),
+    np.zeros([0, image_size, image_size, 3], np.uint8),
     np.zeros([0], np.int32),
   )
 
-  def example(place, offset, flip, *record):
+  def example(place, *record):
     image, label = source.read(record)
-    return place, _window(image, offset, flip, image_size, size), label
+    return place, _square(image, image_size), label
 
   @tf.function(
     input_signature=[
@@ -152,20 +152,26 @@ def _cut(
   return batch
 
 
-def _window(
-  image: tf.Tensor,
-  offset: tf.Tensor,
-  flip: tf.Tensor,
-  image_size: int,
-  size: int,
-) -> tf.Tensor:
-  """Returns the mirrored window of an encoded or raw image."""
+def _square(image: tf.Tensor, image_size: int) -> tf.Tensor:
+  """Returns the resampled central square of an encoded or raw image."""
   if image.dtype == tf.string:
     square = decoding.native_square(image, image_size)
   else:
     square = preprocessing.central_square(image)
-  square = preprocessing.resample(square, image_size)
-  return preprocessing.mirror(preprocessing.cut(square, offset, size), flip)
+    square = preprocessing.reduce(square, image_size)
+  return preprocessing.resample(square, image_size)
+
+
+def _windows(
+  square: np.ndarray, draws: preprocessing.Draws, places: np.ndarray, size: int
+) -> np.ndarray:
+  """Cuts the drawn windows out of the squares of the images at `places`."""
+  offsets, flips = draws.offsets[places], draws.flips[places]
+  if square.shape[1] == size and not flips.any():
+    return square
+  tops = offsets[:, 0].tolist()
+  bands = (s[top : top + size] for s, top in zip(square, tops, strict=True))
+  return squares.cut(bands, offsets[:, 1], flips, size)
 
 
 def _spread(
@@ -217,8 +223,8 @@ def _fill_gap(
         'Unreadable, left out: %s (%s)', source.describe(index), error
       )
     return
-  offset, flip = draws.offsets[place], draws.flips[place]
-  window = _window(tf.constant(pixels), offset, flip, image_size, size)
-  batch['image'][place] = window.numpy()
+  square = _square(tf.constant(pixels), image_size).numpy()
+  window = _windows(square[np.newaxis], draws, np.array([place]), size)
+  batch['image'][place] = window[0]
   batch['label'][place] = int(label)
   batch['mask'][place] = 1

@@ -133,19 +133,34 @@ def central_square(image: tf.Tensor) -> tf.Tensor:
   return tf.slice(image, begin, tf.stack([side, side, 3]))
 
 
-def reduction(side: tf.Tensor, image_size: int) -> tf.Tensor:
-  """Returns by how much a square can be reduced before it is resampled.
+def reduce(square: tf.Tensor, image_size: int) -> tf.Tensor:
+  """Takes the means of whole blocks, until less than a twofold shrinking is left.
 
-  The largest power of two, int32, that leaves at least `image_size` pixels.
-  What remains to shrink is less than twofold, so that the four pixels which
-  bilinear resampling reads for each of its own leave out none.
+  Then the four pixels that bilinear resampling reads for each of its own leave
+  out none.
+
+  Args:
+    square: uint8 [side, side, 3].
+    image_size: side, pixels, that the square will be resampled to.
+
+  Returns:
+    uint8 [side', side', 3], the same square where there is nothing to do.
   """
-  reduced = [tf.cast(side >= image_size * 2**i, tf.int32) for i in range(1, 6)]
-  return 2 ** tf.add_n(reduced)
+  factor = tf.maximum(tf.shape(square)[0] // image_size, 1)
+
+  def means() -> tf.Tensor:
+    # What is left over at the far edges is less than one block.
+    blocks = tf.shape(square)[0] // factor
+    whole = square[: blocks * factor, : blocks * factor]
+    shape = tf.stack([blocks, factor, blocks, factor, 3])
+    pixels = tf.reshape(tf.cast(whole, tf.float32), shape)
+    return tf.cast(tf.reduce_mean(pixels, [1, 3]) + 0.5, tf.uint8)
+
+  return tf.cond(factor > 1, means, lambda: square)
 
 
 def resample(square: tf.Tensor, image_size: int) -> tf.Tensor:
-  """Scales a square: means of whole blocks first, then bilinear.
+  """Scales a square bilinearly.
 
   Args:
     square: uint8 [side, side, 3].
@@ -155,36 +170,10 @@ def resample(square: tf.Tensor, image_size: int) -> tf.Tensor:
     uint8 [image_size, image_size, 3], rounded half up. A square that has this
     size already comes through bit by bit.
   """
-  side = tf.shape(square)[0]
-  factor = reduction(side, image_size)
-
-  def reduced() -> tf.Tensor:
-    # What is left over at the far edges is less than one block.
-    blocks = side // factor
-    whole = square[: blocks * factor, : blocks * factor]
-    shape = tf.stack([blocks, factor, blocks, factor, 3])
-    pixels = tf.reshape(tf.cast(whole, tf.float32), shape)
-    return tf.cast(tf.reduce_mean(pixels, [1, 3]) + 0.5, tf.uint8)
-
-  def scaled() -> tf.Tensor:
-    pixels = tf.raw_ops.ResizeBilinear(
-      images=tf.cond(factor > 1, reduced, lambda: square)[tf.newaxis],
-      size=[image_size, image_size],
-      half_pixel_centers=True,
-    )[0]
-    # A weighted mean of 0..255 cannot leave that range by half a level.
-    return tf.cast(pixels + 0.5, tf.uint8)
-
-  pixels = tf.cond(tf.equal(side, image_size), lambda: square, scaled)
-  return tf.ensure_shape(pixels, [image_size, image_size, 3])
-
-
-def cut(square: tf.Tensor, offset: tf.Tensor, size: int) -> tf.Tensor:
-  """Cuts the window [size, size, 3] at `offset`, int32 [2], out of a square."""
-  begin = tf.concat([offset, [0]], 0)
-  return tf.slice(square, begin, [size, size, 3])
-
-
-def mirror(image: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-  """Mirrors an image [h, w, c] left to right where `flip` (bool) is true."""
-  return tf.cond(flip, lambda: image[:, ::-1], lambda: image)
+  pixels = tf.raw_ops.ResizeBilinear(
+    images=square[tf.newaxis],
+    size=[image_size, image_size],
+    half_pixel_centers=True,
+  )[0]
+  # A weighted mean of 0..255 cannot leave that range by half a level.
+  return tf.cast(pixels + 0.5, tf.uint8)

@@ -33,8 +33,8 @@ _BATCH_SIZE = 64
 # A change of the pixels must change these words: a store made half before and
 # half after it would be neither.
 _PIXELS = (
-  'RGB; shorter side resampled to image_size by a triangle filter as wide as '
-  'the scale, rounded half up; centre square'
+  'RGB; central square, reduced by whole blocks or in the decoder while twice '
+  'image_size or more, then bilinear, rounded half up'
 )
 
 
