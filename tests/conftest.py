@@ -16,6 +16,9 @@ if 'JAX_PLATFORMS' not in os.environ:
 if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
   jax.config.update('jax_disable_most_optimizations', True)
 
+# Nothing is left behind in the home of whoever runs the tests.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '')
+
 from alexnet_jax import towers  # noqa: E402
 
 towers.simulate_devices(4)
