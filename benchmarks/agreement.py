@@ -5,7 +5,6 @@ import dataclasses
 import torch
 
 from alexnet_jax import presets
-from benchmarks import harness
 from benchmarks import ours
 from benchmarks import random_batch
 from benchmarks import torch_alexnet

@@ -128,7 +128,9 @@ class Worker:
     self._signal(signal.SIGCONT)
 
   def close(self) -> None:
-    """Ends the process and those it started."""
+    """Ends the process and those it started; a second call does nothing."""
+    if self._pipe.closed:
+      return
     self.resume()
     with contextlib.suppress(BrokenPipeError):
       self._pipe.send(None)

@@ -41,6 +41,11 @@ def configure(precision: str, platform: str) -> None:
     jax.config.update('jax_default_matmul_precision', products)
 
 
+def dtype_of(precision: str) -> Any:
+  """Returns `config.compute_dtype` as a dtype."""
+  return jnp.dtype(_PRECISIONS[precision][0])
+
+
 def make_recipe(
   network: architecture.Architecture, **fields: Any
 ) -> train_step.Recipe:
@@ -94,9 +99,8 @@ class Step:
       crop_size=crop_size,
       learning_rate=random_batch.RATE,
     )
-    dtype, _ = _PRECISIONS[precision]
     self._step = train_step.make_train_step(
-      network, mesh, make_recipe(network, dtype=jnp.dtype(dtype))
+      network, mesh, make_recipe(network, dtype=dtype_of(precision))
     )
     batch = random_batch.make(batch_size, crop_size, network.num_classes)
     self._batch = train_step.put_batch(batch, 1, mesh)
