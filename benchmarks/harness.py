@@ -71,7 +71,6 @@ class Worker:
     """
     self.name = name
     self._timeout = timeout
-    self._count: int | None = None
     context = multiprocessing.get_context('spawn')
     self._pipe, theirs = context.Pipe()
     self._started = time.perf_counter()
@@ -113,13 +112,7 @@ class Worker:
 
   def turn(self, seconds: float) -> Turn:
     """Works for about so long, at least one unit, and returns its figures."""
-    if self._count is None:  # the first turn finds out how many units that is
-      wall, cpu = self.call('_timed', 1)
-      self._count = max(1, math.ceil(seconds / wall))
-      if self._count == 1:
-        return Turn(wall, cpu)
-    wall, cpu = self.call('_timed', self._count)
-    return Turn(wall / self._count, cpu / self._count)
+    return self.call('_turn', seconds)
 
   def pause(self) -> None:
     self._signal(signal.SIGSTOP)
@@ -178,19 +171,29 @@ def _serve(pipe, factory, settings, environment) -> None:
     nonlocal contender
     contender = pkgutil.resolve_name(factory)(**settings)
 
-  def timed(count):
-    cpu, wall = tree_cpu_seconds(), time.perf_counter()
-    contender.run(count)
-    return time.perf_counter() - wall, tree_cpu_seconds() - cpu
-
   attempt(build)
   while True:
     request = pipe.recv()
     if request is None:
       return
     method, args = request
-    function = timed if method == '_timed' else getattr(contender, method)
-    attempt(function, *args)
+    if method == '_turn':
+      attempt(_turn, contender, *args)
+    else:
+      attempt(getattr(contender, method), *args)
+
+
+def _turn(contender: Contender, seconds: float) -> Turn:
+  """Works in growing blocks, so that waiting for their ends costs little."""
+  cpu, start, done, block = tree_cpu_seconds(), time.perf_counter(), 0, 1
+  while True:
+    contender.run(block)
+    done += block
+    wall = time.perf_counter() - start
+    if wall >= seconds:
+      return Turn(wall / done, (tree_cpu_seconds() - cpu) / done)
+    left = math.ceil((seconds - wall) * done / wall)
+    block = min(done, left)
 
 
 def alternate(
