@@ -51,9 +51,8 @@ _DATA_DIR = flags.DEFINE_string(
 _COPIES = flags.DEFINE_integer(
   'copies', 4, 'How often the sample is used, to make epochs longer.'
 )
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Images.', lower_bound=1)
-_CONTENDERS = flags.DEFINE_multi_enum(
-  'contender', list(CONTENDERS), list(CONTENDERS), 'Who takes part.'
+_PIPELINES = flags.DEFINE_multi_enum(
+  'pipeline', list(CONTENDERS), list(CONTENDERS), 'Who takes part.'
 )
 
 
@@ -69,12 +68,12 @@ def measure(
   failures: dict[str, str] = {}
   with contextlib.ExitStack() as stack:
     workers = []
-    for name in _CONTENDERS.value:
+    for name in _PIPELINES.value:
       factory, own, _, package = CONTENDERS[name]
       if not importlib.util.find_spec(package):
         failures[name] = f'{package} is not installed'
         continue
-      settings = {'batch_size': _BATCH_SIZE.value, **own}
+      settings = {'batch_size': options.BATCH_SIZE.value, **own}
       if name == _GATHER:
         count = len(image_files.listed(str(data_dir))[0])
         settings |= {'file': str(scratch / 'map.npy'), 'num_images': count}
@@ -100,7 +99,7 @@ def measure(
 
 def rows(turns: dict[str, list[harness.Turn]]) -> list[list[str]]:
   """Returns the table's rows."""
-  size = _BATCH_SIZE.value
+  size = options.BATCH_SIZE.value
   rates = {
     name: [size / turn.cpu for turn in taken]
     for name, taken in turns.items()

@@ -24,7 +24,6 @@ HEADER = (
   'above ms',
 )  # fmt: skip
 
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Images.', lower_bound=1)
 _PRECISION = flags.DEFINE_enum(
   'precision', 'float32', ['float32', 'tf32', 'bfloat16'], 'Of the arithmetic.'
 )
@@ -50,7 +49,7 @@ def measure() -> tuple[list[Measured], float, ceilings.Rates]:
   platform, environment = options.platform(), options.environment()
   settings = {
     'preset': options.PRESET.value,
-    'batch_size': _BATCH_SIZE.value,
+    'batch_size': options.BATCH_SIZE.value,
     'crop_size': options.CROP_SIZE.value,
     'precision': _PRECISION.value,
     'platform': platform,

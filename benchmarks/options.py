@@ -8,6 +8,9 @@ PRESET = flags.DEFINE_string('preset', 'paper', 'The network.')
 CROP_SIZE = flags.DEFINE_integer(
   'crop_size', 224, 'Side of the images, in pixels.', lower_bound=1
 )
+BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 32, 'Images a batch.', lower_bound=1
+)
 ROUNDS = flags.DEFINE_integer(
   'rounds', 5, 'Turns of every contender.', lower_bound=1
 )

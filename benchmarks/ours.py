@@ -1,7 +1,6 @@
 """This project's training step as a contender."""
 
 from collections.abc import Mapping
-import dataclasses
 from typing import Any
 
 import jax
@@ -10,11 +9,12 @@ import numpy as np
 
 from alexnet_jax import architecture
 from alexnet_jax import optimizer
-from alexnet_jax import presets
 from alexnet_jax import towers
 from alexnet_jax import train_state
 from alexnet_jax import train_step
+from benchmarks import collectives
 from benchmarks import harness
+from benchmarks import networks
 from benchmarks import random_batch
 
 # By what --config.compute_dtype and JAX's own switch make of float32 products.
@@ -90,8 +90,9 @@ class Step:
     if cache_dir:
       jax.config.update('jax_compilation_cache_dir', cache_dir)
     towers.simulate_devices(devices)
-    network = network_of(preset, num_classes)
-    mesh = towers.make_mesh(network.towers, jax.devices()[:devices])
+    network = networks.get(preset, num_classes)
+    self._mesh = towers.make_mesh(network.towers, jax.devices()[:devices])
+    mesh = self._mesh
     self._state = train_state.create(
       network,
       mesh,
@@ -117,19 +118,14 @@ class Step:
     """Returns the most bytes in use so far: the process's, or the GPU's."""
     return peak_memory()
 
-  def program(self) -> str:
-    """Returns the compiled step as text."""
-    return self._step.lower(self._state, self._batch).compile().as_text()
+  def exchanges(self) -> tuple[int, int]:
+    """Returns bytes a device sends to other towers, and to other copies.
 
-
-def network_of(preset: str, num_classes: int = 0) -> architecture.Architecture:
-  """Returns the preset, with as many classes as asked for."""
-  network = presets.get(preset)
-  if not num_classes:
-    return network
-  *layers, last = network.layers
-  last = dataclasses.replace(last, features=num_classes)
-  return dataclasses.replace(network, layers=(*layers, last))
+    They are read off the compiled step.
+    """
+    text = self._step.lower(self._state, self._batch).compile().as_text()
+    found = collectives.read(text)
+    return collectives.sent_between(found, self._mesh.shape[towers.TOWER])
 
 
 def peak_memory() -> int:

@@ -23,6 +23,7 @@ from alexnet_jax import pixels
 from alexnet_jax import towers
 from alexnet_jax import train_state
 from alexnet_jax.architecture import Architecture
+from benchmarks import networks
 from benchmarks import ours
 from benchmarks import random_batch
 
@@ -121,7 +122,7 @@ class Parts:
     """Builds and compiles the parts; the arguments are those of `ours.Step`."""
     ours.configure(precision, platform)
     towers.simulate_devices(1)
-    network = ours.network_of(preset)
+    network = networks.get(preset)
     self._parts: list[Part] = []
     mesh = towers.make_mesh(network.towers, jax.devices()[:1])
     state = train_state.create(

@@ -63,7 +63,7 @@ class TorchLoader:
       files, batch_size, sampler=endless, num_workers=report.cores()
     )
     self._batches = iter(loader)
-    self.run(1)
+    self.run(4)  # until all its workers work
 
   def run(self, count: int) -> None:
     for _ in range(count):
@@ -85,7 +85,7 @@ class Grain:
         grain.MultiprocessingOptions(num_workers=report.cores())
       )
     self._batches = iter(batches)
-    self.run(1)
+    self.run(4)  # until all its workers work
 
   def run(self, count: int) -> None:
     for _ in range(count):

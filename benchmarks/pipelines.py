@@ -2,11 +2,13 @@
 
 from concurrent import futures
 import pathlib
+import time
 
 import numpy as np
 import tensorflow as tf
 
 from alexnet_jax import experiment
+from benchmarks import harness
 from benchmarks import image_files
 from benchmarks import ours
 from benchmarks import report
@@ -15,32 +17,59 @@ from configs import imagenet
 _SHORTER, _CROP = 256, 224
 
 
-def _experiment(data_dir: str, batch_size: int, store_dir: str):
-  """Returns the experiment that a run on this folder would build."""
-  root = pathlib.Path(data_dir).absolute()
+def _config(batch_size: int):
+  """Returns the flagship config for a run on one device of the CPU."""
   config = imagenet.get_config()
   config.devices = 1
   config.batch_size = batch_size
-  config.data.source = 'folder'
-  config.data.data_dir = str(root.parent)
-  config.data.train_split = config.data.eval_split = root.name
-  classes = sum(path.is_dir() for path in root.iterdir())
-  config.network.fc8.features = classes
-  if store_dir:
-    config.data.store_dir = store_dir
   ours.configure('float32', 'cpu')
-  return experiment.build(config)
+  return config
 
 
 class Ours:
   """This project's batches, from the files or from a prepared store."""
 
   def __init__(self, data_dir: str, batch_size: int, store_dir: str = ''):
-    parts = _experiment(data_dir, batch_size, store_dir)
+    root = pathlib.Path(data_dir).absolute()
+    config = _config(batch_size)
+    config.data.source = 'folder'
+    config.data.data_dir = str(root.parent)
+    config.data.train_split = config.data.eval_split = root.name
+    classes = sum(path.is_dir() for path in root.iterdir())
+    config.network.fc8.features = classes
+    if store_dir:
+      config.data.store_dir = store_dir
+    parts = experiment.build(config)
     if store_dir:
       experiment.prepare(parts)
     self._batches = experiment.Data(parts).train_batches(0)
     self.run(1)
+
+  def run(self, count: int) -> None:
+    for _ in range(count):
+      next(self._batches)
+
+
+class MadeUp:
+  """Batches of made-up images, of a set of any size."""
+
+  def __init__(self, num_images: int, batch_size: int):
+    config = _config(batch_size)
+    config.data.source = 'synthetic'
+    config.data.num_examples = num_images
+    parts = experiment.build(config)
+    start = time.perf_counter()
+    self._batches = experiment.Data(parts).train_batches(0)
+    next(self._batches)
+    self._first = time.perf_counter() - start
+
+  def first(self) -> float:
+    """Returns the seconds from opening the set to the first batch."""
+    return self._first
+
+  def memory(self) -> int:
+    """Returns the most bytes that the process has held."""
+    return harness.peak_memory()
 
   def run(self, count: int) -> None:
     for _ in range(count):
