@@ -115,12 +115,12 @@ class JaxProduct:
       jax.random.normal(key, (side, side), dtype) for key in keys
     )
     self._product = jax.jit(jax.numpy.matmul)
-    self.run(1)
+    self._result = self._product(self._a, self._b)
 
   def run(self, count: int) -> None:
     for _ in range(count):
-      product = self._product(self._a, self._b)
-    product.block_until_ready()
+      self._result = self._product(self._a, self._b)
+    self._result.block_until_ready()
 
 
 class TorchProduct:
@@ -156,12 +156,12 @@ class JaxCopy:
     self._array = jax.numpy.ones(size // 4, 'float32')
     # A plain copy could be left out by the compiler.
     self._copy = jax.jit(lambda x: -x)
-    self.run(1)
+    self._result = self._copy(self._array)
 
   def run(self, count: int) -> None:
     for _ in range(count):
-      copy = self._copy(self._array)
-    copy.block_until_ready()
+      self._result = self._copy(self._array)
+    self._result.block_until_ready()
 
 
 class NumpyCopy:

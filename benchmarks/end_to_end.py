@@ -21,14 +21,14 @@ from ml_collections import config_flags
 from benchmarks import harness
 from benchmarks import options
 from benchmarks import report
+from configs import smoke
 
 HEADER = ('what', 'images/s', 'lowest to highest', 'waiting for images')
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
-  str(_ROOT / 'configs' / 'smoke.py'),
-  'As for main.py; any key can be overridden.',
+  help_string='As for main.py, overrides too; configs/smoke.py if not given.',
 )
 _STEPS = flags.DEFINE_integer(
   'steps', 100, 'Updates of a run, the first tenth not counted.', lower_bound=20
@@ -44,13 +44,9 @@ def run(steps: int) -> tuple[float, float]:
   Returns:
     Images a second, and the share of the time spent waiting for them.
   """
-  flag = flags.FLAGS['config']
-  overrides = config_flags.get_override_values(flag)
   with tempfile.TemporaryDirectory() as workdir:
     command = [
-      sys.executable, 'main.py', f'--workdir={workdir}',
-      f'--config={config_flags.get_config_filename(flag)}',
-      *(f'--config.{name}={value}' for name, value in overrides.items()),
+      sys.executable, 'main.py', f'--workdir={workdir}', *_config_flags(),
       f'--config.max_steps={steps}',
       f'--config.log.every_steps={steps // 10}',
       f'--config.validate_every_steps={steps}',
@@ -62,6 +58,18 @@ def run(steps: int) -> tuple[float, float]:
       raise SystemExit(f'{" ".join(command)}\n{done.stderr[-1000:]}')
     text = (pathlib.Path(workdir) / 'metrics.jsonl').read_text()
   return speed([json.loads(line) for line in text.splitlines()])
+
+
+def _config_flags() -> list[str]:
+  """Returns --config and its overrides, as they were given."""
+  flag = flags.FLAGS['config']
+  if _CONFIG.value is None:
+    return ['--config=configs/smoke.py']
+  overrides = config_flags.get_override_values(flag)
+  return [
+    f'--config={config_flags.get_config_filename(flag)}',
+    *(f'--config.{name}={value}' for name, value in overrides.items()),
+  ]
 
 
 def speed(lines: list[dict[str, float]]) -> tuple[float, float]:
@@ -84,14 +92,16 @@ def measure() -> dict[str, list[float]]:
   found: dict[str, list[float]] = {
     name: [] for name in ('run', 'waiting', 'step alone', 'pipeline alone')
   }
-  size, settings = _CONFIG.value.batch_size, {'config': _CONFIG.value}
+  config = _CONFIG.value or smoke.get_config()
   with contextlib.ExitStack() as stack:
     workers = []
     for name, factory in (
       ('step alone', 'StepAlone'),
       ('pipeline alone', 'PipelineAlone'),
     ):
-      worker = harness.Worker(name, f'benchmarks.run_parts:{factory}', settings)
+      worker = harness.Worker(
+        name, f'benchmarks.run_parts:{factory}', {'config': config}
+      )
       workers.append(stack.enter_context(worker).wait())
       worker.pause()
     for _ in range(options.ROUNDS.value):
@@ -104,7 +114,7 @@ def measure() -> dict[str, list[float]]:
       if failures:
         raise SystemExit(report.failures(failures))
       for name, (turn,) in turns.items():
-        found[name].append(size / turn.wall)
+        found[name].append(config.batch_size / turn.wall)
   return found
 
 

@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import pkgutil
+import resource
 import signal
 import statistics
 import time
@@ -50,6 +51,7 @@ class Worker:
 
   Attributes:
     name: for the table.
+    timeout: seconds any call may take.
   """
 
   def __init__(
@@ -70,7 +72,7 @@ class Worker:
       timeout: seconds any call may take.
     """
     self.name = name
-    self._timeout = timeout
+    self.timeout = timeout
     context = multiprocessing.get_context('spawn')
     self._pipe, theirs = context.Pipe()
     self._started = time.perf_counter()
@@ -85,6 +87,10 @@ class Worker:
 
   def __exit__(self, *exc_info) -> None:
     self.close()
+
+  @property
+  def pid(self) -> int:
+    return self._process.pid or 0
 
   def wait(self) -> 'Worker':
     """Waits until the contender is built, and returns itself.
@@ -136,12 +142,12 @@ class Worker:
   def _signal(self, number: int) -> None:
     # It may have ended, or not have come as far as to lead its group.
     with contextlib.suppress(ProcessLookupError):
-      os.killpg(self._process.pid or 0, number)
+      os.killpg(self.pid, number)
 
   def _receive(self) -> Any:
     try:
-      if not self._pipe.poll(self._timeout):
-        raise ContenderError(f'took more than {self._timeout:.0f} s')
+      if not self._pipe.poll(self.timeout):
+        raise ContenderError(f'took more than {self.timeout:g} s')
       good, value = self._pipe.recv()
     except (EOFError, ConnectionResetError):
       self._process.join(10)
@@ -185,13 +191,13 @@ def _serve(pipe, factory, settings, environment) -> None:
 
 def _turn(contender: Contender, seconds: float) -> Turn:
   """Works in growing blocks, so that waiting for their ends costs little."""
-  cpu, start, done, block = tree_cpu_seconds(), time.perf_counter(), 0, 1
+  cpu, start, done, block = cpu_seconds(), time.perf_counter(), 0, 1
   while True:
     contender.run(block)
     done += block
     wall = time.perf_counter() - start
     if wall >= seconds:
-      return Turn(wall / done, (tree_cpu_seconds() - cpu) / done)
+      return Turn(wall / done, (cpu_seconds() - cpu) / done)
     left = math.ceil((seconds - wall) * done / wall)
     block = min(done, left)
 
@@ -240,21 +246,34 @@ def peak_memory() -> int:
   return int(lines['VmHWM'].split()[0]) * 1024
 
 
-def tree_cpu_seconds(pid: int | str = 'self') -> float:
-  """Returns the processor time of a process and all its descendants (Linux).
+def cpu_seconds() -> float:
+  """Returns the processor time of this process and its descendants (Linux)."""
+  ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return (
+    time.process_time()
+    + ended.ru_utime
+    + ended.ru_stime
+    + sum(_alive(child) for child in _children('self'))
+  )
 
-  Those that have ended count where their parent waited for them.
-  """
+
+def _children(pid: int | str) -> list[str]:
+  found = []
+  for task in os.listdir(f'/proc/{pid}/task'):
+    with open(f'/proc/{pid}/task/{task}/children') as names:
+      found += names.read().split()
+  return found
+
+
+def _alive(pid: str) -> float:
+  """Returns the processor time of another process and its descendants."""
   try:
     with open(f'/proc/{pid}/stat') as stat:
       # The second field, the program's name, may hold anything but ')'.
       fields = stat.read().rsplit(')', 1)[1].split()
-    # utime, stime, cutime and cstime: fields 14 to 17 of proc(5).
-    seconds = sum(map(int, fields[11:15])) / os.sysconf('SC_CLK_TCK')
-    children = []
-    for task in os.listdir(f'/proc/{pid}/task'):
-      with open(f'/proc/{pid}/task/{task}/children') as names:
-        children += names.read().split()
+    children = _children(pid)
   except FileNotFoundError:
     return 0.0  # It ended in between.
-  return seconds + sum(tree_cpu_seconds(child) for child in children)
+  # utime, stime, cutime and cstime: fields 14 to 17 of proc(5).
+  seconds = sum(map(int, fields[11:15])) / os.sysconf('SC_CLK_TCK')
+  return seconds + sum(map(_alive, children))

@@ -7,9 +7,10 @@ matrix product, and the bytes it must read and write at the rate of a large
 copy, both measured in the same run. "Above" is what a perfect layer would save.
 """
 
+from collections.abc import Sequence
 import contextlib
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import app
 from absl import flags
@@ -80,21 +81,28 @@ def measure() -> tuple[list[Measured], float, ceilings.Rates]:
         turns.setdefault(name, []).extend(one)
   rates = ceilings.read(turns, platform, side)
   step_seconds = harness.median([turn.wall for turn in turns['step']])
-  return against_floors(costs, rounds, rates), step_seconds, rates
+  product = rates.products[_PRECISION.value]
+  found = against_floors(costs, rounds, product, rates.copy)
+  return found, step_seconds, rates
 
 
-def against_floors(costs, rounds, rates: ceilings.Rates) -> list[Measured]:
+def against_floors(
+  costs: Sequence[tuple[str, Any, Any]],
+  rounds: Sequence[Sequence[tuple[float, float]]],
+  product: float,
+  copy: float,
+) -> list[Measured]:
   """Returns the parts' medians over the rounds, beside their floors.
 
   Args:
     costs: (name, forward cost, backward cost) of each part.
     rounds: (forward seconds, backward seconds) of each part, in each round.
-    rates: the ceilings.
+    product: operations a second of a matrix product.
+    copy: bytes a second.
   """
-  product = rates.products[_PRECISION.value]
 
   def floor(cost):
-    return max(cost.flops / product, cost.bytes / rates.copy)
+    return max(cost.flops / product, cost.bytes / copy)
 
   found = []
   for i, (name, forward, backward) in enumerate(costs):

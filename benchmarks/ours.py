@@ -100,7 +100,7 @@ class Step:
       crop_size=crop_size,
       learning_rate=random_batch.RATE,
     )
-    self._step = train_step.make_train_step(
+    self._step: Any = train_step.make_train_step(
       network, mesh, make_recipe(network, dtype=dtype_of(precision))
     )
     batch = random_batch.make(batch_size, crop_size, network.num_classes)

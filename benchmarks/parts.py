@@ -246,6 +246,7 @@ def _timed(run: Callable[[], Any] | None, seconds: float) -> float:
   if count == 0:
     return time.perf_counter() - started
   started = time.perf_counter()
+  result = None
   for _ in range(count):
     result = run()
   jax.block_until_ready(result)

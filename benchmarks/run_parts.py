@@ -18,11 +18,8 @@ class StepAlone:
     recipe = experiment.make_recipe(parts, data)
     self._step = train_step.make_train_step(parts.network, parts.mesh, recipe)
     self._state = experiment.first_state(parts)
-    batches = data.train_batches(0)
-    self._batch = train_step.put_batch(
-      next(batches), config.accumulation, parts.mesh
-    )
-    batches.close()
+    batch = next(data.train_batches(0))
+    self._batch = train_step.put_batch(batch, config.accumulation, parts.mesh)
     self.run(1)
 
   def run(self, count: int) -> None:

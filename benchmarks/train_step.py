@@ -72,7 +72,10 @@ def check() -> None:
     'crop_size': options.CROP_SIZE.value,
   }
   with harness.Worker('check', 'benchmarks.agreement:Check', settings) as work:
-    print('\n'.join(work.wait().call('lines')))
+    try:
+      print('\n'.join(work.wait().call('lines')))
+    except harness.ContenderError as e:
+      raise SystemExit(f'The networks were not compared: {e}') from e
 
 
 def race(
