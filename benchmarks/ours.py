@@ -88,8 +88,12 @@ class Step:
     """
     configure(precision, platform)
     if cache_dir:
+      # As a run does: whole programs, however quickly they were compiled.
       jax.config.update('jax_compilation_cache_dir', cache_dir)
+      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     towers.simulate_devices(devices)
+    if len(jax.devices()) < devices:
+      raise ValueError(f'{devices} devices wanted, {jax.device_count()} there')
     network = networks.get(preset, num_classes)
     self._mesh = towers.make_mesh(network.towers, jax.devices()[:devices])
     mesh = self._mesh

@@ -225,8 +225,14 @@ def in_process(monkeypatch):
   monkeypatch.setattr(harness, 'Worker', _InProcess)
   monkeypatch.setitem(presets.PRESETS, 'tiny', lambda: _NETWORK)
   monkeypatch.setattr(_InProcess, 'built', {})
+  names = (
+    'jax_compilation_cache_dir',
+    'jax_persistent_cache_min_compile_time_secs',
+  )
+  before = {name: getattr(jax.config, name) for name in names}
   yield _InProcess
-  jax.config.update('jax_compilation_cache_dir', None)
+  for name, value in before.items():
+    jax.config.update(name, value)
   compilation_cache.reset_cache()
 
 
