@@ -8,6 +8,7 @@ from alexnet_jax import presets
 from benchmarks import ours
 from benchmarks import random_batch
 from benchmarks import torch_alexnet
+from benchmarks import torch_step
 
 _NORMS = (torch_alexnet.library_norm, torch_alexnet.shifted_norm)
 # Float32 sums of tens of thousands of terms, in two orders.
@@ -53,9 +54,9 @@ def _torch_gradient(network, params, batch, norm):
   crop_size = batch['image'].shape[1]
   model = torch_alexnet.AlexNet(network, crop_size, norm)
   torch_alexnet.load(model, params)
-  inputs = torch_alexnet.tensors(
+  inputs = torch_step.tensors(
     batch, torch.device('cpu'), torch.contiguous_format
   )
-  loss = torch_alexnet.mean_loss(model, *inputs)
+  loss = torch_step.mean_loss(model, *inputs)
   loss.backward()
   return model, loss.item()

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks import report
+from benchmarks import serving
 
 # Far beyond any cache.
 _COPY_BYTES = {'cpu': 2**28, 'gpu': 2**31}
@@ -77,7 +78,7 @@ def start(
 
 
 def read(
-  turns: Mapping[str, Sequence[harness.Turn]], platform: str, side: int = 0
+  turns: Mapping[str, Sequence[serving.Turn]], platform: str, side: int = 0
 ) -> Rates:
   """Returns the best of each ceiling's medians.
 
@@ -127,9 +128,9 @@ class TorchProduct:
   """The same in torch."""
 
   def __init__(self, side: int, precision: str, platform: str):
-    from benchmarks import torch_alexnet
+    from benchmarks import torch_step
 
-    device = torch_alexnet.configure(precision, platform)
+    device = torch_step.configure(precision, platform)
     import torch
 
     dtype = torch.bfloat16 if precision == 'bfloat16' else torch.float32

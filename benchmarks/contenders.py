@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import harness
 
-_OURS, _TORCH = 'benchmarks.ours:Step', 'benchmarks.torch_alexnet:Step'
+_OURS, _TORCH = 'benchmarks.ours:Step', 'benchmarks.torch_step:Step'
 _LAST = {'norm': 'shifted_norm', 'channels_last': True}
 _COMPILED = {**_LAST, 'compile_mode': 'default'}
 # Name: factory and settings.

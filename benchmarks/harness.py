@@ -9,41 +9,19 @@ and nobody fetches ahead.
 
 from collections.abc import Mapping, Sequence
 import contextlib
-import dataclasses
 import math
 import multiprocessing
 import os
-import pkgutil
-import resource
 import signal
 import statistics
 import time
-from typing import Any, Protocol
+from typing import Any
 
-
-class Contender(Protocol):
-  """What a worker's factory returns; it may have more methods."""
-
-  def run(self, count: int) -> None:
-    """Does `count` units of work and waits until they are done."""
-    ...
+from benchmarks import serving
 
 
 class ContenderError(Exception):
   """A contender failed; the message is one line for its row."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Turn:
-  """One turn's figures for one unit of work, in seconds.
-
-  Attributes:
-    wall: by the clock.
-    cpu: of all threads and child processes together.
-  """
-
-  wall: float
-  cpu: float
 
 
 class Worker:
@@ -77,7 +55,8 @@ class Worker:
     self._pipe, theirs = context.Pipe()
     self._started = time.perf_counter()
     self._process = context.Process(
-      target=_serve, args=(theirs, factory, dict(settings), environment or {})
+      target=serving.serve,
+      args=(theirs, factory, dict(settings), environment or {}),
     )
     self._process.start()
     theirs.close()
@@ -116,7 +95,7 @@ class Worker:
     self._pipe.send((method, args))
     return self._receive()
 
-  def turn(self, seconds: float) -> Turn:
+  def turn(self, seconds: float) -> serving.Turn:
     """Works for about so long, at least one unit, and returns its figures."""
     return self.call('_turn', seconds)
 
@@ -158,53 +137,9 @@ class Worker:
     return value
 
 
-def _serve(pipe, factory, settings, environment) -> None:
-  """Runs in the new process: builds the contender and does what it is told."""
-  # A group of its own, to be stopped and ended together with its children.
-  os.setpgid(0, 0)
-  os.environ.update(environment)
-
-  def attempt(function, *args, **kwargs):
-    try:
-      pipe.send((True, function(*args, **kwargs)))
-    except Exception as e:  # Whatever it is, it belongs in the row.
-      line = ' '.join(f'{type(e).__name__}: {e}'.split())
-      pipe.send((False, line[:300]))
-
-  contender = None
-
-  def build():
-    nonlocal contender
-    contender = pkgutil.resolve_name(factory)(**settings)
-
-  attempt(build)
-  while True:
-    request = pipe.recv()
-    if request is None:
-      return
-    method, args = request
-    if method == '_turn':
-      attempt(_turn, contender, *args)
-    else:
-      attempt(getattr(contender, method), *args)
-
-
-def _turn(contender: Contender, seconds: float) -> Turn:
-  """Works in growing blocks, so that waiting for their ends costs little."""
-  cpu, start, done, block = cpu_seconds(), time.perf_counter(), 0, 1
-  while True:
-    contender.run(block)
-    done += block
-    wall = time.perf_counter() - start
-    if wall >= seconds:
-      return Turn(wall / done, (cpu_seconds() - cpu) / done)
-    left = math.ceil((seconds - wall) * done / wall)
-    block = min(done, left)
-
-
 def alternate(
   workers: Sequence[Worker], rounds: int, seconds: float
-) -> tuple[dict[str, list[Turn]], dict[str, str]]:
+) -> tuple[dict[str, list[serving.Turn]], dict[str, str]]:
   """Lets the workers work in turn.
 
   Args:
@@ -215,7 +150,7 @@ def alternate(
   Returns:
     The turns, by the worker's name, and why some failed, by name.
   """
-  turns: dict[str, list[Turn]] = {worker.name: [] for worker in workers}
+  turns: dict[str, list[serving.Turn]] = {worker.name: [] for worker in workers}
   failures: dict[str, str] = {}
   for worker in workers:
     worker.pause()
@@ -237,43 +172,3 @@ def alternate(
 def median(values: Sequence[float]) -> float:
   """Returns the median, NaN of nothing."""
   return statistics.median(values) if values else math.nan
-
-
-def peak_memory() -> int:
-  """Returns the most memory this process has held so far, in bytes (Linux)."""
-  with open('/proc/self/status') as status:
-    lines = dict(line.split(':', 1) for line in status)
-  return int(lines['VmHWM'].split()[0]) * 1024
-
-
-def cpu_seconds() -> float:
-  """Returns the processor time of this process and its descendants (Linux)."""
-  ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-  return (
-    time.process_time()
-    + ended.ru_utime
-    + ended.ru_stime
-    + sum(_alive(child) for child in _children('self'))
-  )
-
-
-def _children(pid: int | str) -> list[str]:
-  found = []
-  for task in os.listdir(f'/proc/{pid}/task'):
-    with open(f'/proc/{pid}/task/{task}/children') as names:
-      found += names.read().split()
-  return found
-
-
-def _alive(pid: str) -> float:
-  """Returns the processor time of another process and its descendants."""
-  try:
-    with open(f'/proc/{pid}/stat') as stat:
-      # The second field, the program's name, may hold anything but ')'.
-      fields = stat.read().rsplit(')', 1)[1].split()
-    children = _children(pid)
-  except FileNotFoundError:
-    return 0.0  # It ended in between.
-  # utime, stime, cutime and cstime: fields 14 to 17 of proc(5).
-  seconds = sum(map(int, fields[11:15])) / os.sysconf('SC_CLK_TCK')
-  return seconds + sum(map(_alive, children))

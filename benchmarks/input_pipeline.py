@@ -23,6 +23,7 @@ from benchmarks import harness
 from benchmarks import image_files
 from benchmarks import options
 from benchmarks import report
+from benchmarks import serving
 from configs import imagenet
 
 HEADER = (
@@ -58,7 +59,7 @@ _PIPELINES = flags.DEFINE_multi_enum(
 
 def measure(
   data_dir: pathlib.Path, scratch: pathlib.Path
-) -> tuple[dict[str, list[harness.Turn]], dict[str, str]]:
+) -> tuple[dict[str, list[serving.Turn]], dict[str, str]]:
   """Returns the turns, a batch each, and why some did not run.
 
   Args:
@@ -97,7 +98,7 @@ def measure(
   return turns, failures | failed
 
 
-def rows(turns: dict[str, list[harness.Turn]]) -> list[list[str]]:
+def rows(turns: dict[str, list[serving.Turn]]) -> list[list[str]]:
   """Returns the table's rows."""
   size = options.BATCH_SIZE.value
   rates = {

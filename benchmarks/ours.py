@@ -13,9 +13,9 @@ from alexnet_jax import towers
 from alexnet_jax import train_state
 from alexnet_jax import train_step
 from benchmarks import collectives
-from benchmarks import harness
 from benchmarks import networks
 from benchmarks import random_batch
+from benchmarks import usage
 
 # By what --config.compute_dtype and JAX's own switch make of float32 products.
 _PRECISIONS = {
@@ -136,7 +136,7 @@ def peak_memory() -> int:
   """Returns the most bytes that JAX's GPU, or else the process, has held."""
   device = jax.devices()[0]
   if device.platform == 'cpu':
-    return harness.peak_memory()
+    return usage.peak_memory()
   statistics: Mapping[str, int] = device.memory_stats() or {}
   return statistics['peak_bytes_in_use']
 

@@ -5,106 +5,23 @@ the values that the part before it made. What happens between parts in the
 whole program, such as changes of an array's layout, is in none of them.
 """
 
-from collections.abc import Callable, Sequence
-import dataclasses
-import time
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from alexnet_jax import architecture
-from alexnet_jax import layers
 from alexnet_jax import metrics
-from alexnet_jax import model
 from alexnet_jax import optimizer
 from alexnet_jax import pixels
 from alexnet_jax import towers
 from alexnet_jax import train_state
-from alexnet_jax.architecture import Architecture
 from benchmarks import networks
+from benchmarks import operations
 from benchmarks import ours
+from benchmarks import part
 from benchmarks import random_batch
 
 _SHORT = {'response_norm': 'norm', 'map_norm': 'map norm'}
-
-
-class Cost(NamedTuple):
-  """What a pass must do at least.
-
-  Attributes:
-    flops: of its weighted sums.
-    bytes: of the arrays it must read and write.
-  """
-
-  flops: int
-  bytes: int
-
-
-@dataclasses.dataclass
-class Part:
-  """One part of a step.
-
-  Attributes:
-    name: the layer or operation, with the layer's number.
-    forward: runs the forward pass.
-    backward: runs the backward pass; None where there is none.
-    forward_cost: of the first.
-    backward_cost: of the second.
-  """
-
-  name: str
-  forward: Callable[[], Any]
-  backward: Callable[[], Any] | None
-  forward_cost: Cost
-  backward_cost: Cost
-
-
-def _bytes(tree: Any) -> int:
-  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-
-
-def _differentiable(
-  name: str,
-  function: Callable[[Any, Any], Any],
-  params: Any,
-  xs: Any,
-  *,
-  flops: int = 0,
-  is_first: bool = False,
-) -> tuple[Part, Any]:
-  """Returns the part that a function of (params, xs) makes, and its output.
-
-  Args:
-    name: of the part.
-    function: what it computes.
-    params: differentiated by.
-    xs: inputs; differentiated by unless `is_first`.
-    flops: of the forward pass.
-    is_first: whether the inputs are images, which need no gradient.
-  """
-
-  @jax.jit
-  def forward(params, xs):
-    if is_first:
-      return jax.vjp(lambda params: function(params, xs), params)
-    return jax.vjp(function, params, xs)
-
-  ys, pull = forward(params, xs)
-  dys = jax.tree.map(jnp.ones_like, ys)
-  backward = jax.jit(lambda pull, dys: pull(dys))
-  moved = _bytes(params) + _bytes(xs) + _bytes(ys)
-  # Besides reading the same, it writes gradients as large as what they are of.
-  written = _bytes(params) + (0 if is_first else _bytes(xs))
-  part = Part(
-    name,
-    lambda: forward(params, xs),
-    lambda: backward(pull, dys),
-    Cost(flops, moved),
-    Cost(flops * (1 if is_first else 2), moved + written),
-  )
-  return part, ys
 
 
 class Parts:
@@ -123,7 +40,7 @@ class Parts:
     ours.configure(precision, platform)
     towers.simulate_devices(1)
     network = networks.get(preset)
-    self._parts: list[Part] = []
+    self._parts: list[part.Part] = []
     mesh = towers.make_mesh(network.towers, jax.devices()[:1])
     state = train_state.create(
       network, mesh, seed=0, crop_size=crop_size, learning_rate=0.01
@@ -135,27 +52,24 @@ class Parts:
     xs = self._network(network, state.params, xs, recipe.dtype, crop_size)
     self._loss(xs, batch)
     self._update(state, recipe)
-    for part in self._parts:  # Compiles what has not run yet.
-      jax.block_until_ready(part.forward())
-      if part.backward:
-        jax.block_until_ready(part.backward())
+    self.round(0.0)  # Compiles what has not run yet.
 
-  def costs(self) -> list[tuple[str, Cost, Cost]]:
+  def costs(self) -> list[tuple[str, part.Cost, part.Cost]]:
     """Returns name, forward and backward cost of each part."""
     return [
-      (part.name, part.forward_cost, part.backward_cost) for part in self._parts
+      (one.name, one.forward_cost, one.backward_cost) for one in self._parts
     ]
 
   def round(self, seconds: float) -> list[tuple[float, float]]:
     """Runs every pass for about so long; returns its seconds, forward first."""
     return [
-      (_timed(part.forward, seconds), _timed(part.backward, seconds))
-      for part in self._parts
+      (part.timed(one.forward, seconds), part.timed(one.backward, seconds))
+      for one in self._parts
     ]
 
   def _add(self, name, function, params, xs, **settings):
-    part, ys = _differentiable(name, function, params, xs, **settings)
-    self._parts.append(part)
+    one, ys = part.differentiable(name, function, params, xs, **settings)
+    self._parts.append(one)
     return ys
 
   def _input(self, batch, recipe):
@@ -168,10 +82,10 @@ class Parts:
 
     arguments = batch['image'], batch['shift']
     x = centre(*arguments)
-    cost = Cost(0, _bytes(arguments) + x.nbytes)
-    none = Cost(0, 0)
+    cost = part.Cost(0, part.size(arguments) + x.nbytes)
+    none = part.Cost(0, 0)
     self._parts.append(
-      Part('input', lambda: centre(*arguments), None, cost, none)
+      part.Part('input', lambda: centre(*arguments), None, cost, none)
     )
     return x
 
@@ -182,26 +96,26 @@ class Parts:
     for layer, shape in zip(network.layers, shapes, strict=True):
       number = layer.name[-1]
       if layer.reads == 'all' and layer is not first:
-        joined = self._add(f'join {number}', _join, (), xs)
+        joined = self._add(f'join {number}', operations.join, (), xs)
         xs = [joined] * network.towers
       is_first = layer is first
       xs = self._add(
         layer.name,
-        _weighted(network, layer, dtype),
+        operations.weighted(network, layer, dtype),
         {layer.name: params[layer.name]},
         # One array where all towers read the same: it is counted once.
         xs[0] if is_first or layer.reads == 'all' else xs,
         flops=2 * shape.multiply_adds * x.shape[0],
         is_first=is_first,
       )
-      for operation in _own_operations(layer):
+      for operation in operations.own_operations(layer):
         name = f'{_SHORT.get(operation, operation)} {number}'
-        xs = self._add(name, _operation(network, operation), (), xs)
+        xs = self._add(name, operations.operation(network, operation), (), xs)
     return xs
 
   def _loss(self, xs, batch):
     def loss(_, xs):
-      logits = _join((), xs).astype(jnp.float32)
+      logits = operations.join((), xs).astype(jnp.float32)
       sums = metrics.score(
         jax.nn.log_softmax(logits),
         batch['label'],
@@ -232,81 +146,7 @@ class Parts:
       return kept
 
     # Parameters and velocity are read and written, gradients read.
-    cost = Cost(0, 5 * _bytes(gradients))
-    self._parts.append(Part('update', forward, None, cost, Cost(0, 0)))
-
-
-def _timed(run: Callable[[], Any] | None, seconds: float) -> float:
-  """Returns the seconds of one run, of as many as fit in the time given."""
-  if run is None:
-    return 0.0
-  started = time.perf_counter()
-  jax.block_until_ready(run())
-  count = int(seconds / (time.perf_counter() - started))
-  if count == 0:
-    return time.perf_counter() - started
-  started = time.perf_counter()
-  result = None
-  for _ in range(count):
-    result = run()
-  jax.block_until_ready(result)
-  return (time.perf_counter() - started) / count
-
-
-def _join(_, xs):
-  return jnp.concatenate(xs, axis=-1)
-
-
-def _own_operations(layer: architecture.Layer) -> tuple[str, ...]:
-  """Returns what follows the layer in a part of its own.
-
-  An activation that comes first stays with the weighted sum: XLA fuses them.
-  """
-  start = 1 if layer.order[:1] == ('activation',) else 0
-  return layer.order[start:]
-
-
-def _weighted(network: Architecture, layer: architecture.Layer, dtype: Any):
-  """Returns (params, x or one x a tower) -> one y a tower."""
-  own = _own_operations(layer)
-  alone = dataclasses.replace(
-    layer, order=layer.order[: len(layer.order) - len(own)]
-  )
-  stage = model.Stage(network, (alone,), dtype)
-
-  def apply(params, xs):
-    if not isinstance(xs, Sequence):
-      xs = [xs] * network.towers
-    return [
-      stage.apply({'params': jax.tree.map(lambda p, t=t: p[t], params)}, x)
-      for t, x in enumerate(xs)
-    ]
-
-  return apply
-
-
-def _operation(network: Architecture, operation: str):
-  """Returns ((), one x a tower) -> one y a tower."""
-
-  def apply(_, xs):
-    return [one(x, tower) for tower, x in enumerate(xs)]
-
-  def one(x, tower):
-    match operation:
-      case 'activation':
-        return model.activation(network.activation)(x)
-      case 'response_norm':
-        return layers.response_norm(x, network.response_norm)
-      case 'map_norm':
-        return layers.map_norm(x, network.map_norm)
-      case 'pool':
-        return layers.max_pool(x, network.pool.size, network.pool.stride)
-      case 'dropout':
-        key = jax.random.fold_in(jax.random.key(0), tower)
-        rows = jnp.arange(x.shape[0], dtype=jnp.int32)
-        return layers.dropout(
-          x, network.dropout_rate, network.dropout_scaling, key, rows
-        )
-    raise ValueError(f'{operation!r} is no operation')
-
-  return apply
+    cost = part.Cost(0, 5 * part.size(gradients))
+    self._parts.append(
+      part.Part('update', forward, None, cost, part.Cost(0, 0))
+    )

@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_jax import experiment
-from benchmarks import harness
 from benchmarks import image_files
 from benchmarks import ours
 from benchmarks import report
+from benchmarks import usage
 from configs import imagenet
 
 _SHORTER, _CROP = 256, 224
@@ -69,7 +69,7 @@ class MadeUp:
 
   def memory(self) -> int:
     """Returns the most bytes that the process has held."""
-    return harness.peak_memory()
+    return usage.peak_memory()
 
   def run(self, count: int) -> None:
     for _ in range(count):

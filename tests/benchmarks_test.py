@@ -31,9 +31,11 @@ from benchmarks import end_to_end
 from benchmarks import harness
 from benchmarks import input_pipeline
 from benchmarks import layers
+from benchmarks import part
 from benchmarks import parts
 from benchmarks import report
 from benchmarks import scaling
+from benchmarks import serving
 from benchmarks import train_step
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -212,7 +214,7 @@ class _InProcess:
     return getattr(self._contender, method)(*args)
 
   def turn(self, seconds):
-    return harness._turn(self._contender, seconds)
+    return serving.turn(self._contender, seconds)
 
   def pause(self):
     pass
@@ -328,7 +330,7 @@ def test_layers(in_process, capsys):
 
 
 def test_floors():
-  cost = parts.Cost
+  cost = part.Cost
   found = layers.against_floors(
     [('a', cost(4_000_000, 3000), cost(1, 9000))],
     [[(0.010, 0.02)], [(0.016, 0.04)], [(0.012, 0.03)]],
