@@ -24,7 +24,7 @@ def gpus() -> list[str]:
 
 
 def machine() -> str:
-  """Returns one line: processor, cores, memory, GPUs, versions."""
+  """Returns one line: processor, cores, memory, GPUs, versions, load."""
   model = platform.processor() or platform.machine()
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   with open('/proc/cpuinfo') as lines:
@@ -44,6 +44,7 @@ def machine() -> str:
     f'{memory / 2**30:.0f} GiB',
     *gpus(),
     *versions,
+    f'load at the start {os.getloadavg()[0]:.1f}',
   ]
   return ', '.join(parts)
 
