@@ -1,0 +1,45 @@
+"""The flags that several scripts have."""
+
+from absl import flags
+
+from benchmarks import report
+
+PRESET = flags.DEFINE_string('preset', 'paper', 'The network.')
+CROP_SIZE = flags.DEFINE_integer(
+  'crop_size', 224, 'Side of the images, in pixels.', lower_bound=1
+)
+BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 32, 'Images a batch.', lower_bound=1
+)
+ROUNDS = flags.DEFINE_integer(
+  'rounds', 5, 'Turns of every contender.', lower_bound=1
+)
+TURN_SECONDS = flags.DEFINE_float(
+  'turn_seconds', 0.5, 'About how long a turn lasts; at least one unit of work.'
+)
+MATRIX_SIDE = flags.DEFINE_integer(
+  'matrix_side',
+  0,
+  'Side of the matrices whose product is the ceiling; 0: 4096 on a CPU, 8192 on'
+  ' a GPU.',
+)
+_PLATFORM = flags.DEFINE_enum(
+  'platform', 'auto', ['auto', 'cpu', 'gpu'], 'auto: the GPU, if there is one.'
+)
+
+
+def platform() -> str:
+  """Returns 'cpu' or 'gpu'."""
+  if _PLATFORM.value != 'auto':
+    return _PLATFORM.value
+  return 'gpu' if report.gpus() else 'cpu'
+
+
+def environment() -> dict[str, str]:
+  """Returns what the contenders' processes need that a run alone would not.
+
+  Contenders share the GPU, so none may reserve its memory.
+  """
+  if platform() == 'cpu':
+    return {}
+  return {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
