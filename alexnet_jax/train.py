@@ -186,7 +186,9 @@ def _loop(run: Run, stop: StopSignal) -> None:
       return
     started = time.perf_counter()
     batch = next(batches)
-    waited = time.perf_counter() - started
+    # Nothing was lost to the images while the step before still runs.
+    idle = loss.is_ready()
+    waited = time.perf_counter() - started if idle else 0.0
     batch = train_step.put_batch(
       batch, run.config.accumulation, run.experiment.mesh
     )

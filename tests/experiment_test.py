@@ -2,6 +2,7 @@
 
 import logging
 
+import jax
 import numpy as np
 import pytest
 
@@ -195,3 +196,18 @@ def test_preparing_can_be_interrupted(tmp_path, monkeypatch, caplog):
       assert experiment.prepare(parts) == 130
   assert 'the same command goes on where it was' in caplog.text
   assert experiment.prepare(parts) == 0
+
+
+def test_programs_are_kept_where_the_config_says(monkeypatch, tmp_path):
+  kept = jax.config.jax_compilation_cache_dir
+  try:
+    _build(compilation_cache=str(tmp_path))
+    # The environment, which the tests set, goes before the config.
+    assert jax.config.jax_compilation_cache_dir == kept
+    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+    _build(compilation_cache='')
+    assert jax.config.jax_compilation_cache_dir == kept
+    _build(compilation_cache=str(tmp_path))
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+  finally:
+    jax.config.update('jax_compilation_cache_dir', kept)

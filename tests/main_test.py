@@ -1,6 +1,7 @@
 """The command line: mistakes are one line and exit code 2."""
 
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -68,3 +69,25 @@ def test_help_names_the_flags():
   done = _main('--help')
   for flag in ('--config', '--workdir', '--mode', 'train|evaluate|prepare'):
     assert flag in done.stdout
+
+
+def test_the_program_starts_anew_with_large_pages():
+  program = (
+    'import os; from alexnet_jax import large_pages;'
+    ' large_pages.use(); print(os.environ.get("GLIBC_TUNABLES"))'
+  )
+  environment = {'PATH': '/usr/bin', 'PYTHONPATH': str(_ROOT)}
+  for given, expected in (
+    ({}, 'glibc.malloc.hugetlb=1'),
+    ({'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'}, 'glibc.malloc.hugetlb=0'),
+  ):
+    done = subprocess.run(
+      [sys.executable, '-c', program],
+      env=environment | given,
+      capture_output=True,
+      text=True,
+      timeout=60,
+      check=True,
+    )
+    if platform.libc_ver()[0] == 'glibc':
+      assert done.stdout.split() == [expected]
