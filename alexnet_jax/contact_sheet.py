@@ -167,6 +167,11 @@ def percent(share: float) -> str:
   return f'{100 * share:.1f} %' if share >= 0.0005 else '< 0.1 %'
 
 
+def distance(value: float) -> str:
+  """Returns a distance with about four digits: 0.071, 1.812, 1235."""
+  return f'{value:.3f}' if value < 1000 else f'{value:.4g}'
+
+
 def save_neighbours(
   path: pathlib.Path, rows: Sequence[Neighbours], title: str, subtitle: str
 ) -> None:
@@ -196,5 +201,5 @@ def _draw_neighbours(sheet: Sheet, top: float, row: Neighbours) -> None:
     left = _MARGIN + 0.3 + (i + 1) * (_SMALL_CELL + _SMALL_GAP)
     sheet.image(left, top, _SMALL_CELL, square)
     sheet.text(left, base, shorten(row.names[i], 20), size=7.5)
-    distance = f'distance {row.distances[i]:.4g}'
-    sheet.text(left, base + 0.15, distance, size=7, color=MUTED)
+    words = f'distance {distance(row.distances[i])}'
+    sheet.text(left, base + 0.15, words, size=7, color=MUTED)

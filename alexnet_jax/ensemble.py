@@ -59,7 +59,10 @@ def run(
   _log(workdirs, measured, sizes, search)
   output.mkdir(parents=True, exist_ok=True)
   result = {
-    'networks': [{'workdir': str(r.workdir), 'step': r.step} for r in runs],
+    'networks': [
+      {'workdir': str(run.workdir), 'step': run.step, **single}
+      for run, single in zip(runs, measured, strict=False)
+    ],
     'views': views,
     'examples': len(labels),
     'average': measured[-1],

@@ -30,15 +30,27 @@ def save(
   with matplotlib.rc_context(contact_sheet.STYLE):
     drawing = figure.Figure(figsize=(8.4, 4.3), dpi=160, facecolor='white')
     drawing.text(
-      0.055, 0.93, 'Error of averaged networks', size=12, weight='bold'
+      0.035, 0.92, 'Error of averaged networks', size=12, weight='bold'
     )
-    drawing.text(0.055, 0.875, subtitle, size=8, color=contact_sheet.MUTED)
+    drawing.text(0.035, 0.86, subtitle, size=8, color=contact_sheet.MUTED)
     grid = drawing.add_gridspec(
-      1, 2, left=0.085, right=0.975, bottom=0.14, top=0.76, wspace=0.24
+      1, 2, left=0.085, right=0.975, bottom=0.13, top=0.74, wspace=0.24
     )
     for column, (key, title) in enumerate(_PANELS.items()):
       axes = drawing.add_subplot(grid[0, column])
       _draw(axes, key, title, subsets, sizes)
+      _style(axes, title, len(sizes))
+    # One legend for both panels, beside the title.
+    drawing.legend(
+      *axes.get_legend_handles_labels(),
+      loc='upper right',
+      bbox_to_anchor=(0.975, 0.955),
+      ncols=3,
+      frameon=False,
+      fontsize=8,
+      labelcolor=contact_sheet.MUTED,
+      borderaxespad=0,
+    )
     contact_sheet.save(drawing, path)
 
 
@@ -67,24 +79,17 @@ def _draw(axes: Any, key: str, title: str, subsets: Any, sizes: Any) -> None:
   axes.plot(
     counts, means, '-o', color=contact_sheet.ACCENT, lw=1.8, ms=5, label='mean'
   )
-  _style(axes, title, counts)
 
 
-def _style(axes: Any, title: str, counts: Sequence[int]) -> None:
+def _style(axes: Any, title: str, networks: int) -> None:
   axes.set_title(title, loc='left', size=9, weight='bold', pad=10)
   axes.set_xlabel('networks averaged', size=8, color=contact_sheet.MUTED)
-  axes.set_xlim(counts[0] - 0.3, counts[-1] + 0.3)
+  axes.set_xlim(0.7, networks + 0.3)
   axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
   axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
-  axes.yaxis.set_major_formatter(lambda value, _: f'{value:.4g} %')
+  axes.yaxis.set_major_formatter(ticker.PercentFormatter(symbol=' %'))
   axes.tick_params(labelsize=8, length=0, labelcolor=contact_sheet.MUTED)
   axes.grid(axis='y', color='#e5e7eb', lw=0.8)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right', 'left']].set_visible(False)
   axes.spines['bottom'].set_color('#c9ced6')
-  axes.legend(
-    frameon=False,
-    fontsize=7.5,
-    labelcolor=contact_sheet.MUTED,
-    loc='upper right',
-  )

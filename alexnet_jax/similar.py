@@ -9,7 +9,6 @@ many near-equal distances, all features are measured so.
 from collections.abc import Iterator, Sequence
 import csv
 import functools
-import itertools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -244,7 +243,8 @@ def _print(trained: Trained, found: Sequence[_Found]) -> None:
     if one.rank == 1:
       print(one.query)
     name = contact_sheet.shorten(trained.class_names[one.label], 24)
-    print(f'{one.rank:>4}  {one.distance:>10.4g}  {name:24}  {one.image}')
+    distance = contact_sheet.distance(one.distance)
+    print(f'{one.rank:>4}  {distance:>10}  {name:24}  {one.image}')
 
 
 def _save_sheet(
@@ -255,22 +255,22 @@ def _save_sheet(
   layer: str,
   path: pathlib.Path,
 ) -> None:
-  by_query = [
-    list(group) for _, group in itertools.groupby(found, lambda one: one.query)
-  ]
-  asked = features_lib.squares(trained, queries, np.arange(len(by_query)))
-  rows = [
-    contact_sheet.Neighbours(
-      square,
-      pathlib.PurePath(group[0].query).name,
-      features_lib.squares(
-        trained, source, np.array([one.index for one in group])
-      ),
-      [trained.class_names[one.label] for one in group],
-      [one.distance for one in group],
+  k = max(one.rank for one in found)
+  asked = features_lib.squares(trained, queries, np.arange(len(found) // k))
+  places = np.array([one.index for one in found])
+  squares = features_lib.squares(trained, source, places)
+  rows = []
+  for q, square in enumerate(asked):
+    own = slice(q * k, (q + 1) * k)
+    rows.append(
+      contact_sheet.Neighbours(
+        square,
+        pathlib.PurePath(found[q * k].query).name,
+        squares[own],
+        [trained.class_names[one.label] for one in found[own]],
+        [one.distance for one in found[own]],
+      )
     )
-    for square, group in zip(asked, by_query, strict=True)
-  ]
   contact_sheet.save_neighbours(
     path,
     rows,
