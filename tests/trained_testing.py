@@ -17,6 +17,9 @@ _TINY = {
   'network.fc7.features': 16,
   'network.fc8.features': CLASSES,
   # A first state that tells images apart.
+  **{f'network.conv{i}.init_std': 0.25 for i in (1, 2, 3, 4, 5)},
+  'network.fc6.init_std': 0.3,
+  'network.fc7.init_std': 0.4,
   'network.fc8.init_std': 1.0,
   'data.source': 'folder',
   'data.name': 'pictures',
