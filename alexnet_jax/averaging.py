@@ -33,7 +33,7 @@ class Errors(NamedTuple):
 
 
 def measure(
-  probabilities: np.ndarray,
+  log_probs: np.ndarray,
   labels: np.ndarray,
   weights: np.ndarray,
   on_progress: Callable[[int], None] = lambda count: None,
@@ -41,7 +41,8 @@ def measure(
   """Measures weighted averages of networks.
 
   Args:
-    probabilities: float32 [networks, N, classes].
+    log_probs: float32 [networks, N, classes], logarithms of probabilities; it
+      is the probabilities that are averaged.
     labels: int32 [N].
     weights: [S, networks], none negative, none of the S all zero; each is
       divided by its sum.
@@ -52,11 +53,11 @@ def measure(
   """
   weights = np.asarray(weights, np.float64)
   shares = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-  networks, examples, classes = probabilities.shape
+  networks, examples, classes = log_probs.shape
   rows = max(1, min(examples, _NUMBERS // (_AVERAGES * classes)))
   sums = np.zeros((3, len(shares)))
   for start in range(0, examples, rows):
-    own = probabilities[:, start : start + rows]
+    own = log_probs[:, start : start + rows]
     block = np.zeros((networks, rows, classes), np.float32)
     block[:, : own.shape[1]] = own
     block_labels = np.zeros(rows, np.int32)
@@ -75,24 +76,29 @@ def measure(
 
 @jax.jit
 def _sums(
-  probabilities: jax.Array,
+  log_probs: jax.Array,
   labels: jax.Array,
   mask: jax.Array,
   shares: jax.Array,
 ) -> jax.Array:
   """Returns top-1, top-5 and log-likelihood sums: float32 [3, S]."""
+  # Beside the largest of the networks, so that small ones do not vanish.
+  largest = jnp.max(log_probs, axis=0)
   mean = jnp.einsum(
-    'sr,rnc->snc', shares, probabilities, precision=lax.Precision.HIGHEST
+    'sr,rnc->snc',
+    shares,
+    jnp.exp(log_probs - largest),
+    precision=lax.Precision.HIGHEST,
   )
-  # A probability too small for float32 counts as the smallest there is.
-  logs = jnp.log(jnp.maximum(mean, jnp.finfo(jnp.float32).tiny))
+  # What still vanishes has a share e^87 times smaller than another network's.
+  logs = largest + jnp.log(jnp.maximum(mean, jnp.finfo(jnp.float32).tiny))
   score = jax.vmap(metrics.score, (0, None, None, None))
   result = score(logs, labels, mask, jnp.zeros_like(mask))
   return jnp.stack([result.top1, result.top5, result.nll])
 
 
 def search_weights(
-  probabilities: np.ndarray, labels: np.ndarray, by: str
+  log_probs: np.ndarray, labels: np.ndarray, by: str
 ) -> np.ndarray:
   """Finds weights by coordinate search, as the authors did in 2012.
 
@@ -101,23 +107,23 @@ def search_weights(
   helps. Of equal errors the lower negative log-likelihood is better.
 
   Args:
-    probabilities: float32 [networks, N, classes], of examples to search on.
+    log_probs: float32 [networks, N, classes], of examples to search on.
     labels: int32 [N].
     by: the error to lower: 'top1' or 'top5' (the 2012 source's).
 
   Returns:
     float64 [networks], with a sum of 1.
   """
-  networks = len(probabilities)
+  networks = len(log_probs)
   weights = np.ones(networks)
   values = np.round(np.arange(0, 1 + _STEP / 2, _STEP), 2)
-  best = _judged(measure(probabilities, labels, weights[None]), by)[0]
+  best = _judged(measure(log_probs, labels, weights[None]), by)[0]
   unchanged, network = 0, 0
   while unchanged < networks:
     tried = np.repeat(weights[None], len(values), axis=0)
     tried[:, network] = values
     tried = tried[tried.sum(axis=1) > 0]
-    judged = _judged(measure(probabilities, labels, tried), by)
+    judged = _judged(measure(log_probs, labels, tried), by)
     lowest = min(range(len(tried)), key=lambda i: judged[i])
     if judged[lowest] < best:
       best, weights, unchanged = judged[lowest], tried[lowest], 0
@@ -142,12 +148,12 @@ def _judged(errors: Errors, by: str) -> list[tuple[float, float]]:
 
 
 def search_and_measure(
-  probabilities: np.ndarray, labels: np.ndarray, by: str
+  log_probs: np.ndarray, labels: np.ndarray, by: str
 ) -> dict[str, Any]:
   """Searches weights on every other example and measures them on the rest.
 
   Args:
-    probabilities: float32 [networks, N, classes].
+    log_probs: float32 [networks, N, classes].
     labels: int32 [N].
     by: see `search_weights`.
 
@@ -156,8 +162,8 @@ def search_and_measure(
     errors with equal weights and with these.
   """
   halves = {
-    'searched_on': (probabilities[:, ::2], labels[::2]),
-    'measured_on': (probabilities[:, 1::2], labels[1::2]),
+    'searched_on': (log_probs[:, ::2], labels[::2]),
+    'measured_on': (log_probs[:, 1::2], labels[1::2]),
   }
   logging.info('Searching weights on %d images', len(labels[::2]))
   weights = search_weights(*halves['searched_on'], by)

@@ -51,11 +51,11 @@ def run(
   runs = [trained.open_run(workdir, config) for workdir in workdirs]
   for other in runs[1:]:
     check_comparable(runs[0], other)
-  labels, probabilities = _predict(runs, views)
-  measured = subsets.measure(probabilities, labels)
+  labels, log_probs = _predict(runs, views)
+  measured = subsets.measure(log_probs, labels)
   sizes = subsets.summarize(measured, len(runs))
   by = 'top5' if len(runs[0].class_names) >= _CLASSES_FOR_TOP5 else 'top1'
-  search = averaging.search_and_measure(probabilities, labels, by)
+  search = averaging.search_and_measure(log_probs, labels, by)
   _log(workdirs, measured, sizes, search)
   output.mkdir(parents=True, exist_ok=True)
   result = {
@@ -88,9 +88,9 @@ def check_comparable(first: Trained, other: Trained) -> None:
   ours, theirs = first.data.eval_source, other.data.eval_source
   if ours.class_names != theirs.class_names:
     raise errors.UserError(
-      f'{other.workdir} knows the {_some(theirs.class_names)},'
-      f' {first.workdir} the {_some(ours.class_names)}: average runs of the'
-      ' same classes in the same order'
+      f'{other.workdir} and {first.workdir} know other classes:'
+      f' {_difference(theirs.class_names, ours.class_names)}; average runs of'
+      ' the same classes in the same order'
     )
   if ours.fingerprint != theirs.fingerprint:
     raise errors.UserError(
@@ -101,16 +101,19 @@ def check_comparable(first: Trained, other: Trained) -> None:
     )
 
 
-def _some(names: Sequence[str]) -> str:
-  return f'{len(names)} classes {", ".join(names[:3])}, ...'
+def _difference(names: Sequence[str], others: Sequence[str]) -> str:
+  if len(names) != len(others):
+    return f'{len(names)} against {len(others)}'
+  place = next(i for i, name in enumerate(names) if name != others[i])
+  return f"the label {place} is '{names[place]}' against '{others[place]}'"
 
 
 def _predict(
   runs: Sequence[Trained], views: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns labels int32 [N] and probabilities float32 [runs, N, classes]."""
+  """Returns labels int32 [N] and log-probabilities [runs, N, classes]."""
   labels: list[np.ndarray] = []
-  probabilities = []
+  log_probs = []
   for run in runs:
     source = run.data.eval_source
     predictor = evaluate.make_predictor(
@@ -124,11 +127,11 @@ def _predict(
       readable = batch['mask'] > 0
       unreadable += int(batch['unreadable'].sum())
       labels.append(batch['label'][readable])
-      mine.append(np.exp(predictor(batch['image'])[readable]))
+      mine.append(predictor(batch['image'])[readable])
       done.add(int((batch['index'] >= 0).sum()))
     run.data.check_unreadable(unreadable, source.num_examples)
-    probabilities.append(np.concatenate(mine))
-  return np.concatenate(labels), np.stack(probabilities)
+    log_probs.append(np.concatenate(mine))
+  return np.concatenate(labels), np.stack(log_probs)
 
 
 def _log(

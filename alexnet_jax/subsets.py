@@ -47,23 +47,21 @@ def membership(chosen: Sequence[tuple[int, ...]], networks: int) -> np.ndarray:
   return weights
 
 
-def measure(
-  probabilities: np.ndarray, labels: np.ndarray
-) -> list[dict[str, Any]]:
+def measure(log_probs: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
   """Measures the averages of subsets, from single networks to all of them.
 
   Args:
-    probabilities: float32 [networks, N, classes].
+    log_probs: float32 [networks, N, classes].
     labels: int32 [N].
 
   Returns:
     For each subset its `members` (numbers) and its errors.
   """
-  count = len(probabilities)
+  count = len(log_probs)
   chosen = [members for some in choose(count).values() for members in some]
   done = progress.Progress(f'Averaging {len(chosen)} subsets', len(labels))
   weights = membership(chosen, count)
-  measured = averaging.measure(probabilities, labels, weights, done.add)
+  measured = averaging.measure(log_probs, labels, weights, done.add)
   return [
     {'members': list(members), **averaging.line(measured, i)}
     for i, members in enumerate(chosen)

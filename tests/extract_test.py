@@ -2,13 +2,13 @@ import jax
 import numpy as np
 import pytest
 import tensorflow as tf
-import trained_testing
 
 from alexnet_jax import errors
 from alexnet_jax import extract
 from alexnet_jax import model
 from alexnet_jax import trained
 from alexnet_jax.input_pipeline import files
+from tests import trained_testing
 
 _LAYERS = ('conv5', 'fc7', 'fc8')
 
@@ -39,9 +39,7 @@ def expected(run):
   network, outputs = run.experiment.network, {}
   for name in _LAYERS:
     end = [layer.name for layer in network.layers].index(name) + 1
-    short = type(network)(
-      **{**vars(network), 'layers': network.layers[:end]}
-    )
+    short = type(network)(**{**vars(network), 'layers': network.layers[:end]})
     outputs[name] = np.asarray(model.forward(short, params, inputs))
   return outputs
 

@@ -6,12 +6,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import trained_testing
 
 from alexnet_jax import errors
 from alexnet_jax import feature_cache
 from alexnet_jax import features
 from alexnet_jax import trained
+from tests import trained_testing
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,5 @@
 import os
 
-import input_pipeline_testing as testing
 import numpy as np
 import pytest
 
@@ -9,6 +8,7 @@ from alexnet_jax.input_pipeline import batches
 from alexnet_jax.input_pipeline import chosen
 from alexnet_jax.input_pipeline import files
 from alexnet_jax.input_pipeline import folder
+from tests import input_pipeline_testing as testing
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 from PIL import Image
 import pytest
-import trained_testing
 
 from alexnet_jax import errors
 from alexnet_jax import features
 from alexnet_jax import similar
 from alexnet_jax import trained
 from alexnet_jax.input_pipeline import files
+from tests import trained_testing
 
 
 def _brute_force(features, queries, k):

@@ -2,13 +2,13 @@
 
 import pathlib
 
-import input_pipeline_testing as testing
 import jax
 import numpy as np
 
 from alexnet_jax import checkpoint
 from alexnet_jax import experiment
 from configs import smoke
+from tests import input_pipeline_testing as testing
 
 CLASSES = 3
 _TINY = {
@@ -20,7 +20,7 @@ _TINY = {
   **{f'network.conv{i}.init_std': 0.25 for i in (1, 2, 3, 4, 5)},
   'network.fc6.init_std': 0.3,
   'network.fc7.init_std': 0.4,
-  'network.fc8.init_std': 1.0,
+  'network.fc8.init_std': 0.1,
   'data.source': 'folder',
   'data.name': 'pictures',
   'data.statistics': 'computed',
@@ -54,8 +54,6 @@ def write_run(
   parts = experiment.build(config(data_dir, **overrides))
   state = experiment.first_state(parts)
   checkpoints = checkpoint.Checkpoints(workdir)
-  checkpoints.save(
-    state.replace(step=state.step + step), parts.plain_config()
-  )
+  checkpoints.save(state.replace(step=state.step + step), parts.plain_config())
   checkpoints.close()
   return jax.tree.map(np.asarray, state.params)
