@@ -54,7 +54,8 @@ _ENSEMBLE = flags.DEFINE_list(
   'ensemble', [], 'evaluate: workdirs of runs to average, between commas.'
 )
 
-# Which modes read a flag; the others refuse it.
+# Which modes read a flag; the others refuse it. `ensemble` is evaluate with
+# --ensemble.
 _READ_BY = {
   'images': ('predict', 'extract'),
   'query': ('similar',),
@@ -62,9 +63,9 @@ _READ_BY = {
   'split': ('extract', 'similar'),
   'k': ('similar',),
   'format': ('extract',),
-  'views': ('predict', 'evaluate'),
-  'ensemble': ('evaluate',),
-  'output': ('predict', 'extract', 'similar', 'evaluate'),
+  'views': ('predict', 'ensemble'),
+  'ensemble': ('ensemble',),
+  'output': ('predict', 'extract', 'similar', 'ensemble'),
 }
 
 
@@ -88,22 +89,29 @@ def main(argv: list[str]) -> int:
 def _check_flags() -> None:
   """Raises a UserError for a flag that is missing or that nothing reads."""
   mode = _MODE.value
+  if mode == 'evaluate' and _ENSEMBLE.value:
+    mode = 'ensemble'
   for name, modes in _READ_BY.items():
     if flags.FLAGS[name].present and mode not in modes:
       raise errors.UserError(
-        f'--{name} means nothing to --mode={mode}: it is for {", ".join(modes)}'
+        f'--{name} means nothing to --mode={mode}: it is for'
+        f' {" and ".join(modes)}'
       )
   if mode in ('train', 'prepare') and _CONFIG.value is None:
     raise errors.UserError(
       'no --config: name one, such as --config=configs/smoke.py'
     )
-  for needed, modes in (('images', 'predict'), ('query', 'similar')):
-    if mode == modes and not flags.FLAGS[needed].value:
-      raise errors.UserError(
-        f"no --{needed}: name a file, a folder or a pattern such as '*.jpg'"
-      )
-  if not _WORKDIR.value and mode != 'prepare' and not _ENSEMBLE.value:
+  if mode == 'ensemble' and not (_OUTPUT.value or _WORKDIR.value):
+    raise errors.UserError('no --output: name a folder for the results')
+  if mode not in ('prepare', 'ensemble') and not _WORKDIR.value:
     raise errors.UserError('no --workdir: name the folder of the run')
+  asked = {'predict': _IMAGES, 'similar': _QUERY}.get(mode)
+  if asked is not None and not asked.value:
+    raise errors.UserError(
+      f"no --{asked.name}: name a file, a folder or a pattern such as '*.jpg'"
+    )
+  if _IMAGES.value and _SPLIT.value:
+    raise errors.UserError('--images and --split exclude each other: give one')
 
 
 def _make() -> int:

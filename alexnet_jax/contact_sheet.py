@@ -14,6 +14,7 @@ from matplotlib import patches
 import numpy as np
 
 INK, MUTED, ACCENT, PALE = '#1f2328', '#6b7280', '#2563a8', '#dbe6f2'
+FIRST_BAR, TRACK = '#9dc0e6', '#f3f4f6'  # of the likeliest class; behind bars
 # Names are data, and may hold any sign: '$' must not begin a formula.
 STYLE = {
   'font.family': 'DejaVu Sans',
@@ -146,15 +147,10 @@ def _draw_guesses(sheet: Sheet, left: float, top: float, cell: Guesses):
   for i, (name, share) in enumerate(
     zip(cell.names, cell.probabilities, strict=True)
   ):
-    first = base + 0.1 + i * _LINE
-    sheet.box(left, first, _CELL, _LINE - 0.03, '#f3f4f6')
-    sheet.box(
-      left,
-      first,
-      _CELL * float(share),
-      _LINE - 0.03,
-      '#9dc0e6' if i == 0 else PALE,
-    )
+    first, height = base + 0.1 + i * _LINE, _LINE - 0.03
+    sheet.box(left, first, _CELL, height, TRACK)
+    color = FIRST_BAR if i == 0 else PALE
+    sheet.box(left, first, _CELL * float(share), height, color)
     style = {'size': 7, 'weight': 'bold' if i == 0 else 'normal'}
     sheet.text(left + 0.05, first + 0.12, shorten(name, 23), **style)
     sheet.text(

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests import trained_testing
+
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -47,6 +49,25 @@ def _main(*flags, timeout=120):
       ['--config=configs/smoke.py', '--workdir=x', '--mode=evaluate'],
       ['x', 'train first'],
     ),
+    (['--workdir=x', '--mode=evaluate'], ['x', 'train first']),
+    (
+      ['--workdir=x', '--mode=predict', '--images=main.py'],
+      ['x', 'train first'],
+    ),
+    (['--workdir=x', '--mode=predict'], ['--images', '*.jpg']),
+    (['--workdir=x', '--mode=similar'], ['--query', '*.jpg']),
+    (['--workdir=x', '--mode=predict', '--k=3'], ['--k', 'similar']),
+    (['--workdir=x', '--mode=evaluate', '--views=ten'], ['--views', 'predict']),
+    (
+      ['--workdir=x', '--mode=extract', '--images=a', '--split=b'],
+      ['--images', '--split'],
+    ),
+    (['--mode=evaluate', '--ensemble=a,b'], ['--output']),
+    (
+      ['--mode=evaluate', '--ensemble=a,b', '--workdir=x'],
+      ['a holds no checkpoints'],
+    ),
+    (['--workdir=x', '--mode=extract', '--format=csv'], ['csv', 'tfrecord']),
   ],
 )
 def test_mistake_is_one_line_and_exit_code_2(flags, words, tmp_path):
@@ -62,6 +83,49 @@ def test_mistake_is_one_line_and_exit_code_2(flags, words, tmp_path):
   for word in words:
     assert word in lines[0]
   assert not (tmp_path / 'x' / 'checkpoints').exists()
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """Holds data/ and run/."""
+  folder = tmp_path_factory.mktemp('main')
+  data = trained_testing.write_data(folder / 'data')
+  trained_testing.write_run(folder / 'run', data)
+  return folder
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    (['--mode=extract', '--layer=fc9'], ["'fc9'", 'fc6, fc7, fc8']),
+    (['--mode=predict', '--images=DATA/*.gif'], ['*.gif', 'no image']),
+    (
+      ['--mode=similar', '--query=DATA/test/class1/001b.jpg'],
+      ['001b.jpg', 'is no image'],
+    ),
+  ],
+)
+def test_mistake_with_a_run_is_one_line_and_exit_code_2(place, flags, words):
+  flags = [flag.replace('DATA', str(place / 'data')) for flag in flags]
+  done = _main(f'--workdir={place}/run', *flags)
+  assert done.returncode == 2, done.stderr
+  (line,) = (one for one in done.stderr.splitlines() if 'main.py:' in one)
+  assert 'Traceback' not in done.stderr
+  for word in words:
+    assert word in line
+
+
+def test_a_trained_run_predicts_without_a_config(place, tmp_path):
+  done = _main(
+    f'--workdir={place}/run', '--mode=predict', f'--output={tmp_path}',
+    f'--images={place}/data/test/class0', '--views=ten',
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count(' %  class') == 12
+  assert (tmp_path / 'predictions.csv').exists()
+  assert (tmp_path / 'predictions.png').exists()
+  # Nobody asked how Orbax and TensorFlow are.
+  assert len(done.stderr.splitlines()) < 5, done.stderr
 
 
 def test_help_names_the_flags():
