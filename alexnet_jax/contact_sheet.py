@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib import figure
+from matplotlib import font_manager
 from matplotlib import patches
+from matplotlib import textpath
 import numpy as np
 
 INK, MUTED, ACCENT, PALE = '#1f2328', '#6b7280', '#2563a8', '#dbe6f2'
@@ -70,12 +72,18 @@ class Sheet:
   def __init__(self, width: float, height: float, title: str, subtitle: str):
     self._size = width, height
     self.figure = figure.Figure(figsize=self._size, dpi=_DPI, facecolor='white')
-    self.text(_MARGIN, 0.5, title, size=12, weight='bold')
-    self.text(_MARGIN, 0.74, subtitle, size=8, color=MUTED)
+    room = width - 2 * _MARGIN
+    self.text(_MARGIN, 0.5, title, room, size=12, weight='bold')
+    self.text(_MARGIN, 0.74, subtitle, room, size=8, color=MUTED)
 
-  def text(self, left: float, base: float, text: str, **style: Any) -> None:
+  def text(
+    self, left: float, base: float, text: str, room: float = 0, **style: Any
+  ) -> None:
+    """Writes one line, cut to `room` inches where that is not 0."""
     width, height = self._size
     style = {'va': 'baseline', **style}
+    if room:
+      text = _fit(text, room, style['size'], style.get('weight', 'normal'))
     self.figure.text(left / width, 1 - base / height, text, **style)
 
   def box(
@@ -119,6 +127,20 @@ def shorten(text: str, length: int) -> str:
   return text[: length - 1] + '…'
 
 
+def _fit(text: str, room: float, size: float, weight: str) -> str:
+  """Returns as much of a text as is at most `room` inches wide."""
+  font = font_manager.FontProperties(size=size, weight=weight)
+  for length in range(len(text), 0, -1):
+    short = shorten(text, length)
+    width, _, _ = textpath.text_to_path.get_text_width_height_descent(
+      short, font, ismath=False
+    )
+    # Drawn letters stand on whole dots, a little wider than these outlines.
+    if width <= 72 * 0.97 * room:
+      return short
+  return ''
+
+
 def save_guesses(
   path: pathlib.Path, cells: Sequence[Guesses], title: str, subtitle: str
 ) -> None:
@@ -143,7 +165,7 @@ def save_guesses(
 def _draw_guesses(sheet: Sheet, left: float, top: float, cell: Guesses):
   sheet.image(left, top, _CELL, cell.square)
   base = top + _CELL + 0.22
-  sheet.text(left, base, shorten(cell.caption, 27), size=8, weight='bold')
+  sheet.text(left, base, cell.caption, _CELL, size=8, weight='bold')
   for i, (name, share) in enumerate(
     zip(cell.names, cell.probabilities, strict=True)
   ):
@@ -152,7 +174,7 @@ def _draw_guesses(sheet: Sheet, left: float, top: float, cell: Guesses):
     color = FIRST_BAR if i == 0 else PALE
     sheet.box(left, first, _CELL * float(share), height, color)
     style = {'size': 7, 'weight': 'bold' if i == 0 else 'normal'}
-    sheet.text(left + 0.05, first + 0.12, shorten(name, 23), **style)
+    sheet.text(left + 0.05, first + 0.12, name, _CELL - 0.65, **style)
     sheet.text(
       left + _CELL - 0.05, first + 0.12, percent(share), ha='right', **style
     )
@@ -191,11 +213,12 @@ def save_neighbours(
 def _draw_neighbours(sheet: Sheet, top: float, row: Neighbours) -> None:
   base = top + _SMALL_CELL + 0.17
   sheet.image(_MARGIN, top, _SMALL_CELL, row.square)
-  sheet.text(_MARGIN, base, shorten(row.caption, 19), size=7.5, weight='bold')
+  style = {'size': 7.5, 'weight': 'bold'}
+  sheet.text(_MARGIN, base, row.caption, _SMALL_CELL, **style)
   sheet.text(_MARGIN, base + 0.15, 'query', size=7, color=MUTED)
   for i, square in enumerate(row.squares):
     left = _MARGIN + 0.3 + (i + 1) * (_SMALL_CELL + _SMALL_GAP)
     sheet.image(left, top, _SMALL_CELL, square)
-    sheet.text(left, base, shorten(row.names[i], 20), size=7.5)
+    sheet.text(left, base, row.names[i], _SMALL_CELL, size=7.5)
     words = f'distance {distance(row.distances[i])}'
     sheet.text(left, base + 0.15, words, size=7, color=MUTED)

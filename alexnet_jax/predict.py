@@ -151,6 +151,6 @@ def _save_sheet(
     path,
     cells,
     'The likeliest classes',
-    f'{trained.workdir}, step {trained.step:,}, {views.replace("_", " ")};'
-    f' {which}',
+    f'{views.replace("_", " ")}; {which}; step {trained.step:,} of'
+    f' {trained.workdir}',
   )

@@ -276,5 +276,5 @@ def _save_sheet(
     rows,
     'The most similar images',
     f'by {layer}, of the {source.num_examples:,} images of {source.split};'
-    f' {trained.workdir}, step {trained.step:,}',
+    f' step {trained.step:,} of {trained.workdir}',
   )
