@@ -48,7 +48,10 @@ _FORMAT = flags.DEFINE_enum(
   'format', 'npz', ['npz', 'tfrecord'], 'extract: of the files.'
 )
 _VIEWS = flags.DEFINE_enum(
-  'views', 'centre', ['centre', 'ten'], 'predict, --ensemble: of each image.'
+  'views',
+  'centre_view',
+  ['centre_view', 'ten_views'],
+  'predict, --ensemble: of each image.',
 )
 _ENSEMBLE = flags.DEFINE_list(
   'ensemble', [], 'evaluate: workdirs of runs to average, between commas.'
@@ -134,7 +137,7 @@ def _use() -> int:
   config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
   output = pathlib.Path(_OUTPUT.value or workdir)
   if _ENSEMBLE.value:
-    return ensemble.run(_ENSEMBLE.value, config, output, _views())
+    return ensemble.run(_ENSEMBLE.value, config, output, _VIEWS.value)
   if _MODE.value == 'evaluate':
     return evaluate.run(config, workdir)
   return _answer(trained.open_run(workdir, config), output)
@@ -145,25 +148,23 @@ def _answer(run, output: pathlib.Path) -> int:
   from alexnet_jax import extract
   from alexnet_jax import features
   from alexnet_jax import predict
-  from alexnet_jax import similar
+  from alexnet_jax import search
   from alexnet_jax.input_pipeline import files
 
   layer = _LAYER.value or features.last_hidden(run)
   if _MODE.value == 'predict':
-    return predict.run(run, files.open_files(_IMAGES.value), output, _views())
+    return predict.run(
+      run, files.open_files(_IMAGES.value), output, _VIEWS.value
+    )
   if _MODE.value == 'similar':
     queries = files.open_files(_QUERY.value)
     source = run.split(_SPLIT.value or 'train')
-    return similar.run(run, queries, source, layer, _K.value, output)
+    return search.run(run, queries, source, layer, _K.value, output)
   if _IMAGES.value:
     source = files.open_files(_IMAGES.value)
   else:
     source = run.split(_SPLIT.value or 'validation')
   return extract.run(run, layer, source, output, _FORMAT.value)
-
-
-def _views() -> str:
-  return f'{_VIEWS.value}_view' + 's' * (_VIEWS.value == 'ten')
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -76,7 +76,7 @@ def run(trained: Trained, source: Any, output: pathlib.Path, views: str) -> int:
   _save_sheet(trained, shown, count, views, output / 'predictions.png')
   if count > len(shown):
     print(f'... and {count - len(shown):,} more in {path}')
-  logging.info('%s images: %s, predictions.png', f'{count:,}', path)
+  logging.info('%s predicted: %s, predictions.png', f'{count:,}', path)
   return 0
 
 
@@ -142,11 +142,9 @@ def _save_sheet(
     )
     for each in shown
   ]
-  which = (
-    f'{count:,} images'
-    if count == len(shown)
-    else (f'the first {len(shown)} of {count:,} images')
-  )
+  which = f'{count:,} image' + 's' * (count > 1)
+  if count > len(shown):
+    which = f'the first {len(shown)} of {which}'
   contact_sheet.save_guesses(
     path,
     cells,

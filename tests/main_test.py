@@ -61,7 +61,10 @@ def _main(*flags, timeout=120):
     (['--workdir=x', '--mode=predict'], ['--images', '*.jpg']),
     (['--workdir=x', '--mode=similar'], ['--query', '*.jpg']),
     (['--workdir=x', '--mode=predict', '--k=3'], ['--k', 'similar']),
-    (['--workdir=x', '--mode=evaluate', '--views=ten'], ['--views', 'predict']),
+    (
+      ['--workdir=x', '--mode=evaluate', '--views=ten_views'],
+      ['--views', 'predict'],
+    ),
     (
       ['--workdir=x', '--mode=extract', '--images=a', '--split=b'],
       ['--images', '--split'],
@@ -126,7 +129,7 @@ def test_mistake_with_a_run_is_one_line_and_exit_code_2(
 def test_a_trained_run_predicts_without_a_config(place, tmp_path):
   done = _main(
     f'--workdir={place}/run', '--mode=predict', f'--output={tmp_path}',
-    f'--images={place}/data/test/class0', '--views=ten',
+    f'--images={place}/data/test/class0', '--views=ten_views',
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert done.stdout.count(' %  class') == 12

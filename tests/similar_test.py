@@ -1,17 +1,7 @@
-import csv
-import functools
-import shutil
-
 import numpy as np
-from PIL import Image
 import pytest
 
-from alexnet_jax import errors
-from alexnet_jax import features
 from alexnet_jax import similar
-from alexnet_jax import trained
-from alexnet_jax.input_pipeline import files
-from tests import trained_testing
 
 
 def _brute_force(features, queries, k):
@@ -86,66 +76,3 @@ def test_a_memory_map(tmp_path):
   distances, indices = _check(features, np.array(features[7:8]), 3)
   assert indices[0, 0] == 7
   assert distances[0, 0] == 0
-
-
-@pytest.fixture(scope='module')
-def place(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('similar')
-  data = trained_testing.write_data(folder / 'data')
-  trained_testing.write_run(folder / 'run', data)
-  return folder
-
-
-def test_the_images_nearest_to_two_queries(place, tmp_path, capsys):
-  run = trained.open_run(place / 'run')
-  test = place / 'data' / 'test'
-  # One of them out of the split that is searched, under another name.
-  copy = tmp_path / 'photo.jpg'
-  shutil.copy(place / 'data' / 'train' / 'class1' / '003.jpg', copy)
-  queries = files.open_files([str(test / 'class0' / '002.jpg'), str(copy)])
-  code = similar.run(run, queries, run.split('train'), 'fc7', 4, tmp_path)
-  assert code == 0
-  with (tmp_path / 'similar.csv').open(newline='') as file:
-    rows = list(csv.DictReader(file))
-
-  def outputs(source):
-    parts = features.stream(run, source, 'fc7')
-    return np.concatenate([part.features for part in parts])
-
-  distances, indices = _brute_force(
-    outputs(run.split('train')), outputs(queries), 4
-  )
-  assert [row['query'] for row in rows] == [
-    path for path in queries.paths for _ in range(4)
-  ]
-  train = run.data.train_source
-  assert [row['image'] for row in rows] == [
-    train.describe(int(i)) for i in np.ravel(indices)
-  ]
-  np.testing.assert_allclose(
-    [float(row['distance']) for row in rows], np.ravel(distances), atol=1e-4
-  )
-  # The copy finds itself, and a file knows its class.
-  assert rows[4]['image'].endswith('train/class1/003.jpg')
-  assert float(rows[4]['distance']) < 1e-3
-  assert all(f'/{row["class"]}/' in row['image'] for row in rows)
-  table = capsys.readouterr().out
-  assert table.count('\n') == 10
-  assert rows[4]['image'] in table
-  with Image.open(tmp_path / 'similar.png') as sheet:
-    assert sheet.width > sheet.height > 400
-
-
-def test_mistakes_are_one_line(place, tmp_path):
-  run = trained.open_run(place / 'run')
-  bad = str(place / 'data/test/class1/001b.jpg')
-  good = str(place / 'data/test/class1/001.jpg')
-  source = run.split('train')
-  ask = functools.partial(similar.run, run, output=tmp_path, source=source)
-  with pytest.raises(errors.UserError, match='001b.jpg is no image'):
-    ask(files.open_files([good, bad]), layer='fc7', k=2)
-  with pytest.raises(errors.UserError, match="no layer 'pool5'"):
-    ask(files.open_files([good]), layer='pool5', k=2)
-  with pytest.raises(errors.UserError, match='--k=0'):
-    ask(files.open_files([good]), layer='fc7', k=0)
-  assert not list(tmp_path.iterdir())
