@@ -145,7 +145,7 @@ class Data:
     self._sources, self._statistics = sources, statistics
     self._config = experiment.config
     self._num_classes = experiment.network.num_classes
-    self._num_devices = experiment.mesh.size
+    self._copies = experiment.mesh.shape[towers.DATA]
     self.train_source = self._open(self._config.data.train_split)
     self.eval_source = self._open(self._config.data.eval_split)
     sources.check_same_classes(self.train_source, self.eval_source)
@@ -221,7 +221,7 @@ class Data:
     size = min(self._config.evaluate.batch_size, source.num_examples)
     return self._batches.eval_batches(
       source,
-      batch_size=-(-size // self._num_devices) * self._num_devices,
+      batch_size=-(-size // self._copies) * self._copies,
       image_size=self._config.input.image_size,
       threads=self._config.data.threads,
     )

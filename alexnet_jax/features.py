@@ -49,7 +49,7 @@ def make_extractor(
   """Returns extract(squares): uint8 [N, S, S, 3] -> float32 [N, ...].
 
   It cuts the centre view. Every device has the whole network and a share of the
-  batch, whose size their number must divide.
+  batch.
 
   Raises:
     UserError: if there is no such layer.
@@ -63,7 +63,7 @@ def make_extractor(
   everywhere = NamedSharding(mesh, PartitionSpec())
 
   @jax.jit
-  def extract(params, squares):
+  def compute(params, squares):
     crops = pixels.cut(
       squares, view.top, view.left, view.mirror, sizes.crop_size
     )
@@ -76,7 +76,16 @@ def make_extractor(
     )
 
   params = jax.device_put(run.params, everywhere)
-  return lambda squares: extract(params, jax.device_put(squares, by_example))
+
+  def extract(squares):
+    count = len(squares)
+    # Equal shares: a few images more that nobody asked for.
+    filled = np.resize(
+      squares, (count + -count % mesh.size, *squares.shape[1:])
+    )
+    return compute(params, jax.device_put(filled, by_example))[:count]
+
+  return extract
 
 
 def stream(run: Trained, source: Any, layer: str) -> Iterator[Rows]:
