@@ -244,12 +244,14 @@ class Data:
       threads=config.data.threads,
     )
 
-  def eval_batches(self) -> Iterator[dict[str, np.ndarray]]:
-    """Returns the batches of the validation split, each example once."""
-    # Padding makes up for a batch size that the devices do not divide.
-    size = self._config.evaluate.batch_size
+  def eval_batches(self, source=None) -> Iterator[dict[str, np.ndarray]]:
+    """Returns batches of the validation split, or of another source, once."""
+    source = source or self.eval_source
+    # Padding makes up for a batch size that the devices do not divide. A few
+    # images are no reason to compute a whole batch.
+    size = min(self._config.evaluate.batch_size, source.num_examples)
     return self._batches.eval_batches(
-      self.eval_source,
+      source,
       batch_size=-(-size // self._copies) * self._copies,
       image_size=self._config.input.image_size,
       threads=self._config.data.threads,
