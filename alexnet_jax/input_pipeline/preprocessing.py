@@ -134,7 +134,7 @@ def central_square(image: tf.Tensor) -> tf.Tensor:
 
 
 def reduce(square: tf.Tensor, image_size: int) -> tf.Tensor:
-  """Takes the means of whole blocks, until less than a twofold shrinking is left.
+  """Takes means of whole blocks while the shrinking is twofold or more.
 
   Then the four pixels that bilinear resampling reads for each of its own leave
   out none.
