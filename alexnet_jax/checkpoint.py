@@ -22,12 +22,16 @@ BEST_BY = 'top1_error'
 class Checkpoints:
   """The checkpoints of one run, under `<workdir>/checkpoints/<step>`."""
 
-  def __init__(self, workdir: pathlib.Path, keep: int = 1):
+  def __init__(
+    self, workdir: pathlib.Path, keep: int = 1, read_only: bool = False
+  ):
     """Opens the folder.
 
     Args:
       workdir: of the run.
       keep: how many of the latest to keep, besides the best.
+      read_only: change nothing; the run may be training at this moment, and a
+        folder that looks half-written may be what it writes.
     """
     policies = checkpoint_managers
     self._manager = ocp.CheckpointManager(
@@ -45,7 +49,9 @@ class Checkpoints:
         ),
         best_fn=lambda metrics: metrics[BEST_BY],
         best_mode='min',
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+        create=not read_only,
       ),
     )
 

@@ -40,7 +40,7 @@ def simulate_devices(count: int) -> None:
     jax.config.update('jax_num_cpu_devices', count)
   except RuntimeError:
     # The process has its devices already; whoever counts them speaks up.
-    logging.info('JAX runs already: its number of devices stays')
+    logging.debug('JAX runs already: its number of devices stays')
 
 
 def make_mesh(towers: int, devices: list[jax.Device]) -> Mesh:

@@ -1,0 +1,116 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import checkpoint
+from alexnet_jax import class_names
+from alexnet_jax import errors
+from alexnet_jax import experiment
+from alexnet_jax import trained
+from configs import smoke
+
+_TINY = {
+  **{f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)},
+  'network.fc6.features': 16,
+  'network.fc7.features': 16,
+  'data.num_examples': 40,
+  'evaluate.batch_size': 16,
+}
+
+
+def _config(**overrides):
+  config = smoke.get_config()
+  config.update_from_flattened_dict({**_TINY, **overrides})
+  return config
+
+
+def _save(workdir, step=0, saved=lambda config: config, **overrides):
+  """Saves a first state as if a run had come to `step`; returns its params."""
+  parts = experiment.build(_config(**overrides))
+  state = experiment.first_state(parts)
+  state = state.replace(step=state.step + step)
+  checkpoints = checkpoint.Checkpoints(workdir)
+  checkpoints.save(state, saved(parts.plain_config()))
+  checkpoints.close()
+  return jax.tree.map(np.asarray, state.params)
+
+
+def _listing(folder):
+  return sorted(str(path) for path in folder.rglob('*'))
+
+
+def test_a_workdir_is_all_that_is_needed(tmp_path):
+  params = _save(tmp_path, 7, devices=2, seed=5)
+  before = _listing(tmp_path)
+  run = trained.open_run(str(tmp_path))
+  assert (run.workdir, run.step) == (tmp_path, 7)
+  assert run.experiment.config.seed == 5
+  # Wherever it was trained, it runs on what there is here.
+  assert len(run.experiment.devices()) == jax.device_count()
+  jax.tree.map(np.testing.assert_array_equal, run.params, params)
+  assert run.class_names == tuple(f'class{i}' for i in range(10))
+  assert run.data.eval_source.num_examples == 40
+  assert run.data is run.data
+  # A run that is training at this moment is not disturbed.
+  assert _listing(tmp_path) == before
+
+
+def test_a_config_takes_the_place_of_the_checkpoints(tmp_path):
+  _save(tmp_path)
+  config = _config(**{'data.num_examples': 30, 'devices': 1})
+  run = trained.open_run(tmp_path, config)
+  assert run.data.eval_source.num_examples == 30
+  again = trained.open_run(tmp_path, run.experiment)
+  assert again.experiment is run.experiment
+  assert len(run.experiment.devices()) == 1
+  with pytest.raises(errors.UserError, match='fc6.features=16.* 18'):
+    trained.open_run(tmp_path, _config(**{'network.fc6.features': 18}))
+
+
+def test_a_checkpoint_older_than_a_key_has_its_usual_value(tmp_path):
+  def without(config):
+    del config['data']['max_unreadable'], config['evaluate']
+    return json.loads(json.dumps(config))
+
+  _save(tmp_path, saved=without)
+  config = trained.open_run(tmp_path).experiment.config
+  assert config.data.max_unreadable == 0.001
+  assert config.evaluate.checkpoint == 'last'
+  # The network is the run's alone.
+  assert config.network.fc6.features == 16
+
+
+def test_the_digest_is_of_the_parameters_alone(tmp_path):
+  digests = []
+  for i, overrides in enumerate(
+    [{'devices': 1}, {'devices': 2}, {'devices': 1, 'seed': 1}]
+  ):
+    _save(tmp_path / str(i), **overrides)
+    run = trained.open_run(tmp_path / str(i), _config(**overrides))
+    digests.append(run.digest)
+  assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_missing_run_is_a_mistake_in_one_line(tmp_path):
+  for folder in (tmp_path / 'nothing', tmp_path):
+    with pytest.raises(errors.UserError, match='train first') as caught:
+      trained.open_run(folder)
+    assert str(folder) in str(caught.value)
+    assert '\n' not in str(caught.value)
+  (tmp_path / 'checkpoints').mkdir()
+  with pytest.raises(errors.UserError, match='no last checkpoint'):
+    trained.open_run(tmp_path)
+
+
+def test_class_names_are_words():
+  names = class_names.readable(('n02510455', 'n02012849', 'n03126707', 'cat'))
+  # The bird and the machine: 'crane' to WordNet, both of them.
+  assert names[0] == 'giant panda'
+  assert names[3] == 'cat'
+  assert len(set(names)) == 4
+  assert not any(name.startswith('n0') for name in names)
+  # Ids that ILSVRC-2012 does not have, and words that look a little like ids.
+  others = ('n00007846', 'n0251045', 'n025104550', 'nun')
+  assert class_names.readable(others) == others
