@@ -1,10 +1,9 @@
 """Section 3: what the network says of test images, and where it is wrong."""
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 import numpy as np
 
-from alexnet_jax.report import mosaics
+from alexnet_jax.report import cards
 from alexnet_jax.report import page
 from alexnet_jax.report import plots
 from alexnet_jax.report import samples
@@ -12,8 +11,6 @@ from alexnet_jax.report import scoring
 from alexnet_jax.report.subject import Subject
 
 _CARDS = 12
-_CARD = 168  # pixels
-_BAR = 22  # pixels
 _FEW_CLASSES = 12  # as many fit one chart, and a matrix
 
 
@@ -84,53 +81,20 @@ def _cards(
   indices = scores.index[chosen]
   images = subject.centre(subject.read(subject.eval_source, indices).images)
   panels = tuple(
-    _card(f'{name}-{i}', image, scores, place, names)
+    cards.card(
+      f'{name}-{i}',
+      image,
+      scores.top[place],
+      scores.top_probability[place],
+      scores.label[place],
+      names,
+      title=names[scores.label[place]],
+    )
     for i, (image, place) in enumerate(zip(images, chosen, strict=True))
   )
   return page.Figure(
-    name=name, title=title, panels=panels, caption=caption, width=150, most=6
+    name=name, title=title, panels=panels, caption=caption, width=cards.LEAST, most=6
   )
-
-
-def _card(name, image, scores, place, names) -> plots.Panel:
-  truth = scores.label[place]
-  classes = scores.top[place]
-  height = _CARD + 8 + _BAR * len(classes)
-
-  def draw(figure: Figure) -> None:
-    figure.set_layout_engine('none')
-    share = _CARD / height
-    photo = figure.add_axes((0, 1 - share, 1, share))
-    photo.imshow(mosaics.resize(image, 2 * _CARD), interpolation='none')
-    photo.axis('off')
-    bars = figure.add_axes((0, 0, 1, _BAR * len(classes) / height))
-    _bars(bars, scores.top_probability[place], classes, truth, names)
-
-  guess = names[classes[0]]
-  return plots.drawing(
-    name,
-    draw,
-    title=names[truth],
-    alt=f'{names[truth]}, taken for {guess}',
-    width=_CARD,
-    height=height,
-  )
-
-
-def _bars(axes: Axes, probabilities, classes, truth, names) -> None:
-  for i, (probability, label) in enumerate(
-    zip(probabilities, classes, strict=True)
-  ):
-    color = plots.COLORS['green' if label == truth else 'grey']
-    axes.barh(i, max(probability, 0.012), 0.82, color=color, alpha=0.5)
-    axes.text(0.03, i, plots.shorten(names[label], 17), va='center')
-    axes.text(
-      0.985, i, f'{100 * probability:.0f}', va='center', ha='right',
-      color=plots.COLORS['muted'],
-    )  # fmt: skip
-  axes.set_xlim(0, 1)
-  axes.set_ylim(len(classes) - 0.5, -0.5)
-  axes.axis('off')
 
 
 def _class_chart(counts: np.ndarray, names) -> page.Figure:

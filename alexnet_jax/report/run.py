@@ -13,12 +13,16 @@ from ml_collections import config_dict
 from alexnet_jax import reporting
 from alexnet_jax import trained
 from alexnet_jax.experiment import Experiment
+from alexnet_jax.report import inside
+from alexnet_jax.report import invariance
 from alexnet_jax.report import kernels
 from alexnet_jax.report import neighbours
 from alexnet_jax.report import overview
 from alexnet_jax.report import page
 from alexnet_jax.report import predictions
+from alexnet_jax.report import saliency
 from alexnet_jax.report import subject as subjects
+from alexnet_jax.report import views
 from alexnet_jax.report.subject import Subject
 
 _SECTIONS: tuple[Callable[[Subject], page.Section], ...] = (
@@ -26,6 +30,10 @@ _SECTIONS: tuple[Callable[[Subject], page.Section], ...] = (
   kernels.make,
   predictions.make,
   neighbours.make,
+  saliency.make,
+  invariance.make,
+  inside.make,
+  views.make,
 )
 
 
