@@ -106,7 +106,7 @@ def blocks(
       panels=tuple(panels),
       caption=(
         'The maps of a mute tower are zeros wherever another layer reads them.'
-        ' The bars are probabilities; the true class is green.'
+        ' The bars are probabilities in per cent; the true class is green.'
       ),
       width=cards.LEAST,
       most=6,

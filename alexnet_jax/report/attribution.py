@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Logits = Callable[[jax.Array], jax.Array]
+_AT_ONCE = 128  # covered images in memory
 
 
 def patch_places(side: int, patch: int, stride: int) -> np.ndarray:
@@ -52,15 +53,18 @@ def occlusion(
     )
   )
   squares = [np.s_[y : y + patch, x : x + patch] for y, x in corners]
-  covered = np.repeat(image[None].astype(np.float32), len(squares) + 1, axis=0)
-  for one, square in zip(covered[1:], squares, strict=True):
-    one[square] = fill[square]
-  results = np.asarray(probabilities(covered), np.float64)
-  totals = np.zeros((height, width, results.shape[1]))
+  image = image.astype(np.float32)
+  whole = np.asarray(probabilities(image[None]), np.float64)[0]
+  totals = np.zeros((height, width, len(whole)))
   counts = np.zeros((height, width, 1))
-  for square, lost in zip(squares, results[0] - results[1:], strict=True):
-    totals[square] += lost
-    counts[square] += 1
+  for first in range(0, len(squares), _AT_ONCE):
+    some = squares[first : first + _AT_ONCE]
+    covered = np.repeat(image[None], len(some), axis=0)
+    for one, square in zip(covered, some, strict=True):
+      one[square] = fill[square]
+    for square, left in zip(some, probabilities(covered), strict=True):
+      totals[square] += whole - left
+      counts[square] += 1
   return totals / counts
 
 

@@ -103,7 +103,7 @@ def blocks(lines: list[Line]) -> list[page.Block]:
 def _caption(lines: list[Line]) -> str:
   cuts = drops(lines)
   if not cuts:
-    return 'The learning rate was not cut at any point: it followed a smooth schedule.'
+    return 'The learning rate was never cut: it followed a smooth schedule.'
   places = ', '.join(f'epoch {epoch:.1f} ({rate:.1g})' for epoch, rate in cuts)
   return f'Dashed lines mark where the learning rate was cut: {places}.'
 
@@ -128,9 +128,7 @@ def _curve(lines: list[Line], key: str, title: str, unit: float) -> plots.Panel:
     axes.set_ylim(bottom=0)
     axes.legend(loc='upper right')
 
-  return plots.chart(
-    f'curve-{key}', draw, title=title, alt=f'{title} by epoch'
-  )
+  return plots.chart(f'curve-{key}', draw, title=title, alt=f'{title} by epoch')
 
 
 def _rate(lines: list[Line]) -> plots.Panel:

@@ -151,9 +151,8 @@ def _silent(subject, peaks, count: int) -> list[page.Block]:
     ]
   silent = {name: found.silent() for name, found in peaks.items()}
   rows = tuple(
-    (name, tower + 1, own.size, int(own.sum()), float(own.mean()))
+    (name, layer[0].size, *map(int, layer.sum(axis=1)), float(layer.mean()))
     for name, layer in silent.items()
-    for tower, own in enumerate(layer)
   )
   number = sum(int(layer.sum()) for layer in silent.values())
   total = sum(layer.size for layer in silent.values())
@@ -168,9 +167,11 @@ def _silent(subject, peaks, count: int) -> list[page.Block]:
       title='Units that are never active',
       columns=(
         page.Column('layer'),
-        page.Column('tower'),
-        page.Column('units', '{:,}'),
-        page.Column('never active', '{:,}'),
+        page.Column('units a tower', '{:,}'),
+        *(
+          page.Column(f'never active in tower {tower + 1}', '{:,}')
+          for tower in range(subject.network.towers)
+        ),
         page.Column('share', '{:.1%}'),
       ),
       rows=rows,

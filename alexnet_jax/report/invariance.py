@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 from absl import logging
 from matplotlib.axes import Axes
@@ -17,20 +18,34 @@ _IMAGES = 384
 
 
 @dataclasses.dataclass(frozen=True)
-class Response:
-  """Probabilities of the true class under one kind of change.
+class Change:
+  """One way to change images.
 
   Attributes:
     name: of the change.
     unit: of its amounts.
-    amounts: [A].
-    probabilities: float32 [A, N], of N images.
-    correct: bool [A, N], whether the true class is the likeliest.
+    amounts: in the order they are drawn.
+    apply: from prepared images, uint8 [N, S, S, 3], and an amount to crops,
+      grey levels [N, crop, crop, 3].
   """
 
   name: str
   unit: str
   amounts: tuple[float, ...]
+  apply: Callable[[np.ndarray, float], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+  """What a change does to N images.
+
+  Attributes:
+    change: with A amounts.
+    probabilities: float32 [A, N], of the true class.
+    correct: bool [A, N], whether the true class is the likeliest.
+  """
+
+  change: Change
   probabilities: np.ndarray
   correct: np.ndarray
 
@@ -38,17 +53,14 @@ class Response:
 def make(subject: Subject) -> page.Section:
   """Returns the section."""
   kinds = changes(subject)
-  passes = sum(len(amounts) for _, _, amounts, _ in kinds)
+  passes = sum(len(change.amounts) for change in kinds)
   total = subject.eval_source.num_examples
   count = subject.affordable(min(total, _IMAGES), passes)
   examples = subject.read(
     subject.eval_source, samples.choose(total, count, seed=9)
   )
   logging.info('Changing %d images in %d ways', len(examples.labels), passes)
-  responses = [
-    _respond(subject, examples, name, unit, amounts, change)
-    for name, unit, amounts, change in kinds
-  ]
+  responses = [_respond(subject, examples, change) for change in kinds]
   blocks: list[page.Block] = [
     page.Finding(_sentence(responses)),
     _figure(responses),
@@ -67,7 +79,7 @@ def make(subject: Subject) -> page.Section:
   return page.Section(
     key='invariance',
     title='Invariance',
-    paper='Paper, Section 4.1: what data augmentation teaches',
+    paper='Paper, Section 4.1 (data augmentation)',
     intro=(
       'How probable the true class stays as the image turns, moves, grows, is'
       ' mirrored and loses its colour. The network was shown small shifts,'
@@ -78,45 +90,57 @@ def make(subject: Subject) -> page.Section:
   )
 
 
-def changes(subject: Subject):
-  """Returns (name, unit, amounts, change(images, amount) -> crops) a kind."""
+def changes(subject: Subject) -> list[Change]:
+  """Returns the ways in which images are changed."""
   size, fill = subject.crop_size, subject.mean
   step = max(1, round(size / 28))
   shifts = tuple(float(i * step) for i in range(-10, 11))
+  angles = tuple(float(angle) for angle in range(0, 361, 10))
+  factors = tuple(2 ** (i / 6) for i in range(-9, 10))
 
   def warped(matrix: Callable[[float], np.ndarray]):
     return lambda images, amount: warps.warp(images, matrix(amount), fill, size)
 
+  def mirrored(images, amount):
+    return subject.centre(images[:, :, ::-1] if amount else images)
+
+  def faded(images, amount):
+    return warps.fade(subject.centre(images), amount / 100)
+
+  def sideways(amount):
+    return warps.shift(0, amount)
+
+  def down(amount):
+    return warps.shift(amount, 0)
+
   kinds = [
-    ('Turned', 'degrees, counterclockwise', tuple(range(0, 361, 10)),
-     warped(warps.rotation)),
-    ('Shifted sideways', 'pixels to the right', shifts,
-     warped(lambda amount: warps.shift(0, amount))),
-    ('Shifted up or down', 'pixels down', shifts,
-     warped(lambda amount: warps.shift(amount, 0))),
-    ('Scaled', 'times as large', tuple(2 ** (i / 6) for i in range(-9, 10)),
-     warped(warps.scale)),
-    ('Mirrored', 'not, and left to right', (0.0, 1.0),
-     lambda images, amount: subject.centre(
-       images[:, :, ::-1] if amount else images)),
-  ]  # fmt: skip
+    Change(
+      'Turned', 'degrees, counterclockwise', angles, warped(warps.rotation)
+    ),
+    Change('Shifted sideways', 'pixels to the right', shifts, warped(sideways)),
+    Change('Shifted up or down', 'pixels down', shifts, warped(down)),
+    Change('Scaled', 'times as large', factors, warped(warps.scale)),
+    Change('Mirrored', 'left to right', (0.0, 1.0), mirrored),
+  ]
   if not subject.is_grey:
+    left = (100.0, 80.0, 60.0, 40.0, 20.0, 0.0)
     kinds.append(
-      ('Colour taken away', '% of its colour left', (100, 80, 60, 40, 20, 0),
-       lambda images, amount: warps.fade(subject.centre(images), amount / 100))
-    )  # fmt: skip
+      Change('Colour taken away', '% of its colour left', left, faded)
+    )
   return kinds
 
 
-def _respond(subject, examples, name, unit, amounts, change) -> Response:
+def _respond(
+  subject: Subject, examples: samples.Examples, change: Change
+) -> Response:
   labels = examples.labels
   own, right = [], []
-  for amount in amounts:
-    crops = np.asarray(change(examples.images, amount), np.float32)
+  for amount in change.amounts:
+    crops = np.asarray(change.apply(examples.images, amount), np.float32)
     probabilities = subject.probabilities(crops)
     own.append(probabilities[np.arange(len(labels)), labels])
     right.append(probabilities.argmax(axis=1) == labels)
-  return Response(name, unit, amounts, np.array(own), np.array(right))
+  return Response(change, np.array(own), np.array(right))
 
 
 def _sentence(responses: list[Response]) -> str:
@@ -125,18 +149,19 @@ def _sentence(responses: list[Response]) -> str:
   half = next(
     (
       amount
-      for amount, mean in zip(turned.amounts, means, strict=True)
+      for amount, mean in zip(turned.change.amounts, means, strict=True)
       if mean < means[0] / 2
     ),
     None,
   )
   lowest = int(means.argmin())
-  text = f'Upright, the true class has a probability of {means[0]:.2f} on average'
+  upright = f'Upright, the true class has a mean probability of {means[0]:.2f}'
   if half is None:
-    return text + ', and at no angle less than half of that.'
-  return text + (
-    f'; turned by {half:.0f} degrees it has lost half of it, and it is lowest'
-    f' at {turned.amounts[lowest]:.0f} degrees with {means[lowest]:.2f}.'
+    return upright + ', and at no angle less than half of that.'
+  return upright + (
+    f'; turned by {half:.0f} degrees it has lost more than half of that, and'
+    f' it is lowest at {turned.change.amounts[lowest]:.0f} degrees, with'
+    f' {means[lowest]:.2f}.'
   )
 
 
@@ -158,7 +183,7 @@ def _panel(response: Response) -> plots.Panel:
     mean = response.probabilities.mean(axis=1)
     right = response.correct.mean(axis=1)
     blue, muted = plots.COLORS['blue'], plots.COLORS['muted']
-    x = response.amounts
+    x = response.change.amounts
     if len(x) == 2:
       places = np.arange(2)
       axes.bar(places, high - low, 0.5, low, color=blue, alpha=0.18)
@@ -170,20 +195,23 @@ def _panel(response: Response) -> plots.Panel:
       axes.fill_between(x, low, high, color=blue, alpha=0.18, linewidth=0)
       axes.plot(x, mean, color=blue)
       axes.plot(x, right, color=muted, linewidth=0.9)
-      axes.set_xlabel(response.unit)
+      axes.set_xlabel(response.change.unit)
       axes.set_xlim(x[0], x[-1])
-    if response.name == 'Turned':
+    if response.change.name == 'Turned':
       axes.set_xticks(range(0, 361, 90))
-    if response.name == 'Scaled':
+    if response.change.name.startswith('Shifted'):
+      axes.set_xticks([x[0], x[0] / 2, 0, x[-1] / 2, x[-1]])
+      axes.xaxis.set_major_formatter('{x:+.0f}')
+    if response.change.name == 'Scaled':
       axes.set_xscale('log', base=2)
       axes.set_xticks([0.5, 1, 2], ['½', '1', '2'])
     axes.set_ylim(0, 1.02)
 
   return plots.chart(
-    'invariance-' + response.name.lower().replace(' ', '-'),
+    'invariance-' + response.change.name.lower().replace(' ', '-'),
     draw,
-    title=response.name,
-    alt=f'Probability of the true class, image {response.name.lower()}',
+    title=response.change.name,
+    alt=f'Probability of the true class, image {response.change.name.lower()}',
     height=200,
   )
 
@@ -192,11 +220,14 @@ def _table(responses: list[Response]) -> page.Table:
   rows = []
   for response in responses:
     for amount, own, right in zip(
-      response.amounts, response.probabilities, response.correct, strict=True
+      response.change.amounts,
+      response.probabilities,
+      response.correct,
+      strict=True,
     ):
       low, high = np.quantile(own, (0.25, 0.75))
       rows.append((
-        response.name, float(amount), float(own.mean()), float(low),
+        response.change.name, float(amount), float(own.mean()), float(low),
         float(high), float(right.mean()),
       ))  # fmt: skip
   return page.Table(

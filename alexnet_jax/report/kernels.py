@@ -184,7 +184,7 @@ def _to_pixels(kernel: np.ndarray) -> np.ndarray:
 
 
 def _distribution(scores: np.ndarray) -> page.Figure:
-  edges = np.linspace(0, 1, 21)
+  edges = np.linspace(0, 1, 21).tolist()
 
   def panel(tower: int) -> plots.Panel:
     def draw(axes: Axes) -> None:

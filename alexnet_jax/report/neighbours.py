@@ -31,7 +31,9 @@ def make(subject: Subject) -> page.Section:
   )
   _, nearest = similar.nearest(train, features, ranks)
   same = train_labels[nearest] == queries.labels[:, None]
-  chance = chance_of_same(train_labels, queries.labels, len(subject.class_names))
+  chance = chance_of_same(
+    train_labels, queries.labels, len(subject.class_names)
+  )
   logging.info('Neighbours of %d test images', len(queries.labels))
   return page.Section(
     key='neighbours',
@@ -169,7 +171,10 @@ def _by_rank(same: np.ndarray, chance: float) -> page.Figure:
       linestyle=(0, (3, 3)),
     )  # fmt: skip
     axes.text(
-      len(share), 100 * chance + 2, 'chance', ha='right',
+      len(share),
+      100 * chance + 2,
+      'chance',
+      ha='right',
       color=plots.COLORS['muted'],
     )
     axes.set_ylim(0, 100)

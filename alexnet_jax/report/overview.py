@@ -53,7 +53,10 @@ def _facts(subject: Subject, lines: list[dict]) -> tuple[tuple[str, str], ...]:
     ('Image, crop', f'{subject.image_size}, {subject.crop_size} pixels'),
     ('Batch', f'{subject.config.batch_size} images'),
     ('Updates', f'{subject.run.step:,}'),
-    ('Training time', reporting.duration(seconds) if seconds else 'not known'),
+    (
+      'Time in updates',
+      reporting.duration(seconds) if seconds else 'not known',
+    ),
     ('Speed', f'{rate:,.0f} images/s' if rate else 'not known'),
     ('Towers', str(subject.network.towers)),
     ('Parameters', f'{parameters:,}'),
@@ -171,12 +174,15 @@ def summary(subject: Subject) -> page.Facts:
   """Returns the facts beneath the page's heading."""
   scores = subject.scores
   wrong = float(np.mean(scores.wrong))
-  source = subject.train_source
+  source, total = subject.train_source, subject.eval_source.num_examples
+  tested = f'{len(scores.label):,}'
+  if len(scores.label) < total:
+    tested += f' of {total:,}'
   return page.Facts((
     ('Data', f'{source.name}, {len(subject.class_names)} classes'),
     ('Network', f'{subject.network.towers} towers, '
      f'{len(subject.network.layers)} layers'),
     ('Updates', f'{subject.run.step:,}'),
     ('Top-1 error, centre view', f'{wrong:.2%}'),
-    ('Test images', f'{len(scores.label):,}'),
+    ('Test images', tested),
   ))  # fmt: skip

@@ -8,7 +8,6 @@ import base64
 import csv
 import dataclasses
 import io
-import os
 import pathlib
 import shutil
 from typing import Any
@@ -17,6 +16,8 @@ import jinja2
 import markupsafe
 
 from alexnet_jax.report import plots
+
+_TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +170,7 @@ def write(
   Returns:
     The page's path.
   """
-  fresh = folder.with_name(f'{folder.name}.tmp{os.getpid()}')
+  fresh = folder.with_name(folder.name + '.tmp')
   shutil.rmtree(fresh, ignore_errors=True)
   for part in ('figures', 'tables'):
     (fresh / part).mkdir(parents=True)
@@ -210,7 +211,7 @@ def render(
 ) -> str:
   """Returns the page's HTML."""
   environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / 'templates'),
+    loader=jinja2.FileSystemLoader(_TEMPLATES),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -219,7 +220,7 @@ def render(
   environment.filters |= {'data_uri': _data_uri, 'kind': _kind}
   style, script = (
     # Ours, and to be taken as it is.
-    markupsafe.Markup(environment.loader.get_source(environment, name)[0])
+    markupsafe.Markup((_TEMPLATES / name).read_text(encoding='utf-8'))
     for name in ('page.css', 'page.js')
   )
   return environment.get_template('page.html').render(

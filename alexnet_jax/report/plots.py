@@ -10,6 +10,7 @@ import dataclasses
 import io
 import re
 
+import cycler
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.axes import Axes
@@ -75,7 +76,7 @@ _STYLE = {
   'lines.solid_capstyle': 'round',
   'legend.frameon': False,
   'legend.handlelength': 1.2,
-  'axes.prop_cycle': matplotlib.cycler(color=TOWERS),
+  'axes.prop_cycle': cycler.cycler(color=TOWERS),
   'figure.constrained_layout.h_pad': 0.04,
   'figure.constrained_layout.w_pad': 0.04,
 }  # fmt: skip
@@ -151,9 +152,7 @@ def drawing(
     draw(figure)
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format='svg', metadata={'Date': None})
-    figure.savefig(
-      png, format='png', dpi=72 * SCALE, facecolor=COLORS['paper']
-    )
+    figure.savefig(png, format='png', dpi=72 * SCALE, facecolor=COLORS['paper'])
   markup = _for_page(svg.getvalue(), name)
   return Panel(png.getvalue(), alt, markup, title, note)
 
@@ -169,8 +168,8 @@ def _for_page(svg: str, name: str) -> str:
     svg = re.sub(f'(<svg[^>]*?) {side}="[^"]*"', r'\1', svg, count=1)
   for color, value in COLORS.items():
     svg = svg.replace(value, f'var(--{color})')
-  svg = re.sub(r"font: ([^;\"]*)", _font, svg)
-  svg = re.sub(r"font-family: [^;\"]*;? ?", '', svg)
+  svg = re.sub(r'font: ([^;\"]*)', _font, svg)
+  svg = re.sub(r'font-family: [^;\"]*;? ?', '', svg)
   # Names are unique within one drawing only.
   svg = re.sub(r'\bid="', f'id="{name}-', svg)
   svg = re.sub(r'url\(#', f'url(#{name}-', svg)

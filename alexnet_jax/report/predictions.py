@@ -26,7 +26,8 @@ def make(subject: Subject) -> page.Section:
   blocks.append(
     _cards(
       subject, random, 'examples', 'Test images and the five likeliest classes',
-      'Drawn at random. The bars are probabilities; the true class is green.',
+      'Drawn at random. The bars are probabilities in per cent; the true class'
+      ' is green.',
     )
   )  # fmt: skip
   if len(worst):
@@ -93,7 +94,12 @@ def _cards(
     for i, (image, place) in enumerate(zip(images, chosen, strict=True))
   )
   return page.Figure(
-    name=name, title=title, panels=panels, caption=caption, width=cards.LEAST, most=6
+    name=name,
+    title=title,
+    panels=panels,
+    caption=caption,
+    width=cards.LEAST,
+    most=6,
   )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def make(subject: Subject) -> page.Section:
   return page.Section(
     key='pixels',
     title='What pixels matter',
-    paper='Paper, Section 6.1: what the network bases an answer on',
+    paper='Paper, Section 6.1 (qualitative evaluations)',
     intro=(
       'Where an answer comes from: what happens when a part of the image is'
       ' covered, and along which pixels the score would change fastest. The'
@@ -77,16 +78,12 @@ def _example(subject, gradients, number, place, image) -> page.Figure:
   )
   panels = []
   for label in classes:
-    probability = (
-      scores.top_probability[place, 0]
-      if label == said
-      else scores.true_probability[place]
-    )
-    panels += _row(
-      subject, gradients, image, label, covered[..., label],
-      f'{names[label]}: probability {probability:.2f}',
-    )  # fmt: skip
-  verdict = 'right' if said == truth else f'said {names[said]}'
+    if label == said:
+      title = f'{names[said]}: {scores.top_probability[place, 0]:.2f}'
+    else:
+      title = f'{names[truth]}: {scores.true_probability[place]:.2f}'
+    panels += _row(subject, gradients, image, label, covered[..., label], title)
+  verdict = 'recognized' if said == truth else f'taken for {names[said]}'
   return page.Figure(
     name=f'pixels_{number}',
     title=f'{names[truth]}, {verdict}',
@@ -111,7 +108,7 @@ def _row(subject, gradients, image, label, covered, title) -> list[plots.Panel]:
   )
   panels = [
     panel(image, title),
-    panel(over, f'Covered: at most {covered.max():+.2f}'),
+    panel(over, f'Covered: loses up to {max(covered.max(), 0):.2f}'),
   ]
   for name, compute in gradients.items():
     values = compute(subject.params, image[None], jnp.array([label]))
@@ -124,7 +121,7 @@ def _row(subject, gradients, image, label, covered, title) -> list[plots.Panel]:
   return panels
 
 
-def _gradients(subject: Subject) -> dict[str, Callable[..., jax.Array]]:
+def _gradients(subject: Subject) -> dict[str, Callable[..., Any]]:
   """Returns (params, pixels, classes) -> derivative, by what it is called."""
 
   def compiled(change):
@@ -134,7 +131,9 @@ def _gradients(subject: Subject) -> dict[str, Callable[..., jax.Array]]:
 
     return jax.jit(compute)
 
-  found = {'Gradient': compiled(lambda logits: logits)}
+  found: dict[str, Callable[..., Any]] = {
+    'Gradient': compiled(lambda logits: logits)
+  }
   if subject.network.activation == 'relu':
     found['Guided gradient'] = compiled(attribution.guided)
   return found
@@ -146,8 +145,9 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
 
 def _method(patch: int, stride: int) -> str:
   return (
-    f'Covered: a square of {patch} × {patch} pixels of the mean image slides'
-    f' over the image in steps of {stride}. Red is where covering lowers the'
+    'The number by a class is its probability. Covered: a square of'
+    f' {patch} × {patch} pixels of the mean image slides over the image in'
+    f' steps of {stride}. Red is where covering lowers the'
     " class's probability, blue where it raises it, each relative to the"
     ' largest change; the number is the largest loss. Gradient: of the'
     " class's logit by the pixels, the largest of the three channels; the"

@@ -79,7 +79,7 @@ class Peaks:
 
   def silent(self) -> np.ndarray:
     """Returns the units that answered no image, bool [towers, C]."""
-    return (self.values <= 0).all(axis=1)
+    return np.all(self.values <= 0, axis=1)
 
 
 def peaks(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:

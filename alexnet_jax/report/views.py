@@ -13,7 +13,7 @@ from alexnet_jax.report import plots
 from alexnet_jax.report import samples
 from alexnet_jax.report.subject import Subject
 
-_GRIDS = (3, 5)  # crops a side
+_GRID = 3  # crops a side of the densest set
 _PROGRESS = 2560  # images between lines of the log
 
 
@@ -45,9 +45,8 @@ def view_sets(
     'centre and its mirror image': (centre, mirrored),
     'ten views': pixels.ten_views(image_size, crop_size),
   }
-  for side in _GRIDS:
-    name = f'{side} × {side} crops and their mirror images'
-    candidates[name] = grid_views(image_size, crop_size, side)
+  name = f'{_GRID} × {_GRID} crops and their mirror images'
+  candidates[name] = grid_views(image_size, crop_size, _GRID)
   found: dict[str, tuple[pixels.View, ...]] = {}
   for name, views in candidates.items():
     unique = tuple(dict.fromkeys(views))
@@ -80,7 +79,7 @@ def make(subject: Subject) -> page.Section:
   return page.Section(
     key='views',
     title='Views',
-    paper='Paper, Section 4.1: averaging the predictions of ten patches',
+    paper='Paper, Section 4.1 (ten patches)',
     intro=(
       'The paper averages what the network says of ten patches of an image:'
       ' four corners, the centre, and their mirror images. Here is what each'
