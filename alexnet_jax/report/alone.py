@@ -29,17 +29,21 @@ class Votes(NamedTuple):
   images: int
 
 
-class Counter:
-  """Counts the right answers of the whole network and of its parts."""
+class Parts:
+  """The network with towers muted, and a count of right answers.
+
+  Attributes:
+    votes: of all images so far.
+  """
 
   def __init__(self, subject: Subject):
-    """Compiles one network a part; nothing is counted yet."""
+    """Makes one function a part; nothing is counted yet."""
     self._params = subject.params
-    self.networks = {
+    self._networks = {
       name: subject.layers_without(tower)
       for name, tower in silences(subject.network.towers).items()
     }
-    self.votes = Votes(dict.fromkeys(['all towers', *self.networks], 0), 0)
+    self.votes = Votes(dict.fromkeys(['all towers', *self._networks], 0), 0)
 
   def add(
     self,
@@ -58,10 +62,16 @@ class Counter:
     """
     right = dict(self.votes.right)
     right['all towers'] += _right(probabilities, labels, kept)
-    for name, network in self.networks.items():
-      alone = network(self._params, crops)['probabilities']
-      right[name] += _right(alone, labels, kept)
+    for name, answers in self.probabilities(crops).items():
+      right[name] += _right(answers, labels, kept)
     self.votes = Votes(right, self.votes.images + int(kept.sum()))
+
+  def probabilities(self, crops: np.ndarray) -> dict[str, jax.Array]:
+    """Returns what each part says of pixels, [N, classes]."""
+    return {
+      name: network(self._params, crops)['probabilities']
+      for name, network in self._networks.items()
+    }
 
 
 def _right(probabilities, labels, kept) -> int:
@@ -70,7 +80,7 @@ def _right(probabilities, labels, kept) -> int:
 
 
 def blocks(
-  subject: Subject, image: np.ndarray, label: int, votes: Votes
+  subject: Subject, image: np.ndarray, label: int, parts: Parts
 ) -> list[page.Block]:
   """Returns the parts' errors and what they say of one image.
 
@@ -78,17 +88,16 @@ def blocks(
     subject: the network.
     image: uint8 [crop, crop, 3].
     label: its class.
-    votes: over many images.
+    parts: with the votes on many images.
   """
-  parts = silences(subject.network.towers)
-  if not parts:
+  if subject.network.towers == 1:
     return [page.Note('This network has one tower: there is nothing to mute.')]
-  networks = {'all towers': subject.layers} | {
-    name: subject.layers_without(tower) for name, tower in parts.items()
-  }
+  # In a whole batch, for which everything is compiled already.
+  crops = subject.one(image)
+  whole = subject.layers(subject.params, crops)
+  said = {'all towers': whole['probabilities'], **parts.probabilities(crops)}
   panels = []
-  for i, (name, network) in enumerate(networks.items()):
-    result = network(subject.params, image[None])['probabilities']
+  for i, (name, result) in enumerate(said.items()):
     probabilities = np.asarray(result[0])
     top = np.argsort(-probabilities, kind='stable')[:5]
     panels.append(
@@ -97,7 +106,9 @@ def blocks(
         subject.class_names, title=name.capitalize(),
       )
     )  # fmt: skip
-  errors = {name: 1 - n / votes.images for name, n in votes.right.items()}
+  errors = {
+    name: 1 - n / parts.votes.images for name, n in parts.votes.right.items()
+  }
   chance = 1 - 1 / len(subject.class_names)
   return [
     page.Figure(
@@ -120,7 +131,9 @@ def blocks(
         page.Column('top-1 error', '{:.2%}'),
         page.Column('images', '{:,}'),
       ),
-      rows=tuple((name, error, votes.images) for name, error in errors.items()),
+      rows=tuple(
+        (name, error, parts.votes.images) for name, error in errors.items()
+      ),
     ),
   ]
 

@@ -30,12 +30,12 @@ def make(subject: Subject) -> page.Section:
   (image,) = subject.centre(
     subject.read(subject.eval_source, subject.scores.index[[place]]).images
   )
-  peaks, votes = _answers(subject, indices)
+  peaks, towers = _answers(subject, indices)
   blocks: list[page.Block] = [
     _maps(subject, image, subject.class_names[label]),
     *_silent(subject, peaks, count),
     *patches.blocks(subject, peaks, indices),
-    *alone.blocks(subject, image, label, votes),
+    *alone.blocks(subject, image, label, towers),
   ]
   return page.Section(
     key='inside',
@@ -60,12 +60,12 @@ def _example(subject: Subject) -> int:
 
 def _answers(
   subject: Subject, indices: np.ndarray
-) -> tuple[dict[str, units.Peaks], alone.Votes]:
+) -> tuple[dict[str, units.Peaks], alone.Parts]:
   """Streams images through the network, whole and with towers silenced.
 
   Returns:
     The peaks by hidden layer, with the images' places among `indices` in
-    order, unreadable ones left out; and what the towers say of them.
+    order, unreadable ones left out; and the votes of the network's parts.
   """
   hidden = [layer.name for layer in subject.network.layers[:-1]]
 
@@ -74,7 +74,7 @@ def _answers(
     return {name: units.peaks(outputs[name]) for name in hidden}
 
   parts: dict[str, list[units.Peaks]] = {name: [] for name in hidden}
-  counter = alone.Counter(subject)
+  towers = alone.Parts(subject)
   for batch in subject.batches(subject.eval_source, indices):
     kept = batch['mask'] > 0
     crops = subject.centre(batch['image'])
@@ -89,13 +89,13 @@ def _answers(
           width,
         )
       )
-    counter.add(outputs['probabilities'], crops, batch['label'], kept)
-  return {name: units.join(part) for name, part in parts.items()}, counter.votes
+    towers.add(outputs['probabilities'], crops, batch['label'], kept)
+  return {name: units.join(part) for name, part in parts.items()}, towers
 
 
 def _maps(subject: Subject, image: np.ndarray, name: str) -> page.Figure:
   """Shows what every hidden layer makes of one image, a row a layer."""
-  outputs = subject.layers(subject.params, image[None])
+  outputs = subject.layers(subject.params, subject.one(image))
   panels = []
   for layer in subject.network.layers[:-1]:
     values = np.asarray(outputs[layer.name][:, 0])

@@ -192,16 +192,17 @@ def _panel(response: Response) -> plots.Panel:
       axes.set_xticks(places, ['as it is', 'mirrored'])
       axes.set_xlim(-0.6, 1.6)
     else:
+      margin = 0.03 * (x[-1] - x[0])
       axes.fill_between(x, low, high, color=blue, alpha=0.18, linewidth=0)
       axes.plot(x, mean, color=blue)
       axes.plot(x, right, color=muted, linewidth=0.9)
-      axes.set_xlabel(response.change.unit)
-      axes.set_xlim(x[0], x[-1])
+      axes.set_xlim(x[0] - margin, x[-1] + margin)
+    axes.set_xlabel(response.change.unit)
     if response.change.name == 'Turned':
       axes.set_xticks(range(0, 361, 90))
     if response.change.name.startswith('Shifted'):
       axes.set_xticks([x[0], x[0] / 2, 0, x[-1] / 2, x[-1]])
-      axes.xaxis.set_major_formatter('{x:+.0f}')
+      axes.xaxis.set_major_formatter(lambda x, _: f'{x:+.0f}' if x else '0')
     if response.change.name == 'Scaled':
       axes.set_xscale('log', base=2)
       axes.set_xticks([0.5, 1, 2], ['½', '1', '2'])

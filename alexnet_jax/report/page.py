@@ -13,11 +13,10 @@ import shutil
 from typing import Any
 
 import jinja2
-import markupsafe
 
 from alexnet_jax.report import plots
 
-_TEMPLATES = pathlib.Path(__file__).parent / 'templates'
+TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +210,7 @@ def render(
 ) -> str:
   """Returns the page's HTML."""
   environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_TEMPLATES),
+    loader=jinja2.FileSystemLoader(TEMPLATES),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -219,8 +218,7 @@ def render(
   )
   environment.filters |= {'data_uri': _data_uri, 'kind': _kind}
   style, script = (
-    # Ours, and to be taken as it is.
-    markupsafe.Markup((_TEMPLATES / name).read_text(encoding='utf-8'))
+    (TEMPLATES / name).read_text(encoding='utf-8')
     for name in ('page.css', 'page.js')
   )
   return environment.get_template('page.html').render(

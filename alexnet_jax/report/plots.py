@@ -10,7 +10,6 @@ import dataclasses
 import io
 import re
 
-import cycler
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.axes import Axes
@@ -76,7 +75,6 @@ _STYLE = {
   'lines.solid_capstyle': 'round',
   'legend.frameon': False,
   'legend.handlelength': 1.2,
-  'axes.prop_cycle': cycler.cycler(color=TOWERS),
   'figure.constrained_layout.h_pad': 0.04,
   'figure.constrained_layout.w_pad': 0.04,
 }  # fmt: skip

@@ -38,7 +38,7 @@ def make(subject: Subject) -> page.Section:
         ' debatable labels rather than mistakes.',
       )
     )  # fmt: skip
-  blocks += [_class_chart(counts, names), _pairs(counts, names)]
+  blocks += [class_chart(counts, names), _pairs(counts, names)]
   blocks.append(_classes(counts, names))
   return page.Section(
     key='predictions',
@@ -103,7 +103,7 @@ def _cards(
   )
 
 
-def _class_chart(counts: np.ndarray, names) -> page.Figure:
+def class_chart(counts: np.ndarray, names) -> page.Figure:
   """Shows the classes' errors: of all, or of the worst and the best."""
   error = scoring.class_errors(counts)
   order = np.argsort(-error, kind='stable')  # NaN comes last

@@ -96,11 +96,14 @@ def _example(subject, gradients, number, place, image) -> page.Figure:
 def _row(subject, gradients, image, label, covered, title) -> list[plots.Panel]:
   """Returns the image and its maps for one class."""
 
-  def panel(pixels, title):
+  def panel(pixels, title, note=''):
     return plots.picture(
-      _enlarge(pixels), title=title, alt=title,
+      _enlarge(pixels),
+      title=title,
+      note=note,
+      alt=title,
       smooth=subject.crop_size > 100,
-    )  # fmt: skip
+    )
 
   largest = max(np.abs(covered).max(), 1e-9)
   over = mosaics.overlay(
@@ -108,7 +111,7 @@ def _row(subject, gradients, image, label, covered, title) -> list[plots.Panel]:
   )
   panels = [
     panel(image, title),
-    panel(over, f'Covered: loses up to {max(covered.max(), 0):.2f}'),
+    panel(over, 'Covered', f'loses up to {max(covered.max(), 0):.2f}'),
   ]
   for name, compute in gradients.items():
     values = compute(subject.params, image[None], jnp.array([label]))

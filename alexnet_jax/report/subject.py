@@ -149,6 +149,10 @@ class Subject:
       parts.append(np.asarray(result)[: len(part)])
     return np.concatenate(parts)
 
+  def one(self, image: np.ndarray) -> np.ndarray:
+    """Returns one image [H, W, 3] in front of a batch that is zero besides."""
+    return pad(image[None], BATCH)
+
   @functools.cached_property
   def layers(self) -> Callable[..., dict[str, jax.Array]]:
     """Computes (params, pixels) -> the outputs of all layers by tower."""
