@@ -92,8 +92,7 @@ def blocks(
   """
   if subject.network.towers == 1:
     return [page.Note('This network has one tower: there is nothing to mute.')]
-  # In a whole batch, for which everything is compiled already.
-  crops = subject.one(image)
+  crops = subject.one(image, parts.votes.images)
   whole = subject.layers(subject.params, crops)
   said = {'all towers': whole['probabilities'], **parts.probabilities(crops)}
   panels = []

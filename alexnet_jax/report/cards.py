@@ -49,7 +49,7 @@ def card(
   return plots.drawing(
     name,
     draw,
-    title=title,
+    title=plots.shorten(title, 20),
     alt=f'{names[truth]}, taken for {names[classes[0]]}',
     width=_SIDE,
     height=height,

@@ -32,7 +32,7 @@ def make(subject: Subject) -> page.Section:
   )
   peaks, towers = _answers(subject, indices)
   blocks: list[page.Block] = [
-    _maps(subject, image, subject.class_names[label]),
+    _maps(subject, image, subject.class_names[label], count),
     *_silent(subject, peaks, count),
     *patches.blocks(subject, peaks, indices),
     *alone.blocks(subject, image, label, towers),
@@ -93,9 +93,11 @@ def _answers(
   return {name: units.join(part) for name, part in parts.items()}, towers
 
 
-def _maps(subject: Subject, image: np.ndarray, name: str) -> page.Figure:
+def _maps(
+  subject: Subject, image: np.ndarray, name: str, count: int
+) -> page.Figure:
   """Shows what every hidden layer makes of one image, a row a layer."""
-  outputs = subject.layers(subject.params, subject.one(image))
+  outputs = subject.layers(subject.params, subject.one(image, count))
   panels = []
   for layer in subject.network.layers[:-1]:
     values = np.asarray(outputs[layer.name][:, 0])
@@ -135,8 +137,8 @@ def _tiled(maps: np.ndarray) -> np.ndarray:
 
 
 def _strip(levels: np.ndarray) -> np.ndarray:
-  """Lays out units [N, 3] as squares, 64 a row, without gaps."""
-  columns = min(64, len(levels))
+  """Lays out units [N, 3] as squares in a few rows, without gaps."""
+  columns = min(64 if len(levels) < 1024 else 128, len(levels))
   return mosaics.tile(levels[:, None, None, :], columns, gap=0)
 
 

@@ -192,7 +192,11 @@ def _distribution(scores: np.ndarray) -> page.Figure:
         scores[tower], edges, color=plots.TOWERS[tower % 4], rwidth=0.86
       )
       axes.axvline(
-        2 / 3, color=plots.COLORS['muted'], linewidth=1, linestyle=(0, (3, 3))
+        2 / 3,
+        color=plots.COLORS['muted'],
+        linewidth=1,
+        linestyle=(0, (3, 3)),
+        zorder=3,
       )
       axes.set_xlim(0, 1)
       axes.set_ylim(0, highest)

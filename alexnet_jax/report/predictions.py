@@ -67,7 +67,7 @@ def _sentence(scores, names, counts) -> str:
       ' wrong.'
     )
   pairs = scoring.confused_pairs(counts)
-  if pairs:
+  if pairs and pairs[0][2] > 1:
     i, j, count = pairs[0]
     text += f' The most frequent mistake: {names[i]} taken for {names[j]},'
     text += f' {count} of {counts[i].sum()} images.'

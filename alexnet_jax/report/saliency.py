@@ -111,7 +111,7 @@ def _row(subject, gradients, image, label, covered, title) -> list[plots.Panel]:
   )
   panels = [
     panel(image, title),
-    panel(over, 'Covered', f'loses up to {max(covered.max(), 0):.2f}'),
+    panel(over, 'Covered', f'loses up to {max(covered.max(), 0):.2g}'),
   ]
   for name, compute in gradients.items():
     values = compute(subject.params, image[None], jnp.array([label]))

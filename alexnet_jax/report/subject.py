@@ -93,9 +93,10 @@ class Subject:
   def batches(
     self, source: Any, indices: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
-    """Returns batches of `BATCH` of these examples; see `samples.batches`."""
+    """Returns batches of at most `BATCH` examples; see `samples.batches`."""
+    size = min(BATCH, len(indices))
     return samples.batches(
-      source, indices, BATCH, self.image_size, self.config.data.threads
+      source, indices, size, self.image_size, self.config.data.threads
     )
 
   def read(self, source: Any, indices: np.ndarray) -> samples.Examples:
@@ -136,22 +137,25 @@ class Subject:
     """Applies function(params, array) to batches of one size.
 
     Args:
-      function: of the parameters and an array [BATCH, ...] to another.
+      function: of the parameters and an array [N, ...] to another.
       arrays: [N, ...], any N above 0.
 
     Returns:
       The results, [N, ...].
     """
-    parts = []
-    for first in range(0, len(arrays), BATCH):
-      part = arrays[first : first + BATCH]
-      result = function(self.params, pad(part, BATCH))
+    parts, size = [], min(BATCH, len(arrays))
+    for first in range(0, len(arrays), size):
+      part = arrays[first : first + size]
+      result = function(self.params, pad(part, size))
       parts.append(np.asarray(result)[: len(part)])
     return np.concatenate(parts)
 
-  def one(self, image: np.ndarray) -> np.ndarray:
-    """Returns one image [H, W, 3] in front of a batch that is zero besides."""
-    return pad(image[None], BATCH)
+  def one(self, image: np.ndarray, count: int) -> np.ndarray:
+    """Puts one image first in a batch as large as those of `count` images.
+
+    Functions that were used on such batches need not be compiled again.
+    """
+    return pad(image[None], min(BATCH, count))
 
   @functools.cached_property
   def layers(self) -> Callable[..., dict[str, jax.Array]]:
