@@ -9,6 +9,7 @@ import pytest
 from alexnet_jax.report import mosaics
 from alexnet_jax.report import page
 from alexnet_jax.report import plots
+from alexnet_jax.report import sheets
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
@@ -82,8 +83,8 @@ def test_picture_keeps_its_pixels():
 
 def test_sheet_lays_panels_out():
   panels = (_chart('a'), _chart('b'), _chart('c'))
-  one = Image.open(io.BytesIO(plots.sheet('Title', panels, 320, 12)))
-  two = Image.open(io.BytesIO(plots.sheet('Title', panels, 320, 2)))
+  one = Image.open(io.BytesIO(sheets.sheet('Title', panels, 320, 12)))
+  two = Image.open(io.BytesIO(sheets.sheet('Title', panels, 320, 2)))
   # As wide as the page's column, but for pixels lost in dividing it.
   assert 2 * 1088 < one.width <= two.width == 2 * (1088 + 2 * 24)
   assert two.height > 1.7 * one.height  # two rows, of larger panels

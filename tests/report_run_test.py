@@ -19,8 +19,8 @@ from alexnet_jax import experiment
 from alexnet_jax import pixels
 from alexnet_jax import reporting
 from alexnet_jax import trained
+from alexnet_jax.report import changes
 from alexnet_jax.report import inside
-from alexnet_jax.report import invariance
 from alexnet_jax.report import overview
 from alexnet_jax.report import page
 from alexnet_jax.report import predictions
@@ -220,10 +220,10 @@ def test_four_towers_and_many_classes():
 
 
 def test_grey_images_lose_no_colour(opened, monkeypatch):
-  names = [change.name for change in invariance.changes(opened)]
+  names = [change.name for change in changes.all_changes(opened)]
   assert names[-1] == 'Colour taken away'
   monkeypatch.setitem(opened.__dict__, 'is_grey', True)
-  assert len(invariance.changes(opened)) == len(names) - 1
+  assert len(changes.all_changes(opened)) == len(names) - 1
 
 
 _LOOK = """

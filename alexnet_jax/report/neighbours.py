@@ -72,15 +72,18 @@ def _features_of_train(subject: Subject):
   count = min(subject.affordable(source.num_examples), fit)
   indices = samples.choose(source.num_examples, count, seed=6)
   logging.info('Activations of %d training images', len(indices))
-  features, labels, places = [], [], []
+  features = np.empty((count, np.prod(width)), np.float32)
+  labels, places, found = [], [], 0
   for batch in subject.batches(source, indices):
     kept = batch['mask'] > 0
     crops = subject.centre(batch['image'])
-    features.append(np.asarray(subject.features(subject.params, crops))[kept])
+    some = np.asarray(subject.features(subject.params, crops))[kept]
+    features[found : found + len(some)] = some
+    found += len(some)
     labels.append(batch['label'][kept])
     places.append(batch['index'][kept])
   return (
-    np.concatenate(features),
+    features[:found],
     np.concatenate(labels),
     indices[np.concatenate(places)],
   )

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 
 from alexnet_jax.report import plots
+from alexnet_jax.report import sheets
 
 TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 
@@ -188,7 +189,7 @@ def write(
 def _write_copies(folder: pathlib.Path, section: Section) -> None:
   for block in section.blocks:
     if isinstance(block, Figure):
-      png = plots.sheet(block.title, block.panels, block.width, block.most)
+      png = sheets.sheet(block.title, block.panels, block.width, block.most)
       (folder / 'figures' / f'{block.name}.png').write_bytes(png)
     elif isinstance(block, Table):
       text = _csv(block)

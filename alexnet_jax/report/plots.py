@@ -11,13 +11,10 @@ import io
 import re
 
 import matplotlib
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
-from PIL import ImageDraw
-from PIL import ImageFont
 
 # Names of the page's colours and their values in the light theme: page.css has
 # those of both themes.
@@ -35,20 +32,18 @@ COLORS = {
 }
 TOWERS = tuple(COLORS[name] for name in ('blue', 'orange', 'green', 'violet'))
 SCALE = 2  # dots a pixel in PNG files
-_GAP = 24  # pixels between the panels of a file
-_SHEET_WIDTH = 1088  # pixels: the width of the page's column
-_FONT = 11  # pixels
+FONT = 11  # pixels
 
 _STYLE = {
   'svg.fonttype': 'none',  # letters stay letters
   'svg.image_inline': True,
-  'font.size': _FONT,
+  'font.size': FONT,
   'font.family': 'sans-serif',
-  'axes.titlesize': _FONT,
-  'axes.labelsize': _FONT,
-  'xtick.labelsize': _FONT,
-  'ytick.labelsize': _FONT,
-  'legend.fontsize': _FONT,
+  'axes.titlesize': FONT,
+  'axes.labelsize': FONT,
+  'xtick.labelsize': FONT,
+  'ytick.labelsize': FONT,
+  'legend.fontsize': FONT,
   'text.color': COLORS['ink'],
   'axes.labelcolor': COLORS['muted'],
   'xtick.color': COLORS['muted'],
@@ -197,85 +192,6 @@ def picture(
   file = io.BytesIO()
   Image.fromarray(pixels).save(file, 'png', optimize=True)
   return Panel(file.getvalue(), alt, '', title, note, smooth)
-
-
-def sheet(
-  heading: str, panels: tuple[Panel, ...], width: int, most: int
-) -> bytes:
-  """Returns the panels of a figure side by side as one PNG, on white.
-
-  Args:
-    heading: above all.
-    panels: at least one.
-    width: the least width of a panel, pixels.
-    most: the most panels in a row.
-  """
-  per_row = max(1, (_SHEET_WIDTH + _GAP) // (width + _GAP))
-  columns = min(per_row, most, len(panels))
-  cell = (_SHEET_WIDTH + _GAP) // columns - _GAP
-  cell = min(cell, 2 * width) * SCALE
-  cells = [_labelled(panel, cell) for panel in panels]
-  rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-  heights = [max(image.height for image in row) for row in rows]
-  gap = _GAP * SCALE
-  top = gap + round(1.8 * _FONT * SCALE)
-  size = (
-    columns * (cell + gap) + gap,
-    top + sum(heights) + gap * (len(rows) + 1),
-  )
-  canvas = Image.new('RGB', size, COLORS['paper'])
-  _write(canvas, (gap, gap), heading, 1.4, COLORS['ink'])
-  y = top + gap
-  for row, height in zip(rows, heights, strict=True):
-    for column, image in enumerate(row):
-      canvas.paste(image, (gap + column * (cell + gap), y))
-    y += height + gap
-  file = io.BytesIO()
-  canvas.save(file, 'png')
-  return file.getvalue()
-
-
-def _labelled(panel: Panel, width: int) -> Image.Image:
-  """Returns a panel of this width with its title above and note beneath."""
-  image = Image.open(io.BytesIO(panel.png))
-  height = round(image.height * width / image.width)
-  kind = Image.Resampling.LANCZOS
-  if not panel.svg and not panel.smooth and image.width < width:
-    kind = Image.Resampling.NEAREST
-  image = image.convert('RGBA').resize((width, height), kind)
-  line = round(1.6 * _FONT * SCALE)
-  above = line if panel.title else 0
-  notes = _wrap(panel.note, width)
-  size = (width, above + height + line * len(notes))
-  cell = Image.new('RGB', size, COLORS['paper'])
-  if panel.title:
-    _write(cell, (0, 0), panel.title, 1, COLORS['ink'])
-  cell.paste(image, (0, above), image)
-  for i, note in enumerate(notes):
-    place = (0, above + height + i * line + line // 6)
-    _write(cell, place, note, 1, COLORS['muted'])
-  return cell
-
-
-def _typeface(size: float) -> ImageFont.FreeTypeFont:
-  path = font_manager.findfont('DejaVu Sans')  # matplotlib brings it
-  return ImageFont.truetype(path, round(size * _FONT * SCALE))
-
-
-def _write(image, place, text, size, color) -> None:
-  ImageDraw.Draw(image).text(place, text, color, _typeface(size))
-
-
-def _wrap(text: str, width: int) -> list[str]:
-  """Breaks a text into lines that fit a width in dots."""
-  typeface, lines = _typeface(1), []
-  for word in text.split():
-    longer = f'{lines[-1]} {word}' if lines else word
-    if lines and typeface.getlength(longer) <= width:
-      lines[-1] = longer
-    else:
-      lines.append(word)
-  return lines
 
 
 def shorten(text: str, letters: int) -> str:
