@@ -21,6 +21,7 @@ from alexnet_jax import reporting
 from alexnet_jax import trained
 from alexnet_jax.report import changes
 from alexnet_jax.report import inside
+from alexnet_jax.report import kernels
 from alexnet_jax.report import overview
 from alexnet_jax.report import page
 from alexnet_jax.report import predictions
@@ -201,6 +202,10 @@ def test_other_activations_and_towers():
   titles = {panel.title for figure in figures for panel in figure.panels}
   assert 'Gradient' in titles
   assert 'Guided gradient' not in titles
+  figures = [
+    b for b in kernels.make(other).blocks if isinstance(b, page.Figure)
+  ]
+  assert [len(figure.panels) for figure in figures] == [1, 1]
   texts = _texts(inside.make(other))
   assert any('With tanh every unit' in text for text in texts)
   assert any('one tower' in text for text in texts)
@@ -211,6 +216,8 @@ def test_four_towers_and_many_classes():
   tables = [b for b in inside.make(four).blocks if isinstance(b, page.Table)]
   names = [row[0] for row in tables[-1].rows]
   assert names[1:] == [f'without tower {i}' for i in (1, 2, 3, 4)]
+  figures = [b for b in kernels.make(four).blocks if isinstance(b, page.Figure)]
+  assert [len(figure.panels) for figure in figures] == [4, 4]
   counts = scoring.confusion(four.scores, 30)
   figure = predictions.class_chart(counts, four.class_names)
   titles = [panel.title for panel in figure.panels]

@@ -139,8 +139,8 @@ def blocks(
 
 def _sentence(errors: dict[str, float], chance: float) -> str:
   whole, *parts = errors.items()
-  said = ', '.join(f'{error:.1%} {name}' for name, error in parts)
+  said = ', '.join(f'{name} {error:.1%}' for name, error in parts)
   return (
-    f'All towers together err on {whole[1]:.1%} of the images; {said}. A guess'
+    f'All towers together err on {whole[1]:.1%} of the images, {said}. A guess'
     f' would err on {chance:.1%}.'
   )

@@ -72,12 +72,14 @@ def _features_of_train(subject: Subject):
   count = min(subject.affordable(source.num_examples), fit)
   indices = samples.choose(source.num_examples, count, seed=6)
   logging.info('Activations of %d training images', len(indices))
-  features = np.empty((count, np.prod(width)), np.float32)
+  features = np.empty((count, 0), np.float32)
   labels, places, found = [], [], 0
   for batch in subject.batches(source, indices):
     kept = batch['mask'] > 0
     crops = subject.centre(batch['image'])
     some = np.asarray(subject.features(subject.params, crops))[kept]
+    if not found:
+      features = np.empty((count, some.shape[1]), np.float32)
     features[found : found + len(some)] = some
     found += len(some)
     labels.append(batch['label'][kept])

@@ -45,13 +45,13 @@ def _facts(subject: Subject, lines: list[dict]) -> tuple[tuple[str, str], ...]:
   parameters = sum(row.weights + row.biases for row in subject.shapes)
   cost = sum(row.multiply_adds for row in subject.shapes)
   units = sum(math.prod(row.output) for row in subject.shapes)
-  seconds, rate = curves.seconds(lines, subject.config.batch_size)
+  seconds, rate = curves.seconds(lines, subject.train_batch)
   return (
     ('Data', f'{source.name}, {len(subject.class_names)} classes'),
     ('Training images', f'{source.num_examples:,} ({source.split})'),
     ('Test images', f'{test.num_examples:,} ({test.split})'),
     ('Image, crop', f'{subject.image_size}, {subject.crop_size} pixels'),
-    ('Batch', f'{subject.config.batch_size} images'),
+    ('Batch', f'{subject.train_batch} images'),
     ('Updates', f'{subject.run.step:,}'),
     (
       'Time in updates',

@@ -56,7 +56,6 @@ def run(
   started = time.perf_counter()
   opened = trained.open_run(workdir, overrides)
   subject = subjects.open_subject(opened)
-  summary = overview.summary(subject)
   sections = []
   for number, make in enumerate(_SECTIONS, 1):
     section = _timed(make, subject)
@@ -72,7 +71,7 @@ def run(
   written = page.write(
     opened.workdir / 'report',
     title=f'What the network learned: {opened.workdir.resolve().name}',
-    summary=summary,
+    summary=overview.summary(subject),
     footer=(
       f'Checkpoint of step {opened.step:,}. Made in'
       f' {reporting.duration(seconds)}, with at most'

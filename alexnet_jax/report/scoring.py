@@ -74,6 +74,6 @@ def confused_pairs(counts: np.ndarray) -> list[tuple[int, int, int]]:
   """Returns (true class, said class, images), the most frequent first."""
   mistakes = counts - np.diag(np.diag(counts))
   order = np.argsort(-mistakes, axis=None, kind='stable')
+  order = order[: np.count_nonzero(mistakes)]
   pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
-  found = [(int(i), int(j), int(mistakes[i, j])) for i, j in pairs]
-  return [pair for pair in found if pair[2] > 0]
+  return [(int(i), int(j), int(mistakes[i, j])) for i, j in pairs]

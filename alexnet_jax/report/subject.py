@@ -41,7 +41,7 @@ class Subject:
   mean: np.ndarray
 
   @property
-  def config(self) -> Any:
+  def _config(self) -> Any:
     return self.run.experiment.config
 
   @property
@@ -50,11 +50,15 @@ class Subject:
 
   @property
   def image_size(self) -> int:
-    return self.config.input.image_size
+    return self._config.input.image_size
 
   @property
   def crop_size(self) -> int:
-    return self.config.input.crop_size
+    return self._config.input.crop_size
+
+  @property
+  def train_batch(self) -> int:
+    return self._config.batch_size
 
   @functools.cached_property
   def class_names(self) -> tuple[str, ...]:
@@ -96,7 +100,7 @@ class Subject:
     """Returns batches of at most `BATCH` examples; see `samples.batches`."""
     size = min(BATCH, len(indices))
     return samples.batches(
-      source, indices, size, self.image_size, self.config.data.threads
+      source, indices, size, self.image_size, self._config.data.threads
     )
 
   def read(self, source: Any, indices: np.ndarray) -> samples.Examples:
@@ -105,7 +109,7 @@ class Subject:
 
   def to_input(self, crops: jax.Array) -> jax.Array:
     """Turns pixels, [N, crop, crop, 3], into what conv1 reads."""
-    return pixels.to_input(crops, self.mean, self.config.input.pixel_scale)
+    return pixels.to_input(crops, self.mean, self._config.input.pixel_scale)
 
   def centre(self, images: np.ndarray) -> np.ndarray:
     """Cuts the centre view out of prepared images [N, S, S, 3]."""

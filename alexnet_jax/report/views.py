@@ -75,7 +75,8 @@ def make(subject: Subject) -> page.Section:
       )
     )
   examples = int(next(iter(results.values()))['examples'])
-  blocks.append(page.Note(f'Of {examples:,} of {total:,} test images.'))
+  of = f'all {total:,}' if examples == total else f'{examples:,} of {total:,}'
+  blocks.append(page.Note(f'Errors over {of} test images.'))
   return page.Section(
     key='views',
     title='Views',
@@ -195,9 +196,9 @@ def _table(results: dict[str, dict[str, float]]) -> page.Table:
       page.Column('views'),
       page.Column('number'),
       page.Column('top-1 error', '{:.2%}'),
-      page.Column('gain, points', '{:+.2f}'),
+      page.Column('top-1 gain, points', '{:+.2f}'),
       page.Column('top-5 error', '{:.2%}'),
-      page.Column('gain, points', '{:+.2f}'),
+      page.Column('top-5 gain, points', '{:+.2f}'),
       page.Column('loss', '{:.4f}'),
     ),
     rows=rows,
