@@ -1,8 +1,9 @@
-"""Trains, evaluates or prepares: flags in, one mode out.
+"""Trains a network, or uses a trained one: flags in, one mode out.
 
 python main.py --config=configs/imagenet.py --workdir=runs/imagenet
 python main.py --config=configs/imagenet.py:source --workdir=runs/source \
       --config.optimizer.momentum=0.8
+python main.py --mode=predict --workdir=runs/imagenet --images='photos/*.jpg'
 """
 
 import pathlib
@@ -17,14 +18,58 @@ from alexnet_jax import errors
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   help_string='configs/NAME.py or configs/NAME.py:PRESET; any key can be'
-  ' overridden: --config.optimizer.momentum=0.8',
+  ' overridden: --config.optimizer.momentum=0.8. Modes that use a trained run'
+  ' take the config from its checkpoint where none is given.',
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', '', 'The folder of the run: checkpoints, metrics and results.'
 )
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'evaluate', 'prepare'], 'What to do.'
+  'mode',
+  'train',
+  ['train', 'evaluate', 'prepare', 'predict', 'extract', 'similar'],
+  'What to do.',
 )
+_OUTPUT = flags.DEFINE_string(
+  'output', '', 'Where results go; the workdir where not given.'
+)
+_IMAGES = flags.DEFINE_multi_string(
+  'images', [], "predict, extract: a file, a folder, or a pattern: '*.jpg'."
+)
+_QUERY = flags.DEFINE_multi_string('query', [], 'similar: as --images.')
+_LAYER = flags.DEFINE_string(
+  'layer', '', 'extract, similar: such as fc7; empty: the last hidden layer.'
+)
+_SPLIT = flags.DEFINE_string(
+  'split', '', 'extract (validation), similar (train): the images to use.'
+)
+_K = flags.DEFINE_integer('k', 6, 'similar: how many images to find.')
+_FORMAT = flags.DEFINE_enum(
+  'format', 'npz', ['npz', 'tfrecord'], 'extract: of the files.'
+)
+_VIEWS = flags.DEFINE_enum(
+  'views',
+  'centre_view',
+  ['centre_view', 'ten_views'],
+  'predict, --ensemble: of each image.',
+)
+_ENSEMBLE = flags.DEFINE_list(
+  'ensemble', [], 'evaluate: workdirs of runs to average, between commas.'
+)
+
+# Which modes read a flag; the others refuse it. `ensemble` is evaluate with
+# --ensemble.
+_READ_BY = {
+  'images': ('predict', 'extract'),
+  'query': ('similar',),
+  'layer': ('extract', 'similar'),
+  'split': ('extract', 'similar'),
+  'k': ('similar',),
+  'format': ('extract',),
+  'views': ('predict', 'ensemble'),
+  'ensemble': ('ensemble',),
+  'output': ('predict', 'extract', 'similar', 'ensemble'),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -32,26 +77,94 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     return _fail(f"unexpected argument '{argv[1]}': flags begin with --")
   # JAX takes its time to import, so mistyped flags are refused first.
-  from alexnet_jax import evaluate
-  from alexnet_jax import experiment
   from alexnet_jax import reporting
-  from alexnet_jax import train
 
   reporting.set_up_terminal()
   try:
-    if _CONFIG.value is None:
-      return _fail('no --config: name one, such as --config=configs/smoke.py')
-    if not _WORKDIR.value and _MODE.value != 'prepare':
-      return _fail('no --workdir: name the folder of the run')
-    workdir = pathlib.Path(_WORKDIR.value)
-    parts = experiment.build(_CONFIG.value)
-    if _MODE.value == 'prepare':
-      return experiment.prepare(parts)
-    if _MODE.value == 'evaluate':
-      return evaluate.run(parts, workdir)
-    return train.train(parts, workdir)
+    _check_flags()
+    if _MODE.value in ('train', 'prepare'):
+      return _make()
+    return _use()
   except errors.UserError as e:
     return _fail(str(e), e.exit_code)
+
+
+def _check_flags() -> None:
+  """Raises a UserError for a flag that is missing or that nothing reads."""
+  mode = _MODE.value
+  if mode == 'evaluate' and _ENSEMBLE.value:
+    mode = 'ensemble'
+  for name, modes in _READ_BY.items():
+    if flags.FLAGS[name].present and mode not in modes:
+      raise errors.UserError(
+        f'--{name} means nothing to --mode={mode}: it is for'
+        f' {" and ".join(modes)}'
+      )
+  if mode in ('train', 'prepare') and _CONFIG.value is None:
+    raise errors.UserError(
+      'no --config: name one, such as --config=configs/smoke.py'
+    )
+  if mode == 'ensemble' and not (_OUTPUT.value or _WORKDIR.value):
+    raise errors.UserError('no --output: name a folder for the results')
+  if mode not in ('prepare', 'ensemble') and not _WORKDIR.value:
+    raise errors.UserError('no --workdir: name the folder of the run')
+  asked = {'predict': _IMAGES, 'similar': _QUERY}.get(mode)
+  if asked is not None and not asked.value:
+    raise errors.UserError(
+      f"no --{asked.name}: name a file, a folder or a pattern such as '*.jpg'"
+    )
+  if _IMAGES.value and _SPLIT.value:
+    raise errors.UserError('--images and --split exclude each other: give one')
+
+
+def _make() -> int:
+  """Trains, or prepares the data."""
+  from alexnet_jax import experiment
+  from alexnet_jax import train
+
+  parts = experiment.build(_CONFIG.value)
+  if _MODE.value == 'prepare':
+    return experiment.prepare(parts)
+  return train.train(parts, pathlib.Path(_WORKDIR.value))
+
+
+def _use() -> int:
+  """Uses a trained run, or several."""
+  from alexnet_jax import ensemble
+  from alexnet_jax import evaluate
+  from alexnet_jax import trained
+
+  config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+  output = pathlib.Path(_OUTPUT.value or workdir)
+  if _ENSEMBLE.value:
+    return ensemble.run(_ENSEMBLE.value, config, output, _VIEWS.value)
+  if _MODE.value == 'evaluate':
+    return evaluate.run(config, workdir)
+  return _answer(trained.open_run(workdir, config), output)
+
+
+def _answer(run, output: pathlib.Path) -> int:
+  """Predicts, extracts or searches with an opened run."""
+  from alexnet_jax import extract
+  from alexnet_jax import features
+  from alexnet_jax import predict
+  from alexnet_jax import search
+  from alexnet_jax.input_pipeline import files
+
+  layer = _LAYER.value or features.last_hidden(run)
+  if _MODE.value == 'predict':
+    return predict.run(
+      run, files.open_files(_IMAGES.value), output, _VIEWS.value
+    )
+  if _MODE.value == 'similar':
+    queries = files.open_files(_QUERY.value)
+    source = run.split(_SPLIT.value or 'train')
+    return search.run(run, queries, source, layer, _K.value, output)
+  if _IMAGES.value:
+    source = files.open_files(_IMAGES.value)
+  else:
+    source = run.split(_SPLIT.value or 'validation')
+  return extract.run(run, layer, source, output, _FORMAT.value)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -14,17 +14,16 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from alexnet_jax import checkpoint
-from alexnet_jax import errors
-from alexnet_jax import experiment as experiments
 from alexnet_jax import metrics
 from alexnet_jax import model
 from alexnet_jax import pixels
 from alexnet_jax import reporting
 from alexnet_jax import towers
+from alexnet_jax import trained
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.experiment import Data
 from alexnet_jax.experiment import Experiment
+from alexnet_jax.trained import Trained
 
 Batch = Mapping[str, np.ndarray]
 
@@ -136,25 +135,66 @@ def _summary(totals: np.ndarray, num_views: int) -> dict[str, float]:
   }
 
 
+def _settings(experiment: Experiment, data: Data) -> dict[str, Any]:
+  """Returns what `make_log_probs` takes besides network and mesh."""
+  return {
+    'crop_size': experiment.config.input.crop_size,
+    'mean': data.mean(),
+    'pixel_scale': experiment.config.input.pixel_scale,
+    'dtype': experiment.dtype,
+  }
+
+
 def make_evaluator(experiment: Experiment, data: Data) -> Evaluator:
   """Returns the evaluator of a config's network."""
   return Evaluator(
-    experiment.network,
-    experiment.mesh,
-    crop_size=experiment.config.input.crop_size,
-    mean=data.mean(),
-    pixel_scale=experiment.config.input.pixel_scale,
-    dtype=experiment.dtype,
+    experiment.network, experiment.mesh, **_settings(experiment, data)
   )
 
 
-def run(experiment: Experiment, workdir: pathlib.Path) -> int:
+def make_predictor(
+  run: Trained, views: Sequence[pixels.View]
+) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns predict(images) -> log-probabilities, as the evaluation has them.
+
+  Args:
+    run: the trained run.
+    views: what to cut out of every image.
+
+  Returns:
+    A function of uint8 [N, S, S, 3], N divisible by the copies of the network,
+    to float32 [N, classes].
+  """
+  experiment = run.experiment
+  log_probs = make_log_probs(
+    experiment.network, experiment.mesh, **_settings(experiment, run.data)
+  )
+  sharding = NamedSharding(experiment.mesh, towers.by_example(experiment.mesh))
+
+  def predict(images):
+    there = jax.device_put(images, sharding)
+    return np.asarray(log_probs(run.params, there, views))
+
+  return predict
+
+
+def views(experiment: Experiment) -> dict[str, tuple[pixels.View, ...]]:
+  """Returns the two ways to look at an image, by the name of the result."""
+  sizes = experiment.config.input
+  return {
+    'centre_view': pixels.centre_view(sizes.image_size, sizes.crop_size),
+    'ten_views': pixels.ten_views(sizes.image_size, sizes.crop_size),
+  }
+
+
+def run(experiment: Experiment | None, workdir: pathlib.Path) -> int:
   """Evaluates a trained run with one view and with ten.
 
   Prints the errors and writes them to `<workdir>/evaluation.json`.
 
   Args:
-    experiment: from `experiment.build`, on any number of devices.
+    experiment: from `experiment.build`, on any number of devices; None for the
+      run's own.
     workdir: of a run that has saved a checkpoint.
 
   Returns:
@@ -163,36 +203,26 @@ def run(experiment: Experiment, workdir: pathlib.Path) -> int:
   Raises:
     UserError: if there is no checkpoint, or it is of another network.
   """
-  config = experiment.config
-  if not (workdir / 'checkpoints').is_dir():
-    raise errors.UserError(
-      f'{workdir} holds no checkpoints: train first, with the same --workdir'
-    )
-  checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
-  step = checkpoint.choose(checkpoints, config.evaluate.checkpoint, workdir)
-  experiments.check_same_network(experiment, checkpoints.config(step), workdir)
-  state = checkpoints.restore(experiments.first_state(experiment), step)
-  checkpoints.close()
-  data = Data(experiment)
-  sizes = (config.input.image_size, config.input.crop_size)
-  views = {
-    'centre_view': pixels.centre_view(*sizes),
-    'ten_views': pixels.ten_views(*sizes),
-  }
-  evaluator = make_evaluator(experiment, data)
-  results = evaluator(state.params, data.eval_batches(), views) or {}
-  for name, result in results.items():
+  opened = trained.open_run(workdir, experiment)
+  data = opened.data
+  evaluator = make_evaluator(opened.experiment, data)
+  results = evaluator(
+    opened.params, data.eval_batches(), views(opened.experiment)
+  )
+  for name, result in (results or {}).items():
     data.check_unreadable(result['unreadable'], data.eval_source.num_examples)
-    logging.info(
-      '%-11s top-1 error %.2f %%, top-5 error %.2f %%, loss %.4f, %d images',
-      name.replace('_', ' '),
-      100 * result['top1_error'],
-      100 * result['top5_error'],
-      result['nll'],
-      result['examples'],
-    )
+    logging.info('%-11s %s', name.replace('_', ' '), line(result))
   reporting.replace_text(
     workdir / 'evaluation.json',
-    json.dumps({'step': step, **results}, indent=2) + '\n',
+    json.dumps({'step': opened.step, **(results or {})}, indent=2) + '\n',
   )
   return 0
+
+
+def line(result: Mapping[str, float]) -> str:
+  """Returns the errors of a split in words."""
+  return (
+    f'top-1 error {100 * result["top1_error"]:.2f} %,'
+    f' top-5 error {100 * result["top5_error"]:.2f} %,'
+    f' loss {result["nll"]:.4f}, {result["examples"]} images'
+  )

@@ -145,7 +145,7 @@ class Data:
     self._sources, self._statistics = sources, statistics
     self._config = experiment.config
     self._num_classes = experiment.network.num_classes
-    self._copies = experiment.mesh.shape[towers.DATA]
+    self._num_devices = experiment.mesh.size
     self.train_source = self._open(self._config.data.train_split)
     self.eval_source = self._open(self._config.data.eval_split)
     sources.check_same_classes(self.train_source, self.eval_source)
@@ -213,13 +213,15 @@ class Data:
       threads=config.data.threads,
     )
 
-  def eval_batches(self) -> Iterator[dict[str, np.ndarray]]:
-    """Returns the batches of the validation split, each example once."""
-    # Padding makes up for a batch size that the devices do not divide.
-    size = self._config.evaluate.batch_size
+  def eval_batches(self, source=None) -> Iterator[dict[str, np.ndarray]]:
+    """Returns batches of the validation split, or of another source, once."""
+    source = source or self.eval_source
+    # Padding makes up for a batch size that the devices do not divide. A few
+    # images are no reason to compute a whole batch.
+    size = min(self._config.evaluate.batch_size, source.num_examples)
     return self._batches.eval_batches(
-      self.eval_source,
-      batch_size=-(-size // self._copies) * self._copies,
+      source,
+      batch_size=-(-size // self._num_devices) * self._num_devices,
       image_size=self._config.input.image_size,
       threads=self._config.data.threads,
     )

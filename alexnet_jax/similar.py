@@ -1,4 +1,4 @@
-"""The nearest images of a split by what a layer computes (paper, Figure 4).
+"""The nearest features to some others, exactly (paper, Figure 4, right).
 
 Distances are Euclidean and exact. The device ranks all features by a lower
 bound of the distance, one matrix product a block; the best few are measured in

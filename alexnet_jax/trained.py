@@ -49,10 +49,29 @@ class Trained:
     """Both splits and the mean, opened when first asked for."""
     return Data(self.experiment)
 
-  @property
+  @functools.cached_property
   def class_names(self) -> tuple[str, ...]:
     """The classes as people call them, in the order of the labels."""
     return names.readable(self.data.train_source.class_names)
+
+  def split(self, name: str) -> Any:
+    """Returns the source of a split.
+
+    Args:
+      name: 'train', 'validation', or what the data set calls either.
+
+    Raises:
+      UserError: if it is none of these.
+    """
+    wanted = self.experiment.config.data
+    if name in ('train', wanted.train_split):
+      return self.data.train_source
+    if name in ('validation', wanted.eval_split):
+      return self.data.eval_source
+    raise errors.UserError(
+      f"the run has no split '{name}': use train ({wanted.train_split}) or"
+      f' validation ({wanted.eval_split})'
+    )
 
   @functools.cached_property
   def digest(self) -> str:

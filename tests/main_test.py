@@ -4,7 +4,13 @@ import pathlib
 import subprocess
 import sys
 
+from absl import flags as absl_flags
+from absl.testing import flagsaver
 import pytest
+
+from alexnet_jax import reporting
+import main
+from tests import trained_testing
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -47,6 +53,28 @@ def _main(*flags, timeout=120):
       ['--config=configs/smoke.py', '--workdir=x', '--mode=evaluate'],
       ['x', 'train first'],
     ),
+    (['--workdir=x', '--mode=evaluate'], ['x', 'train first']),
+    (
+      ['--workdir=x', '--mode=predict', '--images=main.py'],
+      ['x', 'train first'],
+    ),
+    (['--workdir=x', '--mode=predict'], ['--images', '*.jpg']),
+    (['--workdir=x', '--mode=similar'], ['--query', '*.jpg']),
+    (['--workdir=x', '--mode=predict', '--k=3'], ['--k', 'similar']),
+    (
+      ['--workdir=x', '--mode=evaluate', '--views=ten_views'],
+      ['--views', 'predict'],
+    ),
+    (
+      ['--workdir=x', '--mode=extract', '--images=a', '--split=b'],
+      ['--images', '--split'],
+    ),
+    (['--mode=evaluate', '--ensemble=a,b'], ['--output']),
+    (
+      ['--mode=evaluate', '--ensemble=a,b', '--workdir=x'],
+      ['a holds no checkpoints'],
+    ),
+    (['--workdir=x', '--mode=extract', '--format=csv'], ['csv', 'tfrecord']),
   ],
 )
 def test_mistake_is_one_line_and_exit_code_2(flags, words, tmp_path):
@@ -62,6 +90,53 @@ def test_mistake_is_one_line_and_exit_code_2(flags, words, tmp_path):
   for word in words:
     assert word in lines[0]
   assert not (tmp_path / 'x' / 'checkpoints').exists()
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """Holds data/ and run/."""
+  folder = tmp_path_factory.mktemp('main')
+  data = trained_testing.write_data(folder / 'data')
+  trained_testing.write_run(folder / 'run', data)
+  return folder
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    (['--mode=extract', '--layer=fc9'], ["'fc9'", 'fc6, fc7, fc8']),
+    (['--mode=predict', '--images=DATA/*.gif'], ['*.gif', 'no image']),
+    (
+      ['--mode=similar', '--query=DATA/test/class1/001b.jpg'],
+      ['001b.jpg', 'is no image'],
+    ),
+  ],
+)
+def test_mistake_with_a_run_is_one_line_and_exit_code_2(
+  place, monkeypatch, capsys, flags, words
+):
+  # In this process: three more starts of Python would take half a minute.
+  monkeypatch.setattr(reporting, 'set_up_terminal', lambda: None)
+  flags = [flag.replace('DATA', str(place / 'data')) for flag in flags]
+  with flagsaver.flagsaver():
+    absl_flags.FLAGS(['main.py', f'--workdir={place}/run', *flags])
+    assert main.main(['main.py']) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  for word in ('main.py:', *words):
+    assert word in line
+
+
+def test_a_trained_run_predicts_without_a_config(place, tmp_path):
+  done = _main(
+    f'--workdir={place}/run', '--mode=predict', f'--output={tmp_path}',
+    f'--images={place}/data/test/class0', '--views=ten_views',
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count(' %  class') == 12
+  assert (tmp_path / 'predictions.csv').exists()
+  assert (tmp_path / 'predictions.png').exists()
+  # Nobody asked how Orbax and TensorFlow are.
+  assert len(done.stderr.splitlines()) < 5, done.stderr
 
 
 def test_help_names_the_flags():

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from alexnet_jax import errors
 
-_EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.gif', '.webp')
+EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.gif', '.webp')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,8 +101,8 @@ def _list_images(
   paths, labels, passed_over = [], [], 0
   for label, class_name in enumerate(class_names):
     before = len(paths)
-    for entry in _walk(root / class_name):
-      if not entry.name.lower().endswith(_EXTENSIONS):
+    for entry in walk(root / class_name):
+      if not entry.name.lower().endswith(EXTENSIONS):
         passed_over += 1
         continue
       path = os.fsencode(os.path.relpath(entry.path, root))
@@ -114,19 +114,19 @@ def _list_images(
     if len(paths) == before:
       raise errors.UserError(
         f'class folder {root / class_name} holds no images '
-        f'({" ".join(_EXTENSIONS)}): add some or remove the folder'
+        f'({" ".join(EXTENSIONS)}): add some or remove the folder'
       )
   if passed_over:
     logging.info('%s: passed over %d other files', root, passed_over)
   return paths, labels, digest.hexdigest()
 
 
-def _walk(folder: pathlib.Path | str) -> Iterator[os.DirEntry]:
+def walk(folder: pathlib.Path | str) -> Iterator[os.DirEntry]:
   """Yields the files below `folder` in sorted order, hidden ones excepted."""
   for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
     if entry.name.startswith('.'):
       continue
     if entry.is_dir():
-      yield from _walk(entry.path)
+      yield from walk(entry.path)
     else:
       yield entry

@@ -1,9 +1,9 @@
 """Section 7: what happens between the image and the answer."""
 
-from absl import logging
 import jax
 import numpy as np
 
+from alexnet_jax import progress
 from alexnet_jax.architecture import Conv
 from alexnet_jax.report import alone
 from alexnet_jax.report import mosaics
@@ -24,7 +24,6 @@ def make(subject: Subject) -> page.Section:
   passes = 1 + len(alone.silences(subject.network.towers))
   count = subject.affordable(min(total, _IMAGES), passes)
   indices = samples.choose(total, count, seed=10)
-  logging.info('Answers of all units to %d images', count)
   place = _example(subject)
   label = int(subject.scores.label[place])
   (image,) = subject.centre(
@@ -75,6 +74,7 @@ def _answers(
 
   parts: dict[str, list[units.Peaks]] = {name: [] for name in hidden}
   towers = alone.Parts(subject)
+  told = progress.Progress('Answers of all units', len(indices))
   for batch in subject.batches(subject.eval_source, indices):
     kept = batch['mask'] > 0
     crops = subject.centre(batch['image'])
@@ -89,6 +89,7 @@ def _answers(
           width,
         )
       )
+    told.add(len(kept))
     towers.add(outputs['probabilities'], crops, batch['label'], kept)
   return {name: units.join(part) for name, part in parts.items()}, towers
 

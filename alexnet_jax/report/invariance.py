@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from absl import logging
 from matplotlib.axes import Axes
 import numpy as np
 
+from alexnet_jax import progress
 from alexnet_jax.report import changes
 from alexnet_jax.report import page
 from alexnet_jax.report import plots
@@ -39,8 +39,8 @@ def make(subject: Subject) -> page.Section:
   examples = subject.read(
     subject.eval_source, samples.choose(total, count, seed=9)
   )
-  logging.info('Changing %d images in %d ways', len(examples.labels), passes)
-  responses = [_respond(subject, examples, change) for change in kinds]
+  told = progress.Progress('Changed images', count * passes)
+  responses = [_respond(subject, examples, change, told) for change in kinds]
   blocks: list[page.Block] = [
     page.Finding(_sentence(responses)),
     _figure(responses),
@@ -71,13 +71,17 @@ def make(subject: Subject) -> page.Section:
 
 
 def _respond(
-  subject: Subject, examples: samples.Examples, change: changes.Change
+  subject: Subject,
+  examples: samples.Examples,
+  change: changes.Change,
+  told: progress.Progress,
 ) -> Response:
   labels = examples.labels
   own, right = [], []
   for amount in change.amounts:
     crops = np.asarray(change.apply(examples.images, amount), np.float32)
     probabilities = subject.probabilities(crops)
+    told.add(len(labels))
     own.append(probabilities[np.arange(len(labels)), labels])
     right.append(probabilities.argmax(axis=1) == labels)
   return Response(change, np.array(own), np.array(right))

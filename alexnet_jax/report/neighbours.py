@@ -1,9 +1,9 @@
 """Section 4: training images that the last hidden layer finds alike."""
 
-from absl import logging
 from matplotlib.axes import Axes
 import numpy as np
 
+from alexnet_jax import progress
 from alexnet_jax import similar
 from alexnet_jax.report import mosaics
 from alexnet_jax.report import page
@@ -34,7 +34,6 @@ def make(subject: Subject) -> page.Section:
   chance = chance_of_same(
     train_labels, queries.labels, len(subject.class_names)
   )
-  logging.info('Neighbours of %d test images', len(queries.labels))
   return page.Section(
     key='neighbours',
     title='Nearest neighbours',
@@ -71,7 +70,7 @@ def _features_of_train(subject: Subject):
   fit = _MEMORY // (4 * int(np.prod(width)))
   count = min(subject.affordable(source.num_examples), fit)
   indices = samples.choose(source.num_examples, count, seed=6)
-  logging.info('Activations of %d training images', len(indices))
+  told = progress.Progress('Activations of training images', count)
   features = np.empty((count, 0), np.float32)
   labels, places, found = [], [], 0
   for batch in subject.batches(source, indices):
@@ -82,6 +81,7 @@ def _features_of_train(subject: Subject):
       features = np.empty((count, some.shape[1]), np.float32)
     features[found : found + len(some)] = some
     found += len(some)
+    told.add(len(kept))
     labels.append(batch['label'][kept])
     places.append(batch['index'][kept])
   return (

@@ -1,55 +1,9 @@
 """Chosen examples of a split, as numpy arrays."""
 
 from collections.abc import Iterable, Iterator
-import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subset:
-  """Some examples of a source, as a source; see `sources.Source`."""
-
-  source: Any
-  indices: np.ndarray
-
-  @property
-  def name(self) -> str:
-    return self.source.name
-
-  @property
-  def split(self) -> str:
-    return self.source.split
-
-  @property
-  def directory(self) -> Any:
-    return self.source.directory
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    return self.source.class_names
-
-  @property
-  def num_examples(self) -> int:
-    return len(self.indices)
-
-  @property
-  def fingerprint(self) -> str:
-    return self.source.fingerprint
-
-  @property
-  def record_spec(self) -> Any:
-    return self.source.record_spec
-
-  def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
-    return self.source.fetch(self.indices[indices])
-
-  def read(self, record: Any) -> Any:
-    return self.source.read(record)
-
-  def describe(self, index: int) -> str:
-    return self.source.describe(int(self.indices[index]))
 
 
 class Examples(NamedTuple):
@@ -99,9 +53,10 @@ def batches(
   """
   # TensorFlow comes in here and not before.
   from alexnet_jax.input_pipeline import batches as pipeline
+  from alexnet_jax.input_pipeline import chosen
 
   return pipeline.eval_batches(
-    Subset(source, np.asarray(indices)),
+    chosen.Chosen(source, np.asarray(indices)),
     batch_size=batch_size,
     image_size=image_size,
     threads=threads,

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 from typing import Any
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from alexnet_jax import activations
 from alexnet_jax import architecture
 from alexnet_jax import model
 from alexnet_jax import pixels
+from alexnet_jax import progress
 from alexnet_jax import trained
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.report import samples
@@ -205,12 +205,13 @@ class Subject:
     source = self.eval_source
     count = self.affordable(source.num_examples)
     indices = samples.choose(source.num_examples, count)
-    logging.info('Predicting %d test images', count)
+    told = progress.Progress('Predictions', count)
     parts = []
     for batch in self.batches(source, indices):
       crops = self.centre(batch['image'])
       probabilities = np.asarray(self._probabilities(self.params, crops))
       kept = batch['mask'] > 0
+      told.add(len(kept))
       parts.append(
         scoring.score(
           probabilities[kept],

@@ -1,6 +1,5 @@
 """Section 8: what looking at an image more than once gains."""
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 from matplotlib.axes import Axes
@@ -8,13 +7,13 @@ import numpy as np
 
 from alexnet_jax import metrics
 from alexnet_jax import pixels
+from alexnet_jax import progress
 from alexnet_jax.report import page
 from alexnet_jax.report import plots
 from alexnet_jax.report import samples
 from alexnet_jax.report.subject import Subject
 
 _GRID = 3  # crops a side of the densest set
-_PROGRESS = 2560  # images between lines of the log
 
 
 def grid_views(
@@ -108,7 +107,7 @@ def _evaluate(subject, sets, views, indices) -> dict[str, dict[str, float]]:
     )
 
   sums = {name: np.zeros(5) for name in sets}
-  done = 0
+  told = progress.Progress('Views', len(indices))
   for batch in subject.batches(subject.eval_source, indices):
     images = jax.device_put(batch['image'])
     rest = {key: batch[key] for key in ('label', 'mask', 'unreadable')}
@@ -119,9 +118,7 @@ def _evaluate(subject, sets, views, indices) -> dict[str, dict[str, float]]:
     for name, some in sets.items():
       result = scored([each[view] for view in some], rest)
       sums[name] += np.asarray(jax.tree.leaves(result), np.float64)
-    before, done = done, done + len(batch['label'])
-    if done // _PROGRESS > before // _PROGRESS:
-      logging.info('Views: %d of %d images', done, len(indices))
+    told.add(len(images))
   return {
     name: {
       'views': len(sets[name]),

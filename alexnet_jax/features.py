@@ -1,0 +1,137 @@
+"""What one layer computes for the images of a source, batch by batch."""
+
+from collections.abc import Callable, Iterator
+import re
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from alexnet_jax import activations
+from alexnet_jax import experiment as experiments
+from alexnet_jax import pixels
+from alexnet_jax import progress
+from alexnet_jax.trained import Trained
+
+
+class Rows(NamedTuple):
+  """The images of a batch that could be read.
+
+  Attributes:
+    features: float32 [N, ...], of all towers side by side.
+    labels: int32 [N], -1 where there is none.
+    indices: int64 [N], the examples' numbers in their source.
+  """
+
+  features: np.ndarray
+  labels: np.ndarray
+  indices: np.ndarray
+
+
+def last_hidden(run: Trained) -> str:
+  """Returns the layer before the classifier: fc7 in the paper's network."""
+  return run.experiment.network.layers[-2].name
+
+
+def stem(layer: str, source: Any) -> str:
+  """Returns what files of a layer's features of a source are called."""
+  split = re.sub(r'[^\w.-]+', '_', source.split or 'all')
+  return f'{layer}-{split}'
+
+
+def make_extractor(
+  run: Trained, layer: str
+) -> Callable[[np.ndarray], jax.Array]:
+  """Returns extract(squares): uint8 [N, S, S, 3] -> float32 [N, ...].
+
+  It cuts the centre view. Every device has the whole network and a share of the
+  batch, whose size their number must divide.
+
+  Raises:
+    UserError: if there is no such layer.
+  """
+  experiment, sizes = run.experiment, run.experiment.config.input
+  activations.check_layer(experiment.network, layer)
+  (view,) = experiments.centre_view(experiment)
+  mean = run.data.mean()
+  mesh = Mesh(np.array(experiment.devices()), ('example',))
+  by_example = NamedSharding(mesh, PartitionSpec('example'))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+
+  @jax.jit
+  def extract(params, squares):
+    crops = pixels.cut(
+      squares, view.top, view.left, view.mirror, sizes.crop_size
+    )
+    return activations.layer_output(
+      experiment.network,
+      params,
+      pixels.to_input(crops, mean, sizes.pixel_scale),
+      layer,
+      experiment.dtype,
+    )
+
+  params = jax.device_put(run.params, everywhere)
+  return lambda squares: extract(params, jax.device_put(squares, by_example))
+
+
+def stream(run: Trained, source: Any, layer: str) -> Iterator[Rows]:
+  """Yields a layer's output for all images of a source, in its order.
+
+  What cannot be read is left out, named in the log and counted.
+
+  Args:
+    run: the trained run.
+    source: of images, labelled or not (see `sources.Source`).
+    layer: the layer's name.
+
+  Raises:
+    UserError: if there is no such layer.
+  """
+  extract = make_extractor(run, layer)
+  return _stream(run, source, layer, extract)
+
+
+def _stream(run, source, layer, extract) -> Iterator[Rows]:
+  done = progress.Progress(f'Computing {layer}', source.num_examples)
+  unreadable = 0
+  for batch in run.data.eval_batches(source):
+    readable = np.flatnonzero(batch['mask'])
+    unreadable += int(batch['unreadable'].sum())
+    yield Rows(
+      np.asarray(extract(batch['image']))[readable],
+      batch['label'][readable],
+      batch['index'][readable].astype(np.int64),
+    )
+    done.add(int((batch['index'] >= 0).sum()))
+  report_unreadable(unreadable, source.num_examples)
+
+
+def report_unreadable(count: int, total: int) -> None:
+  """Says how many files were left out, if any; each was named before."""
+  if count:
+    logging.warning(
+      '%d of %d files could not be read and are left out', count, total
+    )
+
+
+def squares(run: Trained, source: Any, indices: np.ndarray) -> np.ndarray:
+  """Returns some images of a source as prepared: uint8 [N, S, S, 3].
+
+  Args:
+    run: the trained run.
+    source: of the images.
+    indices: int [N], their numbers there; few enough to hold in memory.
+  """
+  # TensorFlow comes with the data, which are open by now.
+  from alexnet_jax.input_pipeline import chosen
+
+  some = chosen.Chosen(source, np.asarray(indices, np.int64))
+  batches = [
+    batch['image'][batch['index'] >= 0] for batch in run.data.eval_batches(some)
+  ]
+  return np.concatenate(batches)

@@ -1,0 +1,41 @@
+import logging
+
+import pytest
+
+from alexnet_jax import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """Sets the time by hand."""
+  now = [100.0]
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+  return now
+
+
+def test_a_line_every_ten_seconds(clock, caplog):
+  caplog.set_level(logging.INFO, 'absl')
+  done = progress.Progress('Computing fc7', 60_000)
+  for seconds, count in ((5, 4000), (11, 8000), (15, 4000), (22, 8000)):
+    clock[0] = 100 + seconds
+    done.add(count)
+  assert [record.getMessage() for record in caplog.records] == [
+    'Computing fc7: 12,000 of 60,000 images (20 %), 1091 images/s, left 44 s',
+    'Computing fc7: 24,000 of 60,000 images (40 %), 1091 images/s, left 33 s',
+  ]
+
+
+def test_short_work_says_nothing(clock, caplog):
+  caplog.set_level(logging.INFO, 'absl')
+  done = progress.Progress('Averaging', 10)
+  clock[0] += 9
+  done.add(10)
+  assert not caplog.records
+
+
+def test_work_that_has_not_begun_is_no_division_by_zero(clock, caplog):
+  caplog.set_level(logging.INFO, 'absl')
+  done = progress.Progress('Averaging', 10)
+  clock[0] += 30
+  done.add(0)
+  assert '0 of 10' in caplog.text
