@@ -133,7 +133,8 @@ def _decoder(
     nothing = tf.data.Dataset.from_tensors(empty)
     return images.concatenate(nothing).take(1).get_single_element()
 
-  return decode
+  # Each source compiles its own; TensorFlow would call that retracing.
+  return decode.get_concrete_function()
 
 
 def _cut(

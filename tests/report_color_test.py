@@ -1,0 +1,74 @@
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax.report import color
+
+
+def _kernel(rgb):
+  """A kernel of 5x5 pixels, [5, 5, 3, 1], that varies along one colour."""
+  pattern = np.random.default_rng(0).normal(size=(5, 5, 1))
+  return (pattern * np.asarray(rgb, np.float64))[..., None]
+
+
+@pytest.mark.parametrize(
+  ('rgb', 'score'),
+  [
+    ((1, 1, 1), 0),  # grey
+    ((-2, -2, -2), 0),
+    ((1, -1, 0), 1),  # red against green
+    ((1, 1, -2), 1),  # yellow against blue
+    ((1, 0, 0), 2 / 3),  # of |(1, 0, 0)|^2 = 1, 1/3 is along grey
+    ((2, 1, 0), 1 - 9 / (3 * 5)),
+  ],
+)
+def test_color_score(rgb, score):
+  assert color.scores(_kernel(rgb))[0] == pytest.approx(score)
+
+
+def test_color_scores_of_towers_and_of_nothing():
+  stacked = np.concatenate(
+    [_kernel((1, 1, 1)), _kernel((0, 1, -1)), 0 * _kernel((1, 1, 1))], axis=-1
+  )
+  scores = color.scores(np.stack([stacked, stacked[..., ::-1]]))
+  np.testing.assert_allclose(scores, [[0, 1, 0], [0, 1, 0]], atol=1e-12)
+
+
+def test_random_kernels_score_two_thirds():
+  drawn = jax.random.normal(jax.random.key(0), (5, 5, 3, 4000))
+  scores = color.scores(np.asarray(drawn))
+  assert scores.mean() == pytest.approx(2 / 3, abs=0.003)
+
+
+def test_split_by_hand():
+  # Pairs of (0.5, 0.9) and (0.1, 0.9): two higher, one lower, one tie.
+  found = color.split(np.array([[0.1, 0.9], [0.5, 0.9]]))
+  assert (found.colored, found.grey) == (1, 0)
+  assert found.beats == (2 + 0.5) / 4
+  assert not found.specialized
+
+
+def test_split_of_towers_that_specialized():
+  random = np.random.default_rng(1)
+  grey, colored = random.uniform(0, 0.2, 48), random.uniform(0.5, 1, 48)
+  found = color.split(np.stack([grey, colored]))
+  assert (found.colored, found.grey, found.beats) == (1, 0, 1)
+  assert found.by_chance == 0
+  assert found.specialized
+  text = color.sentence(np.stack([grey, colored]), is_grey=False)
+  assert 'specialized: the median score is' in text
+  assert 'did not' not in text
+
+
+def test_split_of_equal_towers():
+  scores = np.random.default_rng(2).uniform(0, 1, (2, 48))
+  found = color.split(scores)
+  assert 0.5 <= found.beats < 0.65
+  assert found.by_chance > 0.05
+  assert 'did not specialize' in color.sentence(scores, is_grey=False)
+
+
+def test_sentence_of_one_tower_and_of_grey_images():
+  scores = np.array([[0.05, 0.2, 0.6, 0.08]])
+  assert 'above 0.14, and 50% are grey' in color.sentence(scores, False)
+  assert 'have no colour' in color.sentence(scores, True)
