@@ -28,7 +28,7 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ['train', 'evaluate', 'prepare', 'predict', 'extract', 'similar'],
+  ['train', 'evaluate', 'prepare', 'report', 'predict', 'extract', 'similar'],
   'What to do.',
 )
 _OUTPUT = flags.DEFINE_string(
@@ -134,6 +134,7 @@ def _use() -> int:
   from alexnet_jax import ensemble
   from alexnet_jax import evaluate
   from alexnet_jax import trained
+  from alexnet_jax.report import run as report
 
   config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
   output = pathlib.Path(_OUTPUT.value or workdir)
@@ -141,6 +142,8 @@ def _use() -> int:
     return ensemble.run(_ENSEMBLE.value, config, output, _VIEWS.value)
   if _MODE.value == 'evaluate':
     return evaluate.run(config, workdir)
+  if _MODE.value == 'report':
+    return report.run(workdir, config)
   return _answer(trained.open_run(workdir, config), output)
 
 

@@ -1,48 +1,70 @@
 """How far long work has come, told every few seconds."""
 
+import math
 import time
 
 from absl import logging
-
-from alexnet_jax import reporting
 
 _SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-  """Counts what is done and logs a line now and then.
+  """Logs share, rate and time left now and then.
 
   Work that ends before the first line is due says nothing.
   """
 
-  def __init__(self, what: str, total: int, unit: str = 'images'):
+  def __init__(
+    self, what: str, total: int, unit: str = 'images', done: int = 0
+  ):
     """Starts the clock.
 
     Args:
       what: is being done, to begin the line with.
-      total: how many there are.
+      total: how many there are in the whole task.
       unit: what is counted, in the plural.
+      done: how many of them an earlier run did: no part of the rate.
     """
     self._what, self._total, self._unit = what, total, unit
-    self._done = 0
+    self._done = self._done_before = done
     self._start = self._reported = time.monotonic()
 
   def add(self, count: int) -> None:
     """Counts so many more."""
-    self._done += count
+    self.report(self._done + count)
+
+  def report(self, done: int) -> None:
+    """Takes how many are done since the task's beginning."""
+    self._done = done
     now = time.monotonic()
     if now - self._reported < _SECONDS_BETWEEN_LINES:
       return
     self._reported = now
-    rate = self._done / (now - self._start)
+    rate = (done - self._done_before) / (now - self._start)
     logging.info(
       '%s: %s of %s %s (%d %%), %.0f %s/s, left %s',
       self._what,
-      f'{self._done:,}',
+      f'{done:,}',
       f'{self._total:,}',
       self._unit,
-      100 * self._done // self._total,
+      100 * done // self._total,
       rate,
       self._unit,
-      reporting.duration((self._total - self._done) / max(rate, 1e-9)),
+      duration((self._total - done) / max(rate, 1e-9)),
     )
+
+
+def duration(seconds: float) -> str:
+  """Returns a time as people say it: 42 s, 3 min 20 s, 5 h 12 min, 3 d 4 h."""
+  if not math.isfinite(seconds):
+    return '?'
+  seconds = round(seconds)
+  if seconds < 60:
+    return f'{seconds} s'
+  minutes, seconds = divmod(seconds, 60)
+  if minutes < 60:
+    return f'{minutes} min {seconds} s'
+  hours, minutes = divmod(minutes, 60)
+  if hours < 48:
+    return f'{hours} h {minutes} min'
+  return f'{hours // 24} d {hours % 24} h'

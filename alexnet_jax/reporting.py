@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import logging as python_logging
-import math
 import pathlib
 import platform
 import subprocess
@@ -13,6 +12,8 @@ from typing import Any
 from absl import logging
 import jax
 import tensorboardX
+
+from alexnet_jax import progress
 
 _PACKAGES = (
   'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
@@ -145,24 +146,9 @@ def train_line(
     f'step {step}/{total}  epoch {values["epoch"]:.2f}'
     f'  loss {values["nll"]:.4f}  error {100 * values["top1_error"]:.1f} %'
     f'  rate {values["rate"]:.2g}  {values["images_per_second"]:.0f} images/s'
-    f'  waiting {100 * values["waiting"]:.1f} %  left {duration(seconds_left)}'
+    f'  waiting {100 * values["waiting"]:.1f} %'
+    f'  left {progress.duration(seconds_left)}'
   )
-
-
-def duration(seconds: float) -> str:
-  """Returns a time as people say it: 42 s, 3 min 20 s, 5 h 12 min, 3 d 4 h."""
-  if not math.isfinite(seconds):
-    return '?'
-  seconds = round(seconds)
-  if seconds < 60:
-    return f'{seconds} s'
-  minutes, seconds = divmod(seconds, 60)
-  if minutes < 60:
-    return f'{minutes} min {seconds} s'
-  hours, minutes = divmod(minutes, 60)
-  if hours < 48:
-    return f'{hours} h {minutes} min'
-  return f'{hours // 24} d {hours % 24} h'
 
 
 def curve(values: list[float], width: int = 40) -> str:

@@ -19,6 +19,7 @@ from alexnet_jax import errors
 from alexnet_jax import evaluate
 from alexnet_jax import experiment as experiments
 from alexnet_jax import optimizer
+from alexnet_jax import progress
 from alexnet_jax import reporting
 from alexnet_jax import train_state
 from alexnet_jax import train_step
@@ -202,7 +203,7 @@ def _loop(run: Run, stop: StopSignal) -> None:
     seconds = time.perf_counter() - started
     run.meter.add(seconds, waited)
     if step == first + 1:
-      logging.info('First step after %s', reporting.duration(seconds))
+      logging.info('First step after %s', progress.duration(seconds))
     if log_is_due:
       _log(run, step)
     if (

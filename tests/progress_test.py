@@ -39,3 +39,28 @@ def test_work_that_has_not_begun_is_no_division_by_zero(clock, caplog):
   clock[0] += 30
   done.add(0)
   assert '0 of 10' in caplog.text
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'words'),
+  [
+    (0.4, '0 s'),
+    (59.4, '59 s'),
+    (200, '3 min 20 s'),
+    (18_720, '5 h 12 min'),
+    (3600 * 76, '3 d 4 h'),
+    (float('nan'), '?'),
+  ],
+)
+def test_duration(seconds, words):
+  assert progress.duration(seconds) == words
+
+
+def test_what_an_earlier_run_did_is_no_part_of_the_rate(clock, caplog):
+  caplog.set_level(logging.INFO, 'absl')
+  done = progress.Progress('Store', 1000, done=500)
+  clock[0] += 10
+  done.report(600)
+  assert caplog.messages == [
+    'Store: 600 of 1,000 images (60 %), 10 images/s, left 40 s'
+  ]

@@ -3,7 +3,6 @@
 import json
 
 import jax
-import pytest
 from tensorboardX.proto import event_pb2
 
 from alexnet_jax import reporting
@@ -63,21 +62,6 @@ def test_run_record(tmp_path):
   assert record['versions']['jax'] == jax.__version__
   assert record['devices'] == ['cpu:0 cpu', 'cpu:1 cpu']
   assert record['git_revision'] is None or len(record['git_revision']) >= 40
-
-
-@pytest.mark.parametrize(
-  ('seconds', 'words'),
-  [
-    (0.4, '0 s'),
-    (59.4, '59 s'),
-    (200, '3 min 20 s'),
-    (18_720, '5 h 12 min'),
-    (3600 * 76, '3 d 4 h'),
-    (float('nan'), '?'),
-  ],
-)
-def test_duration(seconds, words):
-  assert reporting.duration(seconds) == words
 
 
 def test_curve_goes_from_low_to_high():

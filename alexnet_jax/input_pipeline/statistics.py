@@ -10,8 +10,8 @@ from absl import logging
 import numpy as np
 
 from alexnet_jax import errors
+from alexnet_jax import progress
 from alexnet_jax.input_pipeline import batches
-from alexnet_jax.input_pipeline import progress
 from alexnet_jax.input_pipeline import sources
 from alexnet_jax.input_pipeline import storage
 

@@ -17,8 +17,8 @@ from absl import logging
 import numpy as np
 
 from alexnet_jax import errors
+from alexnet_jax import progress
 from alexnet_jax.input_pipeline import batches
-from alexnet_jax.input_pipeline import progress
 from alexnet_jax.input_pipeline import shards
 from alexnet_jax.input_pipeline import sources
 from alexnet_jax.input_pipeline import statistics
@@ -107,7 +107,9 @@ def _fill(
 ) -> None:
   """Writes the shards that are not in the journal yet."""
   done = min(journal.done * files.shard_size, source.num_examples)
-  shown = progress.Progress(f'Store {source.split}', source.num_examples, done)
+  shown = progress.Progress(
+    f'Store {source.split}', source.num_examples, done=done
+  )
   steps = _squares(source, files, journal.done)
   for shard in range(journal.done, len(files)):
     with storage.replacing(files.path(shard)) as file:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import reporting
+from alexnet_jax import progress
 from alexnet_jax.report import curves
 from alexnet_jax.report import page
 from alexnet_jax.report.subject import Subject
@@ -55,7 +55,7 @@ def _facts(subject: Subject, lines: list[dict]) -> tuple[tuple[str, str], ...]:
     ('Updates', f'{subject.run.step:,}'),
     (
       'Time in updates',
-      reporting.duration(seconds) if seconds else 'not known',
+      progress.duration(seconds) if seconds else 'not known',
     ),
     ('Speed', f'{rate:,.0f} images/s' if rate else 'not known'),
     ('Towers', str(subject.network.towers)),

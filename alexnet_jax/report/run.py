@@ -10,7 +10,7 @@ import time
 from absl import logging
 from ml_collections import config_dict
 
-from alexnet_jax import reporting
+from alexnet_jax import progress
 from alexnet_jax import trained
 from alexnet_jax.experiment import Experiment
 from alexnet_jax.report import inside
@@ -74,12 +74,12 @@ def run(
     summary=overview.summary(subject),
     footer=(
       f'Checkpoint of step {opened.step:,}. Made in'
-      f' {reporting.duration(seconds)}, with at most'
+      f' {progress.duration(seconds)}, with at most'
       f' {overview.size(peak_memory())} of memory.'
     ),
     sections=tuple(sections),
   )
-  logging.info('Report in %s: %s', reporting.duration(seconds), written)
+  logging.info('Report in %s: %s', progress.duration(seconds), written)
   return 0
 
 
