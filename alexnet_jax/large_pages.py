@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 
-_VARIABLE, _SETTING = 'GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1'
+VARIABLE, SETTING = 'GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1'
 
 
 def use() -> None:
@@ -17,7 +17,7 @@ def use() -> None:
 
   Does nothing without the GNU C library, or where the variable is set.
   """
-  if _VARIABLE in os.environ or platform.libc_ver()[0] != 'glibc':
+  if VARIABLE in os.environ or platform.libc_ver()[0] != 'glibc':
     return
-  os.environ[_VARIABLE] = _SETTING
+  os.environ[VARIABLE] = SETTING
   os.execv(sys.executable, sys.orig_argv)

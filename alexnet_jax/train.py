@@ -188,7 +188,7 @@ def _loop(run: Run, stop: StopSignal) -> None:
     started = time.perf_counter()
     batch = next(batches)
     # Nothing was lost to the images while the step before still runs.
-    idle = loss.is_ready()
+    idle = loss.is_ready()  # pyrefly: ignore[missing-attribute]
     waited = time.perf_counter() - started if idle else 0.0
     batch = train_step.put_batch(
       batch, run.config.accumulation, run.experiment.mesh

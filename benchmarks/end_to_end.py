@@ -26,10 +26,6 @@ from configs import smoke
 HEADER = ('what', 'images/s', 'lowest to highest', 'waiting for images')
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  help_string='As for main.py, overrides too; configs/smoke.py if not given.',
-)
 _STEPS = flags.DEFINE_integer(
   'steps', 100, 'Updates of a run, the first tenth not counted.', lower_bound=20
 )
@@ -63,7 +59,7 @@ def run(steps: int) -> tuple[float, float]:
 def _config_flags() -> list[str]:
   """Returns --config and its overrides, as they were given."""
   flag = flags.FLAGS['config']
-  if _CONFIG.value is None:
+  if flag.value is None:
     return ['--config=configs/smoke.py']
   overrides = config_flags.get_override_values(flag)
   return [
@@ -92,7 +88,7 @@ def measure() -> dict[str, list[float]]:
   found: dict[str, list[float]] = {
     name: [] for name in ('run', 'waiting', 'step alone', 'pipeline alone')
   }
-  config = _CONFIG.value or smoke.get_config()
+  config = flags.FLAGS.config or smoke.get_config()
   with contextlib.ExitStack() as stack:
     workers = []
     for name, factory in (

@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from alexnet_jax import large_pages
 from benchmarks import report
 
 PRESET = flags.DEFINE_string('preset', 'paper', 'The network.')
@@ -36,10 +37,11 @@ def platform() -> str:
 
 
 def environment() -> dict[str, str]:
-  """Returns what the contenders' processes need that a run alone would not.
+  """Returns the settings of all contenders' processes.
 
-  Contenders share the GPU, so none may reserve its memory.
+  On a CPU the large pages that `main.py` asks for: torch gains by them too. A
+  GPU is shared, so none may reserve its memory.
   """
   if platform() == 'cpu':
-    return {}
+    return {large_pages.VARIABLE: large_pages.SETTING}
   return {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}

@@ -27,7 +27,7 @@ _BATCHES = flags.DEFINE_list('batches', ['8', '32', '128'], 'Batch sizes.')
 _CLASSES = flags.DEFINE_list('classes', ['10', '1000', '10184'], 'Classes.')
 _DEVICES = flags.DEFINE_list('devices', ['1', '2', '4'], 'Devices.')
 _IMAGES = flags.DEFINE_list(
-  'images', ['1000', '100000', '1281167'], 'Images of the training set.'
+  'set_sizes', ['1000', '100000', '1281167'], 'Images of the training set.'
 )
 STEP_HEADER = ('ms a step', 'lowest to highest', 'ms an image', 'peak memory')
 
