@@ -33,7 +33,7 @@ def load(
   size: int,
   threads: int,
 ) -> Iterator[Batch]:
-  """Yields the batches of `steps`, in order.
+  """Returns the batches of `steps`, in order.
 
   Each thread makes a whole batch; TensorFlow lets go of the interpreter while
   it works, so the threads run side by side. A tf.data pipeline that calls
@@ -49,7 +49,7 @@ def load(
     size: side S of the windows cut from it, pixels.
     threads: batches worked on at once; 0 for one a core.
 
-  Yields:
+  Returns:
     'image' uint8 [B, S, S, 3], 'label' int32 [B], 'mask' and 'unreadable'
     float32 [B]. Arrays may be read-only.
   """
@@ -73,6 +73,13 @@ def load(
       _fill_gap(batch, place, source, index, draws, image_size, reported)
     return batch
 
+  return _in_order(make, steps, threads)
+
+
+def _in_order(
+  make: Callable[[int], Batch], steps: range, threads: int
+) -> Iterator[Batch]:
+  """Yields what `make` makes of each step, several of them ahead."""
   pool = futures.ThreadPoolExecutor(threads, 'input_pipeline')
   remaining = iter(steps)
   ahead = threads + _BATCHES_AHEAD
