@@ -12,7 +12,7 @@ def use() -> None:
 
   XLA asks for its temporary memory anew at every step, 1.7 GiB at a batch of
   128, and the system hands it out in pages of 4 KiB, each cleared when first
-  touched: a tenth of the step. The C library reads this setting once, at the
+  touched: 7 % of the step. The C library reads this setting once, at the
   start of a process, so the process replaces itself; its number stays.
 
   Does nothing without the GNU C library, or where the variable is set.
