@@ -59,7 +59,8 @@ def make_log_probs(
       mesh,
       in_specs=(towers.by_tower(mesh), example) + (everywhere,) * 3,
       out_specs=example,
-    )
+    ),
+    compiler_options=towers.compiler_options(mesh),
   )
 
   def log_probs(params, images, views):

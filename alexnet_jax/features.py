@@ -1,6 +1,7 @@
 """What one layer computes for the images of a source, batch by batch."""
 
 from collections.abc import Callable, Iterator
+import functools
 import re
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from alexnet_jax import activations
 from alexnet_jax import experiment as experiments
 from alexnet_jax import pixels
 from alexnet_jax import progress
+from alexnet_jax import towers
 from alexnet_jax.trained import Trained
 
 
@@ -62,7 +64,7 @@ def make_extractor(
   by_example = NamedSharding(mesh, PartitionSpec('example'))
   everywhere = NamedSharding(mesh, PartitionSpec())
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=towers.compiler_options(mesh))
   def compute(params, squares):
     crops = pixels.cut(
       squares, view.top, view.left, view.mirror, sizes.crop_size

@@ -7,8 +7,6 @@ reference, and each hand-written derivative against finite differences.
 
 import functools
 import itertools
-import math
-from typing import Any
 
 import jax
 from jax import lax
@@ -73,21 +71,14 @@ _normalize.defvjp(_normalize_fwd, _normalize_bwd)
 
 
 def _window_sum(x: jax.Array, axes: tuple[int, ...], size: int) -> jax.Array:
-  """Sums over a centred window along each axis, zeros beyond the ends.
-
-  Shifted adds: one pass that fuses, where `reduce_window` would not.
-  """
+  """Sums over a centred window along each axis, zeros beyond the ends."""
   reach = size // 2
-  for axis in axes:
-    length = x.shape[axis]
-    pads = [(reach, reach) if a == axis else (0, 0) for a in range(x.ndim)]
-    padded = jnp.pad(x, pads)
-    parts = [
-      lax.slice_in_dim(padded, shift, shift + length, axis=axis)
-      for shift in range(size)
-    ]
-    x = functools.reduce(jnp.add, parts)
-  return x
+  window = [size if axis in axes else 1 for axis in range(x.ndim)]
+  beyond = [
+    (reach, reach) if axis in axes else (0, 0) for axis in range(x.ndim)
+  ]
+  strides = [1] * x.ndim
+  return lax.reduce_window(x, 0.0, lax.add, window, strides, beyond)
 
 
 def _negative_power(x: jax.Array, beta: float) -> jax.Array:
@@ -96,59 +87,6 @@ def _negative_power(x: jax.Array, beta: float) -> jax.Array:
     root = lax.rsqrt(x)
     return root * jnp.sqrt(root)
   return x**-beta
-
-
-# Values in the receptive fields of a group of images, 16 MiB as float32: see
-# `convolve`.
-_GROUP_VALUES = 2**22
-
-
-def convolve(
-  x: jax.Array, kernel: jax.Array, *args: Any, **settings: Any
-) -> jax.Array:
-  """`lax.conv_general_dilated`, with a weight gradient that suits a CPU.
-
-  There the gradient is summed over groups of a few images. Over a whole batch
-  XLA's contraction outgrows the caches, and runs at a third of the speed.
-
-  Args:
-    x: maps, [N, H, W, C].
-    kernel: weights, [side, side, C, K].
-    *args: as for `lax.conv_general_dilated`.
-    **settings: the same.
-
-  Returns:
-    The weighted sums, [N, H', W', K].
-  """
-
-  def convolution(x, kernel):
-    return lax.conv_general_dilated(x, kernel, *args, **settings)
-
-  def kernel_gradient(x, dy):
-    transposed = jax.linear_transpose(lambda k: convolution(x, k), kernel)
-    return transposed(dy)[0]
-
-  def in_groups(x, dy):
-    images, *positions = dy.shape[:-1]
-    values = math.prod(positions) * math.prod(kernel.shape[:-1])
-    size = max(1, _GROUP_VALUES // values)
-    cuts = list(range(size, images, size))
-    parts = zip(jnp.split(x, cuts), jnp.split(dy, cuts), strict=True)
-    return functools.reduce(jnp.add, itertools.starmap(kernel_gradient, parts))
-
-  def forward(x, kernel):
-    return convolution(x, kernel), (x, kernel)
-
-  def backward(residuals, dy):
-    x, kernel = residuals
-    dx = jax.linear_transpose(lambda x: convolution(x, kernel), x)(dy)[0]
-    return dx, lax.platform_dependent(
-      x, dy, cpu=in_groups, default=kernel_gradient
-    )
-
-  apply = jax.custom_vjp(convolution)
-  apply.defvjp(forward, backward)
-  return apply(x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -181,17 +119,20 @@ def _max_pool_bwd(size, stride, residuals, dy):
   # windows before. So dx is a sum of few terms that nothing has to scatter.
   x, y = residuals
   blocks = [-(-side // stride) for side in x.shape[1:3]]
-  zero = jnp.zeros((), dy.dtype)
+  reach = -(-size // stride) - 1
   pixels = _split_in_blocks(x, blocks, stride)
+  maxima, shares = (_pad_windows(a, blocks, reach) for a in (y, dy))
   rows = jnp.arange(stride)[:, None, None, None]
   columns = jnp.arange(stride)[:, None]
+  zero = jnp.zeros((), dy.dtype)
   dx = zero
-  for back in itertools.product(range(-(-size // stride)), repeat=2):
+  for back in itertools.product(range(reach + 1), repeat=2):
     inside = (rows + back[0] * stride < size) & (
       columns + back[1] * stride < size
     )
-    is_maximum = pixels == _windows_before(y, blocks, back)
-    share = _windows_before(dy, blocks, back)
+    start = [reach - places for places in back]
+    is_maximum = pixels == _windows_from(maxima, start, blocks)
+    share = _windows_from(shares, start, blocks)
     dx += jnp.where(inside & is_maximum, share, zero)
   height, width = (count * stride for count in blocks)
   dx = dx.reshape(x.shape[0], height, width, x.shape[3])
@@ -225,15 +166,22 @@ def _split_in_blocks(x, blocks, stride):
   )
 
 
-def _windows_before(y, blocks, back):
-  """Returns each block's window so many places before: [N, rows, 1, ...]."""
-  zero = jnp.zeros((), y.dtype)
-  moved = [
-    (places, count - places - side, 0)
-    for places, count, side in zip(back, blocks, y.shape[1:3], strict=True)
+def _pad_windows(y, blocks, reach):
+  """Pads by `reach` windows before the first and up to the last block's."""
+  missing = [
+    (reach, count - side)
+    for count, side in zip(blocks, y.shape[1:3], strict=True)
   ]
-  padded = lax.pad(y, zero, ((0, 0, 0), *moved, (0, 0, 0)))
-  return padded[:, :, None, :, None]
+  return jnp.pad(y, ((0, 0), *missing, (0, 0)))
+
+
+def _windows_from(padded, start, blocks):
+  """Returns one window for each block, as [N, rows, 1, columns, 1, C]."""
+  rows, columns = (
+    slice(first, first + count)
+    for first, count in zip(start, blocks, strict=True)
+  )
+  return padded[:, rows, None, columns, None]
 
 
 def dropout(

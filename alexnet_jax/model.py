@@ -6,6 +6,7 @@ towers as it is handed: both on one device, one on each of two.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 from flax import linen as nn
@@ -16,7 +17,6 @@ from alexnet_jax import errors
 from alexnet_jax import layers
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.architecture import Conv
-from alexnet_jax.architecture import Dense
 from alexnet_jax.architecture import Layer
 
 Params = dict[str, dict[str, jax.Array]]
@@ -32,11 +32,14 @@ class Stage(nn.Module):
     network: the network that the stage belongs to.
     layers: the stage's layers.
     dtype: of the arithmetic; parameters stay float32.
+    summed: whether it is handed its first layer's weighted sums (`first_sums`)
+      instead of that layer's inputs.
   """
 
   network: Architecture
   layers: tuple[Layer, ...]
   dtype: Any = jnp.float32
+  summed: bool = False
 
   @nn.compact
   def __call__(
@@ -46,15 +49,14 @@ class Stage(nn.Module):
     positions: jax.Array | None = None,
   ) -> jax.Array:
     """Applies the stage; `key` and `positions` as in `layers.dropout`."""
-    for layer in self.layers:
-      if isinstance(layer, Dense):
-        x = x.reshape(x.shape[0], -1)
-      x = self._weighted_sum(layer)(x)
+    for i, layer in enumerate(self.layers):
+      if i > 0 or not self.summed:
+        x = self._weighted_sum(layer, x)
       for operation in layer.order:
         x = self._apply(operation, layer, x, key, positions)
     return x
 
-  def _weighted_sum(self, layer: Layer) -> nn.Module:
+  def _weighted_sum(self, layer: Layer, x: jax.Array) -> jax.Array:
     features = self.network.features_per_tower(layer)
     initial: dict[str, Any] = {
       'kernel_init': nn.initializers.normal(layer.init_std),
@@ -63,15 +65,15 @@ class Stage(nn.Module):
       'name': layer.name,
     }
     if isinstance(layer, Conv):
-      return nn.Conv(
+      convolution = nn.Conv(
         features,
         (layer.kernel, layer.kernel),
         strides=layer.stride,
         padding=(layer.padding, layer.padding),
-        conv_general_dilated=layers.convolve,
         **initial,
       )
-    return nn.Dense(features, **initial)
+      return convolution(x)
+    return nn.Dense(features, **initial)(x.reshape(x.shape[0], -1))
 
   def _apply(self, operation, layer, x, key, positions):
     network = self.network
@@ -113,6 +115,29 @@ def concatenate(outputs: Sequence[jax.Array], is_logits: bool) -> jax.Array:
   """The join on one device."""
   del is_logits  # It matters between devices only.
   return jnp.concatenate(outputs, axis=-1)
+
+
+def first_sums(
+  network: Architecture,
+  params: Params,
+  images: jax.Array,
+  dtype: Any = jnp.float32,
+) -> jax.Array:
+  """Computes the first layer's weighted sums, [towers, N, ..., C].
+
+  All towers read the same image, so `vmap` makes one convolution of theirs:
+  its fields are gathered once, which costs more than multiplying them.
+
+  Args:
+    network: the architecture.
+    params: of the towers at hand, on each leading axis.
+    images: [N, H, W, 3].
+    dtype: of the arithmetic.
+  """
+  layer = dataclasses.replace(network.layers[0], order=())
+  stage = Stage(network, (layer,), dtype)
+  own = {layer.name: params[layer.name]}
+  return jax.vmap(lambda own: stage.apply({'params': own}, images))(own)
 
 
 def init(network: Architecture, key: jax.Array, crop_size: int) -> Params:
@@ -172,11 +197,11 @@ def forward(
     None if key is None else jax.random.fold_in(key, first_tower + tower)
     for tower in range(towers)
   ]
-  outputs = [images.astype(dtype)] * towers
+  outputs = list(first_sums(network, params, images.astype(dtype), dtype))
   for i, stage_layers in enumerate(network.stages):
     if i > 0:
       outputs = [join(outputs, False)] * towers
-    stage = Stage(network, stage_layers, dtype)
+    stage = Stage(network, stage_layers, dtype, summed=i == 0)
     names = [layer.name for layer in stage_layers]
     outputs = [
       _apply(stage, _tower(params, names, t), outputs[t], keys[t], positions)

@@ -179,6 +179,7 @@ def make_train_step(
   return jax.jit(
     step,
     donate_argnums=0,
+    compiler_options=towers.compiler_options(mesh),
     out_shardings=(train_state.shardings(mesh), everywhere),
   )
 

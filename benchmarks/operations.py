@@ -37,9 +37,12 @@ def weighted(network: Architecture, layer: architecture.Layer, dtype: Any):
   alone = dataclasses.replace(
     layer, order=layer.order[: len(layer.order) - len(own)]
   )
-  stage = model.Stage(network, (alone,), dtype)
+  is_first = layer is network.layers[0]
+  stage = model.Stage(network, (alone,), dtype, summed=is_first)
 
   def apply(params, xs):
+    if is_first:
+      xs = list(model.first_sums(network, params, xs, dtype))
     if not isinstance(xs, Sequence):
       xs = [xs] * network.towers
     return [

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from alexnet_jax import towers
 
 
 class Cost(NamedTuple):
@@ -64,8 +67,9 @@ def differentiable(
     flops: of the forward pass.
     is_first: whether the inputs are images, which need no gradient.
   """
+  options = towers.compiler_options(towers.make_mesh(1, jax.devices()[:1]))
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=options)
   def forward(params, xs):
     if is_first:
       return jax.vjp(lambda params: function(params, xs), params)
@@ -73,7 +77,7 @@ def differentiable(
 
   ys, pull = forward(params, xs)
   dys = jax.tree.map(jnp.ones_like, ys)
-  backward = jax.jit(lambda pull, dys: pull(dys))
+  backward = jax.jit(lambda pull, dys: pull(dys), compiler_options=options)
   moved = size(params) + size(xs) + size(ys)
   # Besides reading the same, it writes gradients as large as what they are of.
   written = size(params) + (0 if is_first else size(xs))

@@ -162,50 +162,6 @@ _POOLS = [
 ]
 
 
-def _convolutions(x, kernel, stride, padding):
-  """Returns ours and JAX's own, of the same settings."""
-  settings = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
-  arguments = ((stride, stride), (padding, padding))
-  return (
-    layers.convolve(x, kernel, *arguments, **settings),
-    jax.lax.conv_general_dilated(x, kernel, *arguments, **settings),
-  )
-
-
-@pytest.mark.parametrize('group_values', [1, 3 * 36 * 27, 2**30])
-@pytest.mark.parametrize(('stride', 'padding'), [(1, (1, 1)), (2, (0, 3))])
-def test_gradients_of_convolution(monkeypatch, group_values, stride, padding):
-  # One image a group, a few with a rest, and all at once.
-  monkeypatch.setattr(layers, '_GROUP_VALUES', group_values)
-  x, kernel = _normal(7, 6, 6, 3), _normal(3, 3, 3, 4, seed=1)
-  ours, theirs = _convolutions(x, kernel, stride, padding)
-  np.testing.assert_array_equal(ours, theirs)
-  dy = _normal(*ours.shape, seed=2)
-
-  def gradients(which):
-    def product(x, kernel):
-      return jnp.vdot(_convolutions(x, kernel, stride, padding)[which], dy)
-
-    return jax.jit(jax.grad(product, (0, 1)))(x, kernel)
-
-  for mine, reference in zip(gradients(0), gradients(1), strict=True):
-    np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(('images', 'groups'), [(5, 3), (6, 3), (1, 1)])
-def test_weight_gradient_is_summed_over_groups(monkeypatch, images, groups):
-  monkeypatch.setattr(layers, '_GROUP_VALUES', 2 * 36 * 27)
-
-  def output_sum(kernel):
-    x = jnp.ones((images, 6, 6, 3))
-    return _convolutions(x, kernel, 1, (1, 1))[0].sum()
-
-  gradient = jax.jit(jax.grad(output_sum)).lower(jnp.ones((3, 3, 3, 4)))
-  # The value itself is dead code of the gradient: groups alone are left.
-  program = gradient.as_text()
-  assert program.count('stablehlo.convolution') == groups
-
-
 @pytest.mark.parametrize(('size', 'height', 'width'), _POOLS)
 def test_max_pool(size, height, width):
   x = _normal(2, height, width, 3).astype(np.float32)

@@ -155,6 +155,22 @@ def test_forward(network):
   assert error < 1e-5
 
 
+def test_towers_share_one_convolution_of_the_images():
+  params = _init(_PAPER)
+  forward = jax.jit(model.forward, static_argnums=0)
+  program = forward.lower(_PAPER, params, _images()).as_text()
+  # The first layer's once for both towers, the others' once for each.
+  own = sum(isinstance(layer, Conv) for layer in _PAPER.layers[1:])
+  assert own > 1
+  assert program.count('stablehlo.convolution') == 1 + 2 * own
+  sums = model.first_sums(_PAPER, params, _images())
+  conv1 = dataclasses.replace(_PAPER.layers[0], order=())
+  for tower in (0, 1):
+    own = {'conv1': jax.tree.map(lambda p, t=tower: p[t], params['conv1'])}
+    alone = model.Stage(_PAPER, (conv1,)).apply({'params': own}, _images())
+    np.testing.assert_allclose(sums[tower], alone, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('network', [_PAPER, _SOURCE], ids=['paper', 'source'])
 def test_gradient_along_a_direction(network):
   params = _init(network)

@@ -43,6 +43,23 @@ def test_towers_that_cannot_be_shared(num_towers, num_devices, options):
   assert message.endswith(f'one of {options}')
 
 
+def test_convolutions_are_xlas_own_on_a_cpu():
+  def convolve(x, kernel):
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+    y = jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), 'SAME', dimension_numbers=numbers
+    )
+    return (y * y).sum()
+
+  x, kernel = jnp.ones((8, 13, 13, 64)), jnp.ones((3, 3, 64, 64))
+  options = towers.compiler_options(_mesh(2, 2))
+  gradient = jax.jit(jax.grad(convolve, (0, 1)), compiler_options=options)
+  entry = gradient.lower(x, kernel).compile().as_text().split('ENTRY')[1]
+  # One forward and two backward, none inside another library's fusion.
+  assert entry.count(' convolution(') == 3
+  assert 'ynn' not in entry
+
+
 def test_axes_of_a_single_device_are_left_out():
   specs = {
     devices: (
