@@ -137,7 +137,7 @@ def first_sums(
   layer = dataclasses.replace(network.layers[0], order=())
   stage = Stage(network, (layer,), dtype)
   own = {layer.name: params[layer.name]}
-  return jax.vmap(lambda own: stage.apply({'params': own}, images))(own)
+  return jax.vmap(lambda own: _apply(stage, own, images))(own)
 
 
 def init(network: Architecture, key: jax.Array, crop_size: int) -> Params:
@@ -217,5 +217,5 @@ def _tower(params: Params, names: Sequence[str], tower: int) -> Params:
   return jax.tree.map(lambda x: x[tower], chosen)
 
 
-def _apply(stage, params, x, key, positions) -> jax.Array:
+def _apply(stage, params, x, key=None, positions=None) -> jax.Array:
   return stage.apply({'params': params}, x, key, positions)

@@ -36,11 +36,14 @@ def simulate_devices(count: int) -> None:
 
   `XLA_FLAGS`, where it asks for a number of devices, has precedence.
   """
-  # All simulated devices share one pool of threads, by default one a core. A
-  # collective keeps a thread while it waits for the other devices, so on few
-  # cores they can hold the whole pool and wait for each other for ever.
-  threads = (os.cpu_count() or 1) + 3 * count
-  os.environ.setdefault('PJRT_NPROC', str(threads))
+  if count > 1:
+    # All simulated devices share one pool of threads, by default one a core. A
+    # collective keeps a thread while it waits for the other devices, and a
+    # device has one collective at a time: on few cores they could hold the
+    # whole pool and wait for each other for ever. More threads than needed cost
+    # time: 8 instead of 4 on two cores a twelfth of a step.
+    threads = (os.cpu_count() or 1) + count
+    os.environ.setdefault('PJRT_NPROC', str(threads))
   if _SIMULATE in os.environ.get('XLA_FLAGS', ''):
     return
   try:
