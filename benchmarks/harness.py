@@ -7,7 +7,7 @@ While one works the others are stopped (SIGSTOP), so that no idle thread spins
 and nobody fetches ahead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import math
 import multiprocessing
@@ -46,7 +46,8 @@ class Worker:
       name: for the table.
       factory: 'package.module:callable', imported in the new process alone.
       settings: keyword arguments of the factory; picklable.
-      environment: variables set before anything is imported.
+      environment: variables the process is born with: what the C library
+        reads of them it reads before Python runs.
       timeout: seconds any call may take.
     """
     self.name = name
@@ -56,9 +57,10 @@ class Worker:
     self._started = time.perf_counter()
     self._process = context.Process(
       target=serving.serve,
-      args=(theirs, factory, dict(settings), environment or {}),
+      args=(theirs, factory, dict(settings)),
     )
-    self._process.start()
+    with _added_to_environment(environment or {}):
+      self._process.start()
     theirs.close()
 
   def __enter__(self) -> 'Worker':
@@ -135,6 +137,17 @@ class Worker:
     if not good:
       raise ContenderError(value)
     return value
+
+
+@contextlib.contextmanager
+def _added_to_environment(variables: Mapping[str, str]) -> Iterator[None]:
+  before = dict(os.environ)
+  os.environ.update(variables)
+  try:
+    yield
+  finally:
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def alternate(

@@ -16,7 +16,10 @@ ROUNDS = flags.DEFINE_integer(
   'rounds', 5, 'Turns of every contender.', lower_bound=1
 )
 TURN_SECONDS = flags.DEFINE_float(
-  'turn_seconds', 0.5, 'About how long a turn lasts; at least one unit of work.'
+  'turn_seconds',
+  0.5,
+  'About how long a turn lasts: one unit of work that does not count, and at'
+  ' least one that does.',
 )
 MATRIX_SIDE = flags.DEFINE_integer(
   'matrix_side',

@@ -141,6 +141,22 @@ def test_turns_measure_time_and_processors():
     assert 0.17 < turn.cpu < 0.5
 
 
+def test_the_first_unit_of_a_turn_does_not_count():
+  with _workers(one={'seconds': 0.01}) as (worker,):
+    worker.turn(0.0)
+    assert worker.call('units') == 2
+
+
+def test_environment_is_there_before_python(monkeypatch):
+  monkeypatch.delenv('ALEXNET_ADDED', raising=False)
+  with harness.Worker(
+    'a', 'benchmarks_testing:Counter', {}, {'ALEXNET_ADDED': '1'}
+  ) as worker:
+    worker.wait()
+    assert worker.call('born_with', 'ALEXNET_ADDED')
+    assert 'ALEXNET_ADDED' not in os.environ
+
+
 def test_a_stopped_contender_stands_still():
   with _workers(one={}) as (worker,):
     worker.pause()

@@ -14,6 +14,7 @@ class Counter:
 
   def __init__(self, work='sleep', seconds=0.05):
     self._work, self._seconds, self._ticks = work, seconds, 0
+    self._units = 0
     threading.Thread(target=self._tick, daemon=True).start()
 
   def _tick(self):
@@ -24,7 +25,16 @@ class Counter:
   def ticks(self):
     return self._ticks
 
+  def units(self):
+    return self._units
+
+  def born_with(self, variable):
+    """Returns whether the variable was there before Python ran."""
+    with open('/proc/self/environ', 'rb') as environment:
+      return f'{variable}='.encode() in environment.read()
+
   def run(self, count):
+    self._units += count
     if self._work == 'fail':
       raise ValueError('no\nluck')
     if self._work == 'die':
