@@ -10,7 +10,7 @@ VARIABLE, SETTING = 'GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1'
 def use() -> None:
   """Starts the program anew with large pages, where the system has them.
 
-  XLA asks for its temporary memory anew at every step, 1.7 GiB at a batch of
+  XLA asks for its temporary memory anew at every step, 1.5 GiB at a batch of
   128, and the system hands it out in pages of 4 KiB, each cleared when first
   touched: 7 % of the step. The C library reads this setting once, at the
   start of a process, so the process replaces itself; its number stays.
