@@ -74,5 +74,10 @@ def failures(reasons: Mapping[str, str]) -> str:
 
 def milliseconds(seconds: Sequence[float], middle: float) -> tuple[str, str]:
   """Returns the median and the range of some durations, in milliseconds."""
-  low, high = min(seconds), max(seconds)
-  return f'{1e3 * middle:.4g}', f'{1e3 * low:.4g} to {1e3 * high:.4g}'
+  low, high = _four_digits(min(seconds)), _four_digits(max(seconds))
+  return _four_digits(middle), f'{low} to {high}'
+
+
+def _four_digits(seconds: float) -> str:
+  value = 1e3 * seconds
+  return f'{value:.4g}' if value < 9999.5 else f'{value:.0f}'

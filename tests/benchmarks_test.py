@@ -108,6 +108,12 @@ def test_table():
   )
 
 
+def test_milliseconds():
+  assert report.milliseconds([10.74, 0.0012345], 1.0) == (
+    '1000', '1.234 to 10740'
+  )  # fmt: skip
+
+
 @contextlib.contextmanager
 def _workers(**settings):
   """Starts a `Counter` for each name, with these settings."""
