@@ -79,5 +79,6 @@ def milliseconds(seconds: Sequence[float], middle: float) -> tuple[str, str]:
 
 
 def _four_digits(seconds: float) -> str:
+  """Returns milliseconds with four digits, and never an exponent."""
   value = 1e3 * seconds
   return f'{value:.4g}' if value < 9999.5 else f'{value:.0f}'

@@ -160,9 +160,9 @@ def test_towers_share_one_convolution_of_the_images():
   forward = jax.jit(model.forward, static_argnums=0)
   program = forward.lower(_PAPER, params, _images()).as_text()
   # The first layer's once for both towers, the others' once for each.
-  own = sum(isinstance(layer, Conv) for layer in _PAPER.layers[1:])
-  assert own > 1
-  assert program.count('stablehlo.convolution') == 1 + 2 * own
+  others = sum(isinstance(layer, Conv) for layer in _PAPER.layers[1:])
+  assert others > 1
+  assert program.count('stablehlo.convolution') == 1 + 2 * others
   sums = model.first_sums(_PAPER, params, _images())
   conv1 = dataclasses.replace(_PAPER.layers[0], order=())
   for tower in (0, 1):
