@@ -131,13 +131,12 @@ def make_join(mesh: Mesh) -> Callable[[Any, bool], jax.Array]:
     local = jnp.concatenate(outputs, axis=-1)
     if axis is None:
       return local
-    return lax.all_gather(
-      local,
-      axis,
-      axis=local.ndim - 1,
-      tiled=True,
-      to='invarying' if is_logits else 'varying',
+    # Towers come on a leading axis: gathered on the last one, XLA would lay out
+    # what leads here and what follows as a collective likes it, maps first.
+    every = lax.all_gather(
+      local, axis, to='invarying' if is_logits else 'varying'
     )
+    return jnp.concatenate(list(every), axis=-1)
 
   return join
 

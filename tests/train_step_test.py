@@ -475,15 +475,16 @@ def _counted(collectives):
 
 # The joins of Figure 2, for two images: all maps before conv3, fc6, fc7 and
 # fc8, and the logits; backwards, each tower gets the gradient of its own half.
-# That of the logits is a slice, since both towers hold the whole loss.
+# That of the logits is a slice, since both towers hold the whole loss. Towers
+# are the leading axis, of which a scattered gradient keeps one.
 _JOINS = {
-  ('all-gather', ('f32', 2, 13, 13, 256)): 1,
-  ('all-gather', ('f32', 2, 6, 6, 256)): 1,
-  ('all-gather', ('f32', 2, 4096)): 2,
-  ('all-gather', ('f32', 2, 1000)): 1,
-  ('reduce-scatter', ('f32', 2, 13, 13, 128)): 1,
-  ('reduce-scatter', ('f32', 2, 6, 6, 128)): 1,
-  ('reduce-scatter', ('f32', 2, 2048)): 2,
+  ('all-gather', ('f32', 2, 2, 13, 13, 128)): 1,
+  ('all-gather', ('f32', 2, 2, 6, 6, 128)): 1,
+  ('all-gather', ('f32', 2, 2, 2048)): 2,
+  ('all-gather', ('f32', 2, 2, 500)): 1,
+  ('reduce-scatter', ('f32', 1, 2, 13, 13, 128)): 1,
+  ('reduce-scatter', ('f32', 1, 2, 6, 6, 128)): 1,
+  ('reduce-scatter', ('f32', 1, 2, 2048)): 2,
 }
 
 
@@ -522,9 +523,9 @@ def test_four_devices_add_gradients_over_copies_of_the_network():
 def test_towers_without_communication_meet_at_the_classifier():
   collectives = _collectives('no_communication', 2, rows_per_device=2)
   assert _counted(collectives) == {
-    ('all-gather', ('f32', 2, 4096)): 1,
-    ('all-gather', ('f32', 2, 1000)): 1,
-    ('reduce-scatter', ('f32', 2, 2048)): 1,
+    ('all-gather', ('f32', 2, 2, 2048)): 1,
+    ('all-gather', ('f32', 2, 2, 500)): 1,
+    ('reduce-scatter', ('f32', 1, 2, 2048)): 1,
   }
 
 
