@@ -120,12 +120,13 @@ def _check_flags() -> None:
 
 def _make() -> int:
   """Trains, or prepares the data."""
+  from alexnet_jax import data
   from alexnet_jax import experiment
   from alexnet_jax import train
 
   parts = experiment.build(_CONFIG.value)
   if _MODE.value == 'prepare':
-    return experiment.prepare(parts)
+    return data.prepare(parts)
   return train.train(parts, pathlib.Path(_WORKDIR.value))
 
 

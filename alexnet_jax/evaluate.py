@@ -21,7 +21,7 @@ from alexnet_jax import reporting
 from alexnet_jax import towers
 from alexnet_jax import trained
 from alexnet_jax.architecture import Architecture
-from alexnet_jax.experiment import Data
+from alexnet_jax.data import Data
 from alexnet_jax.experiment import Experiment
 from alexnet_jax.trained import Trained
 

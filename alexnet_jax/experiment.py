@@ -1,10 +1,9 @@
-"""From a config to the parts of a run: network, devices, recipe, data.
+"""From a config to the parts of a run: network, devices, recipe.
 
-The only reader of the ConfigDict besides `train.py` and `main.py`: every other
-module takes plain arguments.
+With `data.py`, `train.py` and `main.py` the only reader of the ConfigDict:
+every other module takes plain arguments.
 """
 
-from collections.abc import Iterator
 import dataclasses
 import functools
 import itertools
@@ -139,149 +138,6 @@ def _devices(config, num_towers: int) -> list[jax.Device]:
   return devices[:wanted] if wanted else devices
 
 
-class Data:
-  """The training and validation splits of a config, and their statistics."""
-
-  def __init__(self, experiment: Experiment, original: bool = False):
-    """Opens both splits; prepares a tensorflow-datasets set if need be.
-
-    Args:
-      experiment: the config and the network.
-      original: whether to open the data themselves where there is a store.
-
-    Raises:
-      UserError: if data are missing or do not fit the network.
-    """
-    # TensorFlow comes in here and not before: networks and steps do without.
-    from alexnet_jax.input_pipeline import batches
-    from alexnet_jax.input_pipeline import preprocessing
-    from alexnet_jax.input_pipeline import sources
-    from alexnet_jax.input_pipeline import statistics
-    from alexnet_jax.input_pipeline import store
-
-    self._batches, self._preprocessing = batches, preprocessing
-    self._sources, self._statistics = sources, statistics
-    self._store = store
-    self._config = experiment.config
-    self._num_classes = experiment.network.num_classes
-    self._copies = experiment.mesh.shape[towers.DATA]
-    data = self._config.data
-    from_store = bool(data.store_dir) and not original
-    open_split = self._open_store if from_store else self._open
-    self.train_source = open_split(data.train_split)
-    self.eval_source = open_split(data.eval_split)
-    sources.check_same_classes(self.train_source, self.eval_source)
-    _check_num_classes(experiment.network, self.train_source)
-
-  def _open(self, split):
-    data = self._config.data
-    return self._sources.open_source(
-      data.source,
-      name=data.name,
-      data_dir=data.data_dir,
-      manual_dir=data.manual_dir,
-      split=split,
-      class_names=tuple(data.class_names),
-      num_examples=data.num_examples,
-      num_classes=self._num_classes,
-      image_size=self._config.input.image_size,
-      seed=self._config.seed,
-    )
-
-  def _open_store(self, split):
-    data = self._config.data
-    return self._store.open_store(
-      data.store_dir,
-      split=split,
-      name=data.name,
-      image_size=self._config.input.image_size,
-    )
-
-  @property
-  def steps_per_epoch(self) -> int:
-    return self._batches.steps_per_epoch(
-      self.train_source.num_examples, self._config.batch_size
-    )
-
-  @functools.cached_property
-  def statistics(self):
-    """Mean and principal components of the training split's colours."""
-    if self._config.data.statistics == 'imagenet':
-      return self._statistics.IMAGENET
-    return self._statistics.load_or_compute(
-      self.train_source, self._config.input.image_size
-    )
-
-  def mean(self) -> np.ndarray:
-    """Returns what to subtract: float32 [crop, crop, 3] or [3], grey levels."""
-    kind, size = self._config.input.mean, self._config.input.crop_size
-    match kind:
-      case 'none':
-        return np.zeros(3, np.float32)
-      case 'channel':
-        return np.asarray(self.statistics.channel_mean, np.float32)
-    return pixels.central_mean(self.statistics.mean_image, size)
-
-  def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Returns the endless batches of the run from this step on."""
-    config = self._config
-    scale = self._preprocessing.color_scale(
-      self.statistics.stdevs, config.input.color
-    )
-    return self._batches.train_batches(
-      self.train_source,
-      batch_size=config.batch_size,
-      seed=config.seed,
-      start_step=start_step,
-      image_size=config.input.image_size,
-      crop_size=config.input.crop_size,
-      random_crop=config.input.random_crop,
-      flip=config.input.flip,
-      crop_chunk=config.input.crop_chunk,
-      shuffle=config.input.shuffle,
-      color_scale=scale,
-      eigenvectors=self.statistics.eigenvectors,
-      threads=config.data.threads,
-    )
-
-  def eval_batches(self, source=None) -> Iterator[dict[str, np.ndarray]]:
-    """Returns batches of the validation split, or of another source, once."""
-    source = source or self.eval_source
-    # Padding makes up for a batch size that the devices do not divide. A few
-    # images are no reason to compute a whole batch.
-    size = min(self._config.evaluate.batch_size, source.num_examples)
-    return self._batches.eval_batches(
-      source,
-      batch_size=-(-size // self._copies) * self._copies,
-      image_size=self._config.input.image_size,
-      threads=self._config.data.threads,
-    )
-
-  def check_unreadable(self, unreadable: float, num_examples: int) -> None:
-    """Stops the run when too many files cannot be read.
-
-    Raises:
-      UserError: above the share `data.max_unreadable` of the split.
-    """
-    limit = self._config.data.max_unreadable
-    if unreadable > limit * num_examples:
-      raise errors.UserError(
-        f'{int(unreadable)} of {num_examples} files cannot be read, more than'
-        f' the share data.max_unreadable {limit}: mend or remove the files'
-        ' named above, or raise the limit'
-      )
-
-
-def _check_num_classes(network, source):
-  found = len(source.class_names)
-  if found != network.num_classes:
-    last = network.layers[-1].name
-    raise errors.UserError(
-      f'{source.name} has {found} classes, the network'
-      f' {network.num_classes}: set --config.network.{last}.features={found}'
-    )
-
-
 def _plateau(settings, steps_per_epoch, total_steps):
   del steps_per_epoch, total_steps
   return optimizer.plateau_schedule(settings.color_noise)
@@ -335,8 +191,19 @@ def total_steps(experiment: Experiment, steps_per_epoch: int) -> int:
   return config.max_steps or round(config.num_epochs * steps_per_epoch)
 
 
-def make_recipe(experiment: Experiment, data: Data) -> train_step.Recipe:
-  """Returns the recipe of the training step."""
+def make_recipe(
+  experiment: Experiment, steps_per_epoch: int, mean: np.ndarray
+) -> train_step.Recipe:
+  """Returns the recipe of the training step.
+
+  Args:
+    experiment: the config and the network.
+    steps_per_epoch: of the training split.
+    mean: what to subtract from the images; see `data.Data.mean`.
+
+  Raises:
+    UserError: if the config's schedule or rates do not fit the run.
+  """
   config, settings = experiment.config, experiment.config.optimizer
   multipliers = settings.rate_multipliers.to_dict()
   for layer in experiment.network.layers:
@@ -346,9 +213,7 @@ def make_recipe(experiment: Experiment, data: Data) -> train_step.Recipe:
         ' has: add it to the config'
       )
   schedule = _SCHEDULES[settings.schedule](
-    settings,
-    data.steps_per_epoch,
-    total_steps(experiment, data.steps_per_epoch),
+    settings, steps_per_epoch, total_steps(experiment, steps_per_epoch)
   )
   return train_step.Recipe(
     schedule=schedule,
@@ -356,13 +221,13 @@ def make_recipe(experiment: Experiment, data: Data) -> train_step.Recipe:
       settings.momentum, settings.weight_decay, settings.bias_decay
     ),
     multipliers=multipliers,
-    mean=data.mean(),
+    mean=mean,
     pixel_scale=config.input.pixel_scale,
     divide_by_noise=config.input.color == 'source',
     accumulation=config.accumulation,
     dtype=experiment.dtype,
     log_every=config.log.every_steps,
-    steps_per_epoch=data.steps_per_epoch,
+    steps_per_epoch=steps_per_epoch,
   )
 
 
@@ -382,59 +247,6 @@ def centre_view(experiment: Experiment) -> tuple[pixels.View, ...]:
   """Returns the one view by which a run is validated."""
   sizes = experiment.config.input
   return pixels.centre_view(sizes.image_size, sizes.crop_size)
-
-
-def prepare(experiment: Experiment) -> int:
-  """Prepares the data, their statistics and, if asked for, a store of squares.
-
-  Returns:
-    The exit code: 0, or 130 when it was interrupted by Ctrl-C.
-
-  Raises:
-    UserError: if data are missing or do not fit the network.
-  """
-  from alexnet_jax.input_pipeline import prepare as preparation
-
-  data = Data(experiment, original=True)
-  store_dir = experiment.config.data.store_dir
-  try:
-    summary = preparation.run(
-      data.train_source,
-      data.eval_source,
-      experiment.config.input.image_size,
-      store_dir,
-    )
-  except KeyboardInterrupt:
-    logging.warning('Interrupted: the same command goes on where it was')
-    return 130
-  statistics = summary.statistics
-  logging.info(
-    '%s: %d training and %d validation images of %d classes',
-    data.train_source.name,
-    data.train_source.num_examples,
-    data.eval_source.num_examples,
-    len(data.train_source.class_names),
-  )
-  logging.info(
-    'Mean %s, standard deviations along the principal components %s, in grey'
-    ' levels, of %d images (%d unreadable), in %s',
-    np.round(statistics.channel_mean, 2),
-    np.round(statistics.stdevs, 2),
-    statistics.num_examples,
-    statistics.unreadable,
-    summary.statistics_file,
-  )
-  logging.info('To train with them: --config.data.statistics=computed')
-  if store_dir:
-    logging.info(
-      'To train from the store: --config.data.store_dir=%s', store_dir
-    )
-  else:
-    logging.info(
-      'To decode every image once and for all: --mode=prepare'
-      ' --config.data.store_dir=DIR'
-    )
-  return 0
 
 
 def log_network(experiment: Experiment) -> None:

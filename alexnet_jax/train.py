@@ -23,7 +23,7 @@ from alexnet_jax import progress
 from alexnet_jax import reporting
 from alexnet_jax import train_state
 from alexnet_jax import train_step
-from alexnet_jax.experiment import Data
+from alexnet_jax.data import Data
 from alexnet_jax.experiment import Experiment
 
 
@@ -103,7 +103,9 @@ class Run:
     self.total_steps = experiments.total_steps(
       experiment, self.data.steps_per_epoch
     )
-    self.recipe = experiments.make_recipe(experiment, self.data)
+    self.recipe = experiments.make_recipe(
+      experiment, self.data.steps_per_epoch, self.data.mean()
+    )
     self.train_step = train_step.make_train_step(
       experiment.network, experiment.mesh, self.recipe
     )

@@ -21,7 +21,7 @@ from alexnet_jax import class_names as names
 from alexnet_jax import errors
 from alexnet_jax import experiment as experiments
 from alexnet_jax import model
-from alexnet_jax.experiment import Data
+from alexnet_jax.data import Data
 from alexnet_jax.experiment import Experiment
 
 # Groups of the config whose keys depend on the network's layers.

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from alexnet_jax import data
 from alexnet_jax import experiment
 from benchmarks import image_files
 from benchmarks import ours
@@ -41,8 +42,8 @@ class Ours:
       config.data.store_dir = store_dir
     parts = experiment.build(config)
     if store_dir:
-      experiment.prepare(parts)
-    self._batches = experiment.Data(parts).train_batches(0)
+      data.prepare(parts)
+    self._batches = data.Data(parts).train_batches(0)
     self.run(1)
 
   def run(self, count: int) -> None:
@@ -59,7 +60,7 @@ class MadeUp:
     config.data.num_examples = num_images
     parts = experiment.build(config)
     start = time.perf_counter()
-    self._batches = experiment.Data(parts).train_batches(0)
+    self._batches = data.Data(parts).train_batches(0)
     next(self._batches)
     self._first = time.perf_counter() - start
 

@@ -7,6 +7,7 @@ from ml_collections import config_dict
 
 from alexnet_jax import experiment
 from alexnet_jax import train_step
+from alexnet_jax.data import Data
 
 
 class StepAlone:
@@ -14,8 +15,8 @@ class StepAlone:
 
   def __init__(self, config: config_dict.ConfigDict):
     parts = experiment.build(config)
-    data = experiment.Data(parts)
-    recipe = experiment.make_recipe(parts, data)
+    data = Data(parts)
+    recipe = experiment.make_recipe(parts, data.steps_per_epoch, data.mean())
     self._step = train_step.make_train_step(parts.network, parts.mesh, recipe)
     self._state = experiment.first_state(parts)
     batch = next(data.train_batches(0))
@@ -35,7 +36,7 @@ class PipelineAlone:
   """The run's batches, which nobody uses."""
 
   def __init__(self, config: config_dict.ConfigDict):
-    data = experiment.Data(experiment.build(config))
+    data = Data(experiment.build(config))
     self._batches = data.train_batches(0)
     self.run(1)
 

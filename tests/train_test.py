@@ -21,6 +21,7 @@ from alexnet_jax import experiment
 from alexnet_jax import optimizer
 from alexnet_jax import reporting
 from alexnet_jax import train
+from alexnet_jax.data import Data
 from configs import smoke
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -160,18 +161,18 @@ def test_validation_put_off_by_a_signal_happens_on_restart(
   assert train.train(parts, tmp_path / 'whole') == 0
 
   # The signal arrives while the first validation reads its first batch.
-  original = experiment.Data.eval_batches
+  original = Data.eval_batches
 
   def interrupting(self):
     signal.raise_signal(signal.SIGTERM)
     return original(self)
 
-  monkeypatch.setattr(experiment.Data, 'eval_batches', interrupting)
+  monkeypatch.setattr(Data, 'eval_batches', interrupting)
   assert train.train(parts, tmp_path / 'stopped') == 128 + signal.SIGTERM
   step, state = _saved(parts, tmp_path / 'stopped')
   assert (step, state.validated) == (5, -1)
 
-  monkeypatch.setattr(experiment.Data, 'eval_batches', original)
+  monkeypatch.setattr(Data, 'eval_batches', original)
   assert train.train(parts, tmp_path / 'stopped') == 0
   _assert_same_run(parts, tmp_path / 'whole', tmp_path / 'stopped')
 
@@ -329,9 +330,11 @@ def test_training_learns(tmp_path):
 def test_state_is_saved_before_it_is_donated(tmp_path):
   parts = _build()
   checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
-  data = experiment.Data(parts)
+  data = Data(parts)
   step = train.train_step.make_train_step(
-    parts.network, parts.mesh, experiment.make_recipe(parts, data)
+    parts.network,
+    parts.mesh,
+    experiment.make_recipe(parts, data.steps_per_epoch, data.mean()),
   )
   state = experiment.first_state(parts)
   batches = data.train_batches(0)

@@ -1,0 +1,80 @@
+"""A config's splits: what they must be, and how they are prepared."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from alexnet_jax import data
+from alexnet_jax import errors
+from alexnet_jax import experiment
+from alexnet_jax import presets
+from alexnet_jax.input_pipeline import synthetic
+from configs import smoke
+
+
+def _build(**overrides):
+  config = smoke.get_config()
+  config.devices = 2
+  config.update_from_flattened_dict(overrides)
+  return experiment.build(config)
+
+
+def test_steps_of_an_epoch():
+  assert data.Data(_build()).steps_per_epoch == 512 // 32
+
+
+def test_number_of_classes_must_fit():
+  parts = _build()
+  parts.config.data.source = 'idx'
+  with pytest.raises(errors.UserError, match='data_dir'):
+    data.Data(parts)
+  config = smoke.get_config()
+  config.devices = 2
+  config.network.fc8.features = 7
+  splits = data.Data(experiment.build(config))
+  with pytest.raises(errors.UserError, match=r'7 classes.*10.*fc8.features=7'):
+    data._check_num_classes(presets.small(), splits.train_source)
+
+
+def test_too_many_unreadable_files_stop_the_run():
+  parts = _build(**{'data.max_unreadable': 0.1})
+  splits = data.Data(parts)
+  splits.check_unreadable(51, 512)
+  with pytest.raises(errors.UserError, match='52 of 512 .* 0.1'):
+    splits.check_unreadable(52, 512)
+
+
+def test_training_from_a_store_needs_nothing_else(tmp_path):
+  store_dir = str(tmp_path / 'store')
+  parts = _build(**{'data.store_dir': store_dir, 'data.num_examples': 40})
+  original = data.Data(parts, original=True)
+  with pytest.raises(errors.UserError, match='holds no store: run the same'):
+    data.Data(parts)
+  assert data.prepare(parts) == 0
+  parts.config.data.source = 'a source that is not there'
+  kept = data.Data(parts)
+  assert kept.train_source.fingerprint == original.train_source.fingerprint
+  assert kept.train_source.directory == tmp_path / 'store/train'
+  for ours, theirs in (
+    (kept.train_batches(1), original.train_batches(1)),
+    (kept.eval_batches(), original.eval_batches()),
+  ):
+    batch, expected = next(ours), next(theirs)
+    assert batch.keys() == expected.keys()
+    for key in batch:
+      np.testing.assert_array_equal(batch[key], expected[key], err_msg=key)
+
+
+def test_preparing_can_be_interrupted(tmp_path, monkeypatch, caplog):
+  parts = _build(**{'data.store_dir': str(tmp_path), 'data.num_examples': 40})
+
+  def interrupted(*args):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(synthetic.Synthetic, 'cut', interrupted)
+    with caplog.at_level(logging.WARNING, logger='absl'):
+      assert data.prepare(parts) == 130
+  assert 'the same command goes on where it was' in caplog.text
+  assert data.prepare(parts) == 0
