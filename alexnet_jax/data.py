@@ -29,7 +29,6 @@ class Data:
     Raises:
       UserError: if data are missing or do not fit the network.
     """
-    # TensorFlow comes in here and not before: networks and steps do without.
     from alexnet_jax.input_pipeline import batches
     from alexnet_jax.input_pipeline import preprocessing
     from alexnet_jax.input_pipeline import sources

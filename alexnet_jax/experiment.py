@@ -1,7 +1,7 @@
 """From a config to the parts of a run: network, devices, recipe.
 
-With `data.py`, `train.py` and `main.py` the only reader of the ConfigDict:
-every other module takes plain arguments.
+The lowest module that sees the ConfigDict: what it imports takes plain
+arguments.
 """
 
 import dataclasses
