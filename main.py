@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from alexnet_jax import errors
 from alexnet_jax import large_pages
+from alexnet_jax import printable
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -154,19 +155,19 @@ def _answer(run, output: pathlib.Path) -> int:
   from alexnet_jax import features
   from alexnet_jax import predict
   from alexnet_jax import search
-  from alexnet_jax.input_pipeline import files
+  from alexnet_jax.input_pipeline import folder
 
   layer = _LAYER.value or features.last_hidden(run)
   if _MODE.value == 'predict':
     return predict.run(
-      run, files.open_files(_IMAGES.value), output, _VIEWS.value
+      run, folder.open_files(_IMAGES.value), output, _VIEWS.value
     )
   if _MODE.value == 'similar':
-    queries = files.open_files(_QUERY.value)
+    queries = folder.open_files(_QUERY.value)
     source = run.split(_SPLIT.value or 'train')
     return search.run(run, queries, source, layer, _K.value, output)
   if _IMAGES.value:
-    source = files.open_files(_IMAGES.value)
+    source = folder.open_files(_IMAGES.value)
   else:
     source = run.split(_SPLIT.value or 'validation')
   return extract.run(run, layer, source, output, _FORMAT.value)
@@ -191,7 +192,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(message: str, exit_code: int = 2) -> int:
-  print(f'main.py: {message}', file=sys.stderr)
+  # One line, whatever the names in it are.
+  print(f'main.py: {printable.printable(message)}', file=sys.stderr)
   return exit_code
 
 

@@ -1,6 +1,7 @@
 """Averages of several networks' probabilities: errors, and weights."""
 
 from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -49,7 +50,7 @@ def measure(
     on_progress: called with how many examples are done.
 
   Returns:
-    The errors of the S averages.
+    The errors of the S averages; NaN of no examples.
   """
   weights = np.asarray(weights, np.float64)
   shares = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -71,7 +72,7 @@ def measure(
       part = _sums(*there, filled)[:, : len(some)]
       sums[:, first : first + len(some)] += np.asarray(part, np.float64)
     on_progress(own.shape[1])
-  return Errors(*(sums / examples))
+  return Errors(*(sums / (examples or math.nan)))
 
 
 @jax.jit

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from alexnet_jax import errors
+from alexnet_jax import strict_json
 from alexnet_jax import train_state
 
 # The validation figure by which a checkpoint is the best.
@@ -32,7 +33,11 @@ class Checkpoints:
       keep: how many of the latest to keep, besides the best.
       read_only: change nothing; the run may be training at this moment, and a
         folder that looks half-written may be what it writes.
+
+    Raises:
+      UserError: for a name that TensorStore cannot take.
     """
+    _check_name(workdir.absolute())
     policies = checkpoint_managers
     self._manager = ocp.CheckpointManager(
       (workdir / 'checkpoints').absolute(),
@@ -86,7 +91,7 @@ class Checkpoints:
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config)
       ),
-      metrics=metrics,
+      metrics=None if metrics is None else strict_json.plain(metrics),
     )
 
   def restore(
@@ -115,6 +120,18 @@ class Checkpoints:
     """Waits for what is being written."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def _check_name(workdir: pathlib.Path) -> None:
+  """Raises a UserError for a path that is not UTF-8; TensorStore needs it."""
+  try:
+    str(workdir).encode()
+  except UnicodeEncodeError as e:
+    raise errors.UserError(
+      f'--workdir={workdir} is not UTF-8, and checkpoints cannot be kept under'
+      ' such a name: choose another (or set PYTHONUTF8=1 where only the locale'
+      ' is not UTF-8)'
+    ) from e
 
 
 def choose(checkpoints: Checkpoints, which: str, workdir: pathlib.Path) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import functools
 import re
 
+from alexnet_jax import printable
+
 _WORDNET_ID = re.compile(r'n\d{8}')
 
 
@@ -20,10 +22,12 @@ def readable(names: Sequence[str]) -> tuple[str, ...]:
 
   Returns:
     As many names in the same order. Every other name, and an id that
-    ILSVRC-2012 does not have, stays as it is.
+    ILSVRC-2012 does not have, stays as it is, made printable.
   """
   return tuple(
-    _of_wordnet_id(name) if _WORDNET_ID.fullmatch(name) else name
+    _of_wordnet_id(name)
+    if _WORDNET_ID.fullmatch(name)
+    else printable.printable(name)
     for name in names
   )
 

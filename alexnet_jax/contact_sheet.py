@@ -4,6 +4,7 @@ Both are halves of the paper's Figure 4. Everything is placed in inches from the
 upper left corner, so that rows and columns line up whatever the texts.
 """
 
+import bisect
 from collections.abc import Sequence
 import pathlib
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from matplotlib import font_manager
 from matplotlib import patches
 from matplotlib import textpath
 import numpy as np
+
+from alexnet_jax import printable
 
 INK, MUTED, ACCENT, PALE = '#1f2328', '#6b7280', '#2563a8', '#dbe6f2'
 FIRST_BAR, TRACK = '#9dc0e6', '#f3f4f6'  # of the likeliest class; behind bars
@@ -82,6 +85,7 @@ class Sheet:
     """Writes one line, cut to `room` inches where that is not 0."""
     width, height = self._size
     style = {'va': 'baseline', **style}
+    text = printable.drawable(text)
     if room:
       text = _fit(text, room, style['size'], style.get('weight', 'normal'))
     self.figure.text(left / width, 1 - base / height, text, **style)
@@ -130,15 +134,18 @@ def shorten(text: str, length: int) -> str:
 def _fit(text: str, room: float, size: float, weight: str) -> str:
   """Returns as much of a text as is at most `room` inches wide."""
   font = font_manager.FontProperties(size=size, weight=weight)
-  for length in range(len(text), 0, -1):
-    short = shorten(text, length)
+
+  def fits(length: int) -> bool:
     width, _, _ = textpath.text_to_path.get_text_width_height_descent(
-      short, font, ismath=False
+      shorten(text, length), font, ismath=False
     )
     # Drawn letters stand on whole dots, a little wider than these outlines.
-    if width <= 72 * 0.97 * room:
-      return short
-  return ''
+    return width <= 72 * 0.97 * room
+
+  # Lengths fall from left to right, so those that fit are a right part.
+  lengths = range(len(text), 0, -1)
+  first = bisect.bisect_left(lengths, True, key=fits)
+  return shorten(text, lengths[first]) if first < len(lengths) else ''
 
 
 def save_guesses(

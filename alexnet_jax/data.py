@@ -29,15 +29,16 @@ class Data:
     Raises:
       UserError: if data are missing or do not fit the network.
     """
-    from alexnet_jax.input_pipeline import batches
+    from alexnet_jax.input_pipeline import decoding
+    from alexnet_jax.input_pipeline import pipeline
     from alexnet_jax.input_pipeline import preprocessing
     from alexnet_jax.input_pipeline import sources
+    from alexnet_jax.input_pipeline import squares
     from alexnet_jax.input_pipeline import statistics
-    from alexnet_jax.input_pipeline import store
 
-    self._batches, self._preprocessing = batches, preprocessing
+    self._pipeline, self._preprocessing = pipeline, preprocessing
     self._sources, self._statistics = sources, statistics
-    self._store = store
+    self._squares, self._decoding = squares, decoding
     self._config = experiment.config
     self._num_classes = experiment.network.num_classes
     self._copies = experiment.mesh.shape[towers.DATA]
@@ -66,7 +67,7 @@ class Data:
 
   def _open_store(self, split):
     data = self._config.data
-    return self._store.open_store(
+    return self._squares.open_squares(
       data.store_dir,
       split=split,
       name=data.name,
@@ -75,7 +76,7 @@ class Data:
 
   @property
   def steps_per_epoch(self) -> int:
-    return self._batches.steps_per_epoch(
+    return self._pipeline.steps_per_epoch(
       self.train_source.num_examples, self._config.batch_size
     )
 
@@ -85,7 +86,20 @@ class Data:
     if self._config.data.statistics == 'imagenet':
       return self._statistics.IMAGENET
     return self._statistics.load_or_compute(
-      self.train_source, self._config.input.image_size
+      self.train_source, self.decoder(), self._config.data.threads
+    )
+
+  def decoder(self, upright: bool = False):
+    """Returns how images are decoded, an `input_pipeline.decoding.Options`.
+
+    Args:
+      upright: whether to turn images as their EXIF orientation says even where
+        `data.upright` does not ask for it.
+    """
+    return self._decoding.Options(
+      image_size=self._config.input.image_size,
+      max_pixels=self._config.data.max_pixels,
+      upright=upright or self._config.data.upright,
     )
 
   def mean(self) -> np.ndarray:
@@ -101,35 +115,38 @@ class Data:
   def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """Returns the endless batches of the run from this step on."""
     config = self._config
-    scale = self._preprocessing.color_scale(
+    scale = self._preprocessing.lighting_scale(
       self.statistics.stdevs, config.input.color
     )
-    return self._batches.train_batches(
+    return self._pipeline.train_batches(
       self.train_source,
       batch_size=config.batch_size,
       seed=config.seed,
       start_step=start_step,
-      image_size=config.input.image_size,
+      decoder=self.decoder(),
       crop_size=config.input.crop_size,
       random_crop=config.input.random_crop,
       flip=config.input.flip,
       crop_chunk=config.input.crop_chunk,
       shuffle=config.input.shuffle,
-      color_scale=scale,
+      lighting_scale=scale,
       eigenvectors=self.statistics.eigenvectors,
       threads=config.data.threads,
     )
 
   def eval_batches(self, source=None) -> Iterator[dict[str, np.ndarray]]:
-    """Returns batches of the validation split, or of another source, once."""
+    """Returns batches of the validation split, or of another source, once.
+
+    Photographs that a user names, which have no labels, come upright.
+    """
     source = source or self.eval_source
     # Padding makes up for a batch size that the devices do not divide. A few
     # images are no reason to compute a whole batch.
     size = min(self._config.evaluate.batch_size, source.num_examples)
-    return self._batches.eval_batches(
+    return self._pipeline.eval_batches(
       source,
       batch_size=-(-size // self._copies) * self._copies,
-      image_size=self._config.input.image_size,
+      decoder=self.decoder(upright=not source.class_names),
       threads=self._config.data.threads,
     )
 
@@ -143,8 +160,8 @@ class Data:
     if unreadable > limit * num_examples:
       raise errors.UserError(
         f'{int(unreadable)} of {num_examples} files cannot be read, more than'
-        f' the share data.max_unreadable {limit}: mend or remove the files'
-        ' named above, or raise the limit'
+        f' the share {limit}: replace or remove the files named above, or raise'
+        ' --config.data.max_unreadable'
       )
 
 
@@ -175,11 +192,12 @@ def prepare(experiment: Experiment) -> int:
     summary = preparation.run(
       data.train_source,
       data.eval_source,
-      experiment.config.input.image_size,
+      data.decoder(),
       store_dir,
+      experiment.config.data.threads,
     )
   except KeyboardInterrupt:
-    logging.warning('Interrupted: the same command goes on where it was')
+    logging.warning('Interrupted: the same command goes on from here')
     return 130
   statistics = summary.statistics
   logging.info(

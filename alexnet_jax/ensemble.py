@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import csv
-import json
 import pathlib
 from typing import Any
 
@@ -13,8 +12,10 @@ from alexnet_jax import averaging
 from alexnet_jax import ensemble_plot
 from alexnet_jax import errors
 from alexnet_jax import evaluate
+from alexnet_jax import printable
 from alexnet_jax import progress
 from alexnet_jax import reporting
+from alexnet_jax import strict_json
 from alexnet_jax import subsets
 from alexnet_jax import trained
 from alexnet_jax.trained import Trained
@@ -41,7 +42,7 @@ def run(
 
   Raises:
     UserError: if a run is missing, or they do not share their classes and the
-      images that they are evaluated on.
+      images that they are evaluated on, or none of these can be read.
   """
   if len(workdirs) < 2:
     raise errors.UserError(
@@ -70,7 +71,7 @@ def run(
     'search': search,
     'subsets': measured,
   }
-  text = json.dumps(result, indent=2) + '\n'
+  text = strict_json.dumps(result, indent=2) + '\n'
   reporting.replace_text(output / 'ensemble.json', text)
   _write_csv(output / 'ensemble.csv', workdirs, measured)
   subtitle = f'{len(labels):,} images, {views.replace("_", " ")}'
@@ -130,6 +131,8 @@ def _predict(
       mine.append(predictor(batch['image'])[readable])
       done.add(int((batch['index'] >= 0).sum()))
     run.data.check_unreadable(unreadable, source.num_examples)
+    if not any(map(len, labels)):
+      raise errors.NothingReadableError(source)
     log_probs.append(np.concatenate(mine))
   return np.concatenate(labels), np.stack(log_probs)
 
@@ -168,6 +171,8 @@ def _log(
     search['searched_on']['examples'],
   )
   other = search['measured_on']
+  if not other['examples']:  # The split has one image.
+    return
   logging.info('On the other %d images:', other['examples'])
   logging.info('  equal weights  %s', _words(other['equal']))
   logging.info('  these weights  %s', _words(other['weighted']))
@@ -188,7 +193,8 @@ def _write_csv(
   keys = ('top1_error', 'top5_error', 'nll')
   with path.open('w', newline='', encoding='utf-8') as file:
     writer = csv.writer(file)
-    writer.writerow(['networks', *keys, *workdirs])
+    names = map(printable.printable, workdirs)
+    writer.writerow(['networks', *keys, *names])
     for each in measured:
       taken = [int(i in each['members']) for i in range(len(workdirs))]
       errors_here = [each[key] for key in keys]

@@ -1,5 +1,7 @@
 """The exceptions that are meant for the person at the terminal."""
 
+from typing import Any
+
 
 class UserError(Exception):
   """A mistake that the user can mend.
@@ -16,3 +18,21 @@ class DivergedError(UserError):
   """A run whose loss or parameters are no longer finite; see `UserError`."""
 
   exit_code = 3
+
+
+class NothingReadableError(UserError):
+  """A source of which no image can be read, so that there is no result."""
+
+  def __init__(self, source: Any, flag: str = ''):
+    """Says so.
+
+    Args:
+      source: of images; each was named in the log when it was tried.
+      flag: by which the user names others; that of the data where not given.
+    """
+    flag = flag or '--config.data.data_dir'
+    of = f"{source.name} '{source.split}'" if source.class_names else flag
+    super().__init__(
+      f'none of the {source.num_examples} images of {of} can be read: see the'
+      f' warnings above, and repair them or name others with {flag}'
+    )

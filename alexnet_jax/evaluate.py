@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
-import json
 import pathlib
 from typing import Any
 
@@ -14,10 +13,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from alexnet_jax import errors
 from alexnet_jax import metrics
 from alexnet_jax import model
 from alexnet_jax import pixels
 from alexnet_jax import reporting
+from alexnet_jax import strict_json
 from alexnet_jax import towers
 from alexnet_jax import trained
 from alexnet_jax.architecture import Architecture
@@ -202,7 +203,8 @@ def run(experiment: Experiment | None, workdir: pathlib.Path) -> int:
     The exit code, 0.
 
   Raises:
-    UserError: if there is no checkpoint, or it is of another network.
+    UserError: if there is no checkpoint, or it is of another network, or no
+      image can be read.
   """
   opened = trained.open_run(workdir, experiment)
   data = opened.data
@@ -212,10 +214,13 @@ def run(experiment: Experiment | None, workdir: pathlib.Path) -> int:
   )
   for name, result in (results or {}).items():
     data.check_unreadable(result['unreadable'], data.eval_source.num_examples)
+    if not result['examples']:
+      raise errors.NothingReadableError(data.eval_source)
     logging.info('%-11s %s', name.replace('_', ' '), line(result))
   reporting.replace_text(
     workdir / 'evaluation.json',
-    json.dumps({'step': opened.step, **(results or {})}, indent=2) + '\n',
+    strict_json.dumps({'step': opened.step, **(results or {})}, indent=2)
+    + '\n',
   )
   return 0
 

@@ -5,12 +5,13 @@ arguments.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import itertools
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -29,6 +30,109 @@ from alexnet_jax import train_state
 from alexnet_jax import train_step
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+class _Range(NamedTuple):
+  """What a number in the config may be.
+
+  Attributes:
+    low: the least permitted value; if it is an int, only ints are permitted.
+    high: the greatest permitted value. It is finite, so that infinities and
+      NaN are outside every range.
+    zero: what 0 means, where it is special.
+    excluded: the end that is not permitted itself, if there is one.
+    shape: of a nested tuple, all of whose numbers are in the range; None is
+      any length. () is a single number.
+  """
+
+  low: float
+  high: float
+  zero: str = ''
+  excluded: float | None = None
+  shape: tuple[int | None, ...] = ()
+
+  def __str__(self):
+    low, high = (
+      str(end) if isinstance(end, int) else f'{end:g}'
+      for end in (self.low, self.high)
+    )
+    notes = []
+    if self.zero:
+      notes.append(f'0: {self.zero}')
+    if self.excluded is not None:
+      notes.append(f'{self.excluded:g} excluded')
+    if self.shape and isinstance(self.low, int):
+      notes.append('whole numbers')
+    return f'{low}..{high}' + (f' ({", ".join(notes)})' if notes else '')
+
+  def contains(self, value: Any) -> bool:
+    kinds = int if isinstance(self.low, int) else (int, float)
+    return (
+      isinstance(value, kinds)
+      and not isinstance(value, bool)
+      and self.low <= value <= self.high
+      and value != self.excluded
+    )
+
+
+_INT32 = 2**31 - 1  # Steps are counted in int32.
+_FLOAT = 1e38  # Every float becomes a float32, which ends at 3.4e38.
+_SIDE = 2**14  # Pixels; a square of this side has 0.8 GB as RGB.
+_COUNT = 2**20  # Images in a batch, units of a layer: far beyond any memory.
+
+# Every number in configs/imagenet.py, in its order; `*` is the name of a layer
+# or of a group.
+_RANGES = {
+  # jax.random.key keeps the lower 32 bits alone: larger seeds would repeat.
+  'seed': _Range(0, _INT32),
+  'devices': _Range(0, 1024, zero='all there are'),
+  'batch_size': _Range(1, _COUNT),
+  'accumulation': _Range(1, _COUNT),
+  'num_epochs': _Range(1, 10**6),
+  'max_steps': _Range(0, _INT32, zero='num_epochs decides'),
+  'validate_every_steps': _Range(0, _INT32, zero='once an epoch'),
+  'network.towers': _Range(1, 1024),
+  'network.dropout_rate': _Range(0.0, 1.0, excluded=1.0),
+  'network.*.features': _Range(1, _COUNT),
+  'network.*.kernel': _Range(1, _SIDE),
+  'network.*.stride': _Range(1, _SIDE),
+  'network.*.padding': _Range(0, _SIDE, shape=(2,)),
+  'network.*.init_std': _Range(0.0, _FLOAT),
+  'network.*.init_bias': _Range(-_FLOAT, _FLOAT),
+  'network.*.size': _Range(1, _SIDE),
+  'network.*.k': _Range(0.0, _FLOAT, excluded=0.0),
+  'network.*.alpha': _Range(0.0, _FLOAT),
+  'network.*.beta': _Range(0.0, _FLOAT),
+  'data.num_examples': _Range(1, 10**8),
+  'data.max_unreadable': _Range(0.0, 1.0),
+  'data.max_pixels': _Range(1, _INT32),
+  'data.threads': _Range(0, 1024, zero='all cores'),
+  'input.image_size': _Range(1, _SIDE),
+  'input.crop_size': _Range(1, _SIDE),
+  'input.crop_chunk': _Range(1, _COUNT),
+  'input.pixel_scale': _Range(0.0, _FLOAT, excluded=0.0),
+  'optimizer.learning_rate': _Range(0.0, _FLOAT, zero='nothing is learned'),
+  'optimizer.momentum': _Range(0.0, 1.0, excluded=1.0),
+  'optimizer.weight_decay': _Range(0.0, _FLOAT),
+  'optimizer.bias_decay': _Range(0.0, _FLOAT),
+  'optimizer.color_noise': _Range(0.0, _FLOAT),
+  'optimizer.rate_multipliers.*': _Range(0.0, _FLOAT, zero='frozen'),
+  'optimizer.plateau.patience': _Range(1, _INT32),
+  'optimizer.plateau.min_delta': _Range(0.0, 1.0),
+  'optimizer.plateau.factor': _Range(1.0, _FLOAT, excluded=1.0),
+  'optimizer.plateau.max_drops': _Range(
+    0, _INT32, zero='the first plateau ends the run'
+  ),
+  # Epochs and rates alike; a conv1 rate of 0 freezes the layer.
+  'optimizer.phases': _Range(0.0, 1e6, shape=(None, 5)),
+  'optimizer.cosine.warmup_epochs': _Range(0.0, 1e6, zero='no warm-up'),
+  'optimizer.cosine.end_rate': _Range(0.0, _FLOAT),
+  'checkpoint.every_steps': _Range(1, _INT32),
+  'checkpoint.keep': _Range(1, _INT32),
+  'log.every_steps': _Range(1, _INT32),
+  'log.stuck_after_steps': _Range(0, _INT32, zero='no warning'),
+  'evaluate.batch_size': _Range(1, _COUNT),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +173,16 @@ def build(config: config_dict.ConfigDict) -> Experiment:
     UserError: if a value is impossible.
   """
   _keep_programs(config.compilation_cache)
-  network = architecture.from_dict(config.network.to_dict())
-  model.activation(network.activation)
   _choice(config, 'compute_dtype', _DTYPES)
-  _choice(config, 'optimizer.schedule', _SCHEDULES)
+  _choice(config, 'data.source', ('tfds', 'folder', 'idx', 'synthetic'))
+  _choice(config, 'data.statistics', ('imagenet', 'computed'))
   _choice(config, 'input.color', ('paper', 'source', 'none'))
   _choice(config, 'input.mean', ('pixel', 'channel', 'none'))
-  _choice(config, 'data.statistics', ('imagenet', 'computed'))
-  for key in ('batch_size', 'accumulation', 'evaluate.batch_size'):
-    _at_least(config, key, 1)
-  for key in ('log.every_steps', 'checkpoint.keep', 'input.crop_size'):
-    _at_least(config, key, 1)
+  _choice(config, 'optimizer.schedule', _SCHEDULES)
+  _choice(config, 'evaluate.checkpoint', ('last', 'best'))
+  _check_ranges(config)
+  network = architecture.from_dict(config.network.to_dict())
+  model.activation(network.activation)
   sizes = config.input
   if sizes.crop_size > sizes.image_size:
     raise errors.UserError(
@@ -111,14 +214,58 @@ def _choice(config, key, options):
   value = _get(config, key)
   if value not in options:
     raise errors.UserError(
-      f"{key} is '{value}': use one of {', '.join(options)}"
+      f"--config.{key}='{value}' is not a choice: set --config.{key} to one of"
+      f' {", ".join(options)}'
     )
 
 
-def _at_least(config, key, least):
-  value = _get(config, key)
-  if value < least:
-    raise errors.UserError(f'{key} is {value}: at least {least} is needed')
+def _check_ranges(config: config_dict.ConfigDict) -> None:
+  """Checks every number of the config against `_RANGES`.
+
+  Raises:
+    UserError: naming the first value outside its range, the range and the flag.
+  """
+  for key, value in _flatten(config.to_dict()):
+    for pattern, limits in _RANGES.items():
+      if fnmatch.fnmatchcase(key, pattern):
+        _check_range(key, value, limits)
+
+
+def _check_range(key: str, value: Any, limits: _Range) -> None:
+  flag = f'--config.{key}'
+  values = _numbers(value, limits.shape)
+  if values is None:
+    length = limits.shape[-1]
+    kind = 'numbers' if len(limits.shape) == 1 else 'numbers in every row'
+    raise errors.UserError(
+      f'{flag}={value} does not have {length} {kind}: set {flag} to a tuple'
+      f' with {length} {kind}'
+    )
+  for number in values:
+    if not limits.contains(number):
+      where = f'{number!r} in {flag}' if limits.shape else f'{flag}={number}'
+      raise errors.UserError(
+        f'{where} is outside {limits}: set {flag} to'
+        f' {"values" if limits.shape else "a value"} in that range'
+      )
+
+
+def _numbers(value: Any, shape: tuple[int | None, ...]) -> list[Any] | None:
+  """Returns the items of nested tuples, or None if they have another shape."""
+  if not shape:
+    return [value]
+  # A config restored from a checkpoint has lists.
+  if not isinstance(value, tuple | list):
+    return None
+  if shape[0] not in (None, len(value)):
+    return None
+  numbers = []
+  for item in value:
+    inner = _numbers(item, shape[1:])
+    if inner is None:
+      return None
+    numbers += inner
+  return numbers
 
 
 def _devices(config, num_towers: int) -> list[jax.Device]:
@@ -129,7 +276,7 @@ def _devices(config, num_towers: int) -> list[jax.Device]:
   wanted = config.devices
   towers.simulate_devices(wanted or num_towers)
   devices = jax.devices()
-  if wanted > len(devices) or wanted < 0:
+  if wanted > len(devices):
     raise errors.UserError(
       f'devices is {wanted}, but there are {len(devices)}'
       f' {devices[0].platform} devices: set devices to at most'
@@ -150,6 +297,12 @@ def _phases(settings, steps_per_epoch, total_steps):
     raise errors.UserError(
       f'optimizer.phases start at epochs {starts}: needed are rising epochs,'
       ' the first 0'
+    )
+  if starts[-1] * steps_per_epoch > _INT32:
+    raise errors.UserError(
+      f'optimizer.phases start at epoch {starts[-1]}, which at'
+      f' {steps_per_epoch} steps an epoch is beyond step {_INT32}: leave out'
+      ' phases that are never reached'
     )
   return optimizer.phase_schedule(settings.phases, steps_per_epoch)
 

@@ -16,6 +16,7 @@ from alexnet_jax import activations
 from alexnet_jax import architecture
 from alexnet_jax import errors
 from alexnet_jax import features
+from alexnet_jax import printable
 from alexnet_jax.features import Rows
 from alexnet_jax.trained import Trained
 
@@ -34,8 +35,9 @@ def run(
   """Writes what a layer computes for the centre view of every image.
 
   An .npz file holds features float32 [N, ...], labels int32 [N] (-1: none),
-  classes and files str [N], and layer and step. A TFRecord file holds the first
-  four, an example a row. Images that cannot be read are left out.
+  classes and files str [N], made printable, and layer and step. A TFRecord file
+  holds the first four, an example a row. Images that cannot be read are left
+  out.
 
   Args:
     trained: the run.
@@ -66,10 +68,10 @@ def run(
     count, shape = count + len(rows.labels), rows.features.shape[1:]
     written.append(path)
   if not count:
-    raise errors.UserError(
-      f'none of the {source.num_examples} images can be read: see the'
-      ' warnings above'
-    )
+    for path in written:
+      path.unlink()
+    flag = '' if source.class_names else '--images'
+    raise errors.NothingReadableError(source, flag)
   logging.info(
     '%s of %s images, %s floats each, in %s',
     layer,
@@ -113,12 +115,13 @@ def _join(parts: list[Rows]) -> Rows:
 def _arrays(
   trained: Trained, layer: str, source: Any, rows: Rows
 ) -> dict[str, Any]:
-  names = np.array([*trained.data.train_source.class_names, ''])
+  names = np.array([*trained.class_ids, ''])
+  files = (source.describe(int(i)) for i in rows.indices)
   return {
     'features': rows.features,
     'labels': rows.labels,
     'classes': names[rows.labels],  # A label of -1 is the empty name.
-    'files': np.array([source.describe(int(i)) for i in rows.indices]),
+    'files': np.array([printable.printable(file) for file in files]),
     'layer': layer,
     'step': trained.step,
   }
@@ -126,10 +129,10 @@ def _arrays(
 
 def _save(path: pathlib.Path, arrays: dict[str, Any]) -> None:
   # TensorFlow comes with the data, which are open by now.
+  from alexnet_jax.input_pipeline import atomic_write
   from alexnet_jax.input_pipeline import examples
-  from alexnet_jax.input_pipeline import storage
 
   if path.suffix == '.tfrecord':
     examples.save_features(path, **arrays)
   else:
-    storage.save_arrays(path, **arrays)
+    atomic_write.save_arrays(path, **arrays)

@@ -7,7 +7,6 @@ anew.
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -19,6 +18,7 @@ from alexnet_jax import activations
 from alexnet_jax import errors
 from alexnet_jax import features
 from alexnet_jax import reporting
+from alexnet_jax import strict_json
 from alexnet_jax.trained import Trained
 
 
@@ -46,14 +46,15 @@ def load_or_compute(run: Trained, source: Any, layer: str) -> Features:
     layer: the layer's name.
 
   Raises:
-    UserError: if there is no such layer, or no space for the features.
+    UserError: if there is no such layer, no space for the features, or no
+      image that can be read.
   """
   activations.check_layer(run.experiment.network, layer)
   folder = run.workdir / 'features' / features.stem(layer, source)
   origin = _origin(run, source)
   if not _is_of(folder, origin):
     _compute(run, source, layer, folder)
-    text = json.dumps(origin, indent=2) + '\n'
+    text = strict_json.dumps(origin, indent=2) + '\n'
     reporting.replace_text(folder / 'origin.json', text)
   return Features(
     np.load(folder / 'features.npy', mmap_mode='r'),
@@ -82,7 +83,7 @@ def _is_of(folder: pathlib.Path, origin: dict[str, Any]) -> bool:
   path = folder / 'origin.json'
   if not path.exists():
     return False
-  found = json.loads(path.read_text())
+  found = strict_json.loads(path.read_text())
   changed = [key for key in origin if found.get(key) != origin[key]]
   if changed:
     logging.info(
@@ -114,10 +115,7 @@ def _compute(
       indices.append(rows.indices)
     count = sum(map(len, labels))
     if not count:
-      raise errors.UserError(
-        f'none of the {source.num_examples} images of {source.name}'
-        f" '{source.split}' can be read: see the warnings above"
-      )
+      raise errors.NothingReadableError(source)
     _write_header(file, count, width)
   np.save(folder / 'labels.npy', np.concatenate(labels))
   np.save(folder / 'indices.npy', np.concatenate(indices))

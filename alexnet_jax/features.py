@@ -139,9 +139,9 @@ def squares(run: Trained, source: Any, indices: np.ndarray) -> np.ndarray:
     indices: int [N], their numbers there; few enough to hold in memory.
   """
   # TensorFlow comes with the data, which are open by now.
-  from alexnet_jax.input_pipeline import chosen
+  from alexnet_jax.input_pipeline import sources
 
-  some = chosen.Chosen(source, np.asarray(indices, np.int64))
+  some = sources.Subset(source, np.asarray(indices, np.int64))
   batches = [
     batch['image'][batch['index'] >= 0] for batch in run.data.eval_batches(some)
   ]

@@ -12,6 +12,7 @@ from alexnet_jax import contact_sheet
 from alexnet_jax import errors
 from alexnet_jax import evaluate
 from alexnet_jax import features
+from alexnet_jax import printable
 from alexnet_jax import progress
 from alexnet_jax.trained import Trained
 
@@ -25,7 +26,7 @@ class Prediction(NamedTuple):
   """What the network says of one image.
 
   Attributes:
-    name: of the file.
+    name: of the file, printable.
     labels: int [5], the likeliest first.
     probabilities: float32 [5], of the same.
     square: uint8 [S, S, 3], the image as prepared.
@@ -42,7 +43,7 @@ def run(trained: Trained, source: Any, output: pathlib.Path, views: str) -> int:
 
   Args:
     trained: the run.
-    source: the images, from `files.open_files`.
+    source: the images, from `folder.open_files`.
     output: the folder for predictions.csv and predictions.png.
     views: 'centre_view' or 'ten_views'.
 
@@ -68,14 +69,13 @@ def run(trained: Trained, source: Any, output: pathlib.Path, views: str) -> int:
         print(_block(trained, prediction))
   if not count:
     temporary.unlink()
-    raise errors.UserError(
-      f'none of the {source.num_examples} files is an image that can be read:'
-      ' see the warnings above'
-    )
+    raise errors.NothingReadableError(source, '--images')
   temporary.replace(path)
   _save_sheet(trained, shown, count, views, output / 'predictions.png')
   if count > len(shown):
-    print(f'... and {count - len(shown):,} more in {path}')
+    print(
+      f'... and {count - len(shown):,} more in {printable.printable(str(path))}'
+    )
   logging.info('%s predicted: %s, predictions.png', f'{count:,}', path)
   return 0
 
@@ -94,7 +94,7 @@ def predict(trained: Trained, source: Any, views: str) -> Iterator[Prediction]:
     for row in np.flatnonzero(batch['mask']):
       labels = order[row]
       yield Prediction(
-        source.describe(int(batch['index'][row])),
+        printable.printable(source.describe(int(batch['index'][row]))),
         labels,
         probabilities[row, labels],
         batch['image'][row],
@@ -104,9 +104,14 @@ def predict(trained: Trained, source: Any, views: str) -> Iterator[Prediction]:
 
 
 def _csv_rows(trained: Trained, prediction: Prediction) -> list[list[Any]]:
-  classes = trained.data.train_source.class_names
   return [
-    [prediction.name, rank, classes[label], trained.class_names[label], share]
+    [
+      prediction.name,
+      rank,
+      trained.class_ids[label],
+      trained.class_names[label],
+      share,
+    ]
     for rank, (label, share) in enumerate(
       zip(prediction.labels, prediction.probabilities.tolist(), strict=True), 1
     )
@@ -116,7 +121,8 @@ def _csv_rows(trained: Trained, prediction: Prediction) -> list[list[Any]]:
 def _block(trained: Trained, prediction: Prediction) -> str:
   """Returns the lines of the terminal's table for one image."""
   lines = [
-    f'{contact_sheet.percent(share):>8}  {trained.class_names[label]}'
+    f'{contact_sheet.percent(share):>8}'
+    f'  {contact_sheet.shorten(trained.class_names[label], 40)}'
     for label, share in zip(
       prediction.labels, prediction.probabilities, strict=True
     )

@@ -1,11 +1,13 @@
 """What a run tells: lines in the terminal, JSON lines, TensorBoard events."""
 
 import importlib.metadata
+import io
 import json
 import logging as python_logging
 import pathlib
 import platform
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -13,7 +15,9 @@ from absl import logging
 import jax
 import tensorboardX
 
+from alexnet_jax import printable
 from alexnet_jax import progress
+from alexnet_jax import strict_json
 
 _PACKAGES = (
   'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
@@ -22,13 +26,34 @@ _PACKAGES = (
 
 
 def set_up_terminal() -> None:
-  """Makes the log readable: the time, the message, and ours before others'."""
+  """Makes the log readable: the time, the message, and ours before others'.
+
+  What is printed never fails: a terminal whose encoding lacks a character
+  shows its escape, as Python does on stderr by itself.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='backslashreplace')
   handler = logging.get_absl_handler()
   handler.setFormatter(
-    python_logging.Formatter('%(asctime)s %(message)s', datefmt='%H:%M:%S')
+    _Formatter('%(asctime)s %(message)s', datefmt='%H:%M:%S')
   )
   handler.addFilter(_matters)
   logging.set_verbosity(logging.INFO)
+
+
+class _Formatter(python_logging.Formatter):
+  """Makes messages printable: ours are one line, whatever names they hold."""
+
+  def formatMessage(self, record: python_logging.LogRecord) -> str:
+    lines = [record.message]
+    if not _is_ours(record):
+      lines = record.message.split('\n')
+    record.message = '\n'.join(map(printable.printable, lines))
+    return super().formatMessage(record)
+
+
+def _is_ours(record: python_logging.LogRecord) -> bool:
+  return 'alexnet_jax' in pathlib.Path(record.pathname).parts
 
 
 def _matters(record: python_logging.LogRecord) -> bool:
@@ -36,9 +61,9 @@ def _matters(record: python_logging.LogRecord) -> bool:
 
   Orbax tells a dozen lines a checkpoint, and warns of each without metrics.
   """
-  parts = pathlib.Path(record.pathname).parts
-  if 'alexnet_jax' in parts:
+  if _is_ours(record):
     return True
+  parts = pathlib.Path(record.pathname).parts
   least = python_logging.ERROR if 'orbax' in parts else python_logging.WARNING
   return record.levelno >= least
 
@@ -57,7 +82,9 @@ class Reporter:
     kept = [
       line for line in read(self._path) if line['step'] <= first_step
     ]  # fmt: skip
-    replace_text(self._path, ''.join(json.dumps(line) + '\n' for line in kept))
+    replace_text(
+      self._path, ''.join(strict_json.dumps(line) + '\n' for line in kept)
+    )
     self._file = self._path.open('a')
     self._events = tensorboardX.SummaryWriter(
       str(workdir / 'events'), purge_step=first_step + 1
@@ -72,7 +99,7 @@ class Reporter:
       values: by name.
     """
     line = {'step': step, 'kind': kind, **values}
-    self._file.write(json.dumps(line) + '\n')
+    self._file.write(strict_json.dumps(line) + '\n')
     self._file.flush()
     for name, value in values.items():
       self._events.add_scalar(f'{kind}/{name}', value, step)
@@ -84,13 +111,16 @@ class Reporter:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the lines of `metrics.jsonl`; one cut off by a kill is left out."""
+  """Returns the lines of `metrics.jsonl`; one cut off by a kill is left out.
+
+  A number that was not finite is None.
+  """
   if not path.exists():
     return []
   lines = []
   for text in path.read_text().splitlines():
     try:
-      lines.append(json.loads(text))
+      lines.append(strict_json.loads(text))
     except json.JSONDecodeError:
       logging.warning('%s: dropping an incomplete line', path)
   return lines
@@ -107,7 +137,9 @@ def write_run_record(
   workdir: pathlib.Path, config: dict[str, Any], devices: list[jax.Device]
 ) -> None:
   """Writes `config.json` and `run.json`: versions, devices, git revision."""
-  replace_text(workdir / 'config.json', json.dumps(config, indent=2) + '\n')
+  replace_text(
+    workdir / 'config.json', strict_json.dumps(config, indent=2) + '\n'
+  )
   record = {
     'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
     'python': platform.python_version(),
@@ -116,7 +148,7 @@ def write_run_record(
     'host': platform.platform(),
     'git_revision': _git_revision(),
   }
-  replace_text(workdir / 'run.json', json.dumps(record, indent=2) + '\n')
+  replace_text(workdir / 'run.json', strict_json.dumps(record, indent=2) + '\n')
 
 
 def _version(package: str) -> str | None:

@@ -13,6 +13,7 @@ from alexnet_jax import contact_sheet
 from alexnet_jax import errors
 from alexnet_jax import feature_cache
 from alexnet_jax import features
+from alexnet_jax import printable
 from alexnet_jax import similar
 from alexnet_jax.trained import Trained
 
@@ -34,7 +35,7 @@ def run(
 
   Args:
     trained: the run.
-    queries: the images to compare with, from `files.open_files`.
+    queries: the images to compare with, from `folder.open_files`.
     source: the split to search.
     layer: by the outputs of which layer; of all towers.
     k: how many to find.
@@ -44,7 +45,8 @@ def run(
     The exit code, 0.
 
   Raises:
-    UserError: if there is no such layer, or a query is no image.
+    UserError: if there is no such layer, a query is no image, or no image of
+      the split can be read.
   """
   if k < 1:
     raise errors.UserError(f'--k={k} neighbours cannot be shown: use 1 or more')
@@ -54,9 +56,9 @@ def run(
   distances, places = similar.nearest(database.features, wanted, k)
   found = [
     _Found(
-      queries.describe(q),
+      printable.printable(queries.describe(q)),
       rank + 1,
-      source.describe(int(database.indices[place])),
+      printable.printable(source.describe(int(database.indices[place]))),
       int(database.indices[place]),
       int(database.labels[place]),
       float(distances[q, rank]),
@@ -104,12 +106,11 @@ def _query_features(trained: Trained, queries: Any, layer: str) -> np.ndarray:
 def _write_csv(
   path: pathlib.Path, trained: Trained, found: Sequence[_Found]
 ) -> None:
-  classes = trained.data.train_source.class_names
   with path.open('w', newline='', encoding='utf-8') as file:
     writer = csv.writer(file)
     writer.writerow(['query', 'rank', 'image', 'class', 'name', 'distance'])
     for one in found:
-      words = [classes[one.label], trained.class_names[one.label]]
+      words = [trained.class_ids[one.label], trained.class_names[one.label]]
       writer.writerow([one.query, one.rank, one.image, *words, one.distance])
 
 

@@ -155,7 +155,8 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
     The exit code: 0 when done, 128 + n when signal n stopped it.
 
   Raises:
-    UserError: for data or a workdir that do not fit.
+    UserError: for data or a workdir that do not fit, or if no image of a split
+      can be read.
     DivergedError: when the loss is no longer finite.
   """
   experiments.log_network(experiment)
@@ -206,6 +207,7 @@ def _loop(run: Run, stop: StopSignal) -> None:
     run.meter.add(seconds, waited)
     if step == first + 1:
       logging.info('First step after %s', progress.duration(seconds))
+    _check_any_readable(run, step)
     if log_is_due:
       _log(run, step)
     if (
@@ -215,6 +217,18 @@ def _loop(run: Run, stop: StopSignal) -> None:
       _save(run)
   if run.checkpoints.latest() != step:
     _save(run)
+
+
+def _check_any_readable(run: Run, step: int) -> None:
+  """Stops at the end of an epoch in which no image at all could be read.
+
+  Raises:
+    UserError: if so, whatever share `data.max_unreadable` allows.
+  """
+  epoch = run.data.steps_per_epoch
+  ended = step % epoch == 0 or (step == run.total_steps and step < epoch)
+  if ended and not int(run.state.epoch.examples):
+    raise errors.NothingReadableError(run.data.train_source)
 
 
 def _log(run: Run, step: int) -> None:
@@ -248,6 +262,8 @@ def _log(run: Run, step: int) -> None:
 
 def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
   """Warns once when the loss stays at that of a network that knows nothing."""
+  if not math.isfinite(nll):  # No image of the window could be read.
+    return
   chance = math.log(run.experiment.network.num_classes)
   if abs(nll - chance) > 0.005 * chance:
     run.stuck_since = None
@@ -282,6 +298,8 @@ def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
   run.data.check_unreadable(
     result['unreadable'], run.data.eval_source.num_examples
   )
+  if not result['examples']:
+    raise errors.NothingReadableError(run.data.eval_source)
   state = run.state
   step = int(state.step)
   epoch = step / run.data.steps_per_epoch
@@ -349,7 +367,11 @@ def _save(run: Run, validation: dict[str, float] | None = None) -> None:
 def _summarize(workdir: pathlib.Path, run: Run) -> None:
   """Logs the curve of the validation error and the last one."""
   lines = reporting.read(workdir / 'metrics.jsonl')
-  history = [line for line in lines if line['kind'] == 'validation']
+  history = [
+    line
+    for line in lines
+    if line['kind'] == 'validation' and line['top1_error'] is not None
+  ]
   if not history:
     return
   errors_so_far = [line['top1_error'] for line in history]

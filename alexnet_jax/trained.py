@@ -21,6 +21,7 @@ from alexnet_jax import class_names as names
 from alexnet_jax import errors
 from alexnet_jax import experiment as experiments
 from alexnet_jax import model
+from alexnet_jax import printable
 from alexnet_jax.data import Data
 from alexnet_jax.experiment import Experiment
 
@@ -48,6 +49,11 @@ class Trained:
   def data(self) -> Data:
     """Both splits and the mean, opened when first asked for."""
     return Data(self.experiment)
+
+  @functools.cached_property
+  def class_ids(self) -> tuple[str, ...]:
+    """The classes as the data set has them, printable, by label."""
+    return tuple(map(printable.printable, self.data.train_source.class_names))
 
   @functools.cached_property
   def class_names(self) -> tuple[str, ...]:

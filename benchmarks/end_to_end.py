@@ -78,6 +78,8 @@ def speed(lines: list[dict[str, float]]) -> tuple[float, float]:
       and is left out; the others are equally long.
   """
   windows = [line for line in lines if line['kind'] == 'train'][1:]
+  # null: a window that took no time that the clock can tell.
+  windows = [line for line in windows if line['images_per_second']]
   seconds = [1 / line['images_per_second'] for line in windows]
   waited = [
     line['waiting'] * own for line, own in zip(windows, seconds, strict=True)

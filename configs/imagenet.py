@@ -80,6 +80,12 @@ def base(preset: str) -> config_dict.ConfigDict:
   config.data.statistics = 'imagenet'
   # The run stops when more than this share of a split cannot be read.
   config.data.max_unreadable = 0.001
+  # A file with more pixels than this is not decoded; 2**28 is 16,384 squared,
+  # 0.8 GB as RGB.
+  config.data.max_pixels = 2**28
+  # Turns images as their EXIF orientation says. ImageNet's users, the 2012 code
+  # among them, ignore it; modes that are given photographs always turn them.
+  config.data.upright = False
   # Threads that decode; 0: as many as the machine has.
   config.data.threads = 0
 

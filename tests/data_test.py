@@ -9,7 +9,7 @@ from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import experiment
 from alexnet_jax import presets
-from alexnet_jax.input_pipeline import synthetic
+from alexnet_jax.input_pipeline import pipeline
 from configs import smoke
 
 
@@ -41,7 +41,9 @@ def test_too_many_unreadable_files_stop_the_run():
   parts = _build(**{'data.max_unreadable': 0.1})
   splits = data.Data(parts)
   splits.check_unreadable(51, 512)
-  with pytest.raises(errors.UserError, match='52 of 512 .* 0.1'):
+  with pytest.raises(
+    errors.UserError, match=r'52 of 512 .* 0\.1: .*max_unreadable'
+  ):
     splits.check_unreadable(52, 512)
 
 
@@ -52,7 +54,7 @@ def test_training_from_a_store_needs_nothing_else(tmp_path):
   with pytest.raises(errors.UserError, match='holds no store: run the same'):
     data.Data(parts)
   assert data.prepare(parts) == 0
-  parts.config.data.source = 'a source that is not there'
+  parts.config.data.source = 'folder'  # Which is not there.
   kept = data.Data(parts)
   assert kept.train_source.fingerprint == original.train_source.fingerprint
   assert kept.train_source.directory == tmp_path / 'store/train'
@@ -69,12 +71,21 @@ def test_training_from_a_store_needs_nothing_else(tmp_path):
 def test_preparing_can_be_interrupted(tmp_path, monkeypatch, caplog):
   parts = _build(**{'data.store_dir': str(tmp_path), 'data.num_examples': 40})
 
-  def interrupted(*args):
+  def interrupted(*args, **kwargs):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(synthetic.Synthetic, 'cut', interrupted)
+    patch.setattr(pipeline, 'eval_batches', interrupted)
     with caplog.at_level(logging.WARNING, logger='absl'):
       assert data.prepare(parts) == 130
-  assert 'the same command goes on where it was' in caplog.text
+  assert 'the same command goes on from here' in caplog.text
   assert data.prepare(parts) == 0
+
+
+def test_photographs_come_upright_and_data_sets_as_they_are():
+  splits = data.Data(_build())
+  assert not splits.decoder().upright
+  assert splits.decoder(upright=True).upright
+  parts = _build(**{'data.upright': True, 'data.max_pixels': 77})
+  options = data.Data(parts).decoder()
+  assert (options.upright, options.max_pixels) == (True, 77)

@@ -1,4 +1,7 @@
-"""What a config can get wrong is said in one line with both values."""
+"""A mistake in a config is refused in one line that names the remedy."""
+
+import fnmatch
+import math
 
 import jax
 import numpy as np
@@ -24,25 +27,27 @@ def _build(**overrides):
 @pytest.mark.parametrize(
   ('key', 'value', 'words'),
   [
-    ('batch_size', 0, ['batch_size', '0', '1']),
-    ('batch_size', -3, ['batch_size', '-3', '1']),
+    ('batch_size', 0, ['--config.batch_size=0 ', '1..1048576']),
+    ('batch_size', -3, ['--config.batch_size=-3 ', '1..1048576']),
     ('accumulation', 5, ['32', '5', '30']),
     ('input.crop_size', 40, ['40', '32', 'smaller']),
     ('input.crop_size', 2, ['2', 'conv', 'larger']),
     ('devices', 9, ['9', '4', 'devices']),
-    ('devices', -1, ['-1', '4']),
+    ('devices', -1, ['--config.devices=-1 ', '0..1024 (0: all there are)']),
     ('network.towers', 3, ['3', 'features', '32']),
     ('network.activation', 'rectify', ['rectify', 'relu']),
     ('network.conv1.order', ('lrn',), ['lrn', 'response_norm']),
     ('network.conv3.reads', 'both', ['both', 'own']),
     ('network.response_norm.size', 4, ['4', 'odd']),
     ('network.layers', ('conv1', 'conv9'), ['conv9']),
-    ('network.dropout_rate', 1.0, ['1.0', 'rate < 1']),
-    ('compute_dtype', 'float16', ['float16', 'bfloat16']),
-    ('optimizer.schedule', 'step', ['step', 'plateau']),
-    ('input.color', 'lighting', ['lighting', 'paper']),
-    ('input.mean', 'image', ['image', 'pixel']),
-    ('data.statistics', 'cifar', ['cifar', 'computed']),
+    ('network.dropout_rate', 1.0, ['1.0', '0..1 (1 excluded)']),
+    ('compute_dtype', 'float16', ["compute_dtype='float16'", 'bfloat16']),
+    ('optimizer.schedule', 'step', ["schedule='step'", 'plateau']),
+    ('input.color', 'lighting', ["color='lighting'", 'paper']),
+    ('input.mean', 'image', ["mean='image'", 'pixel']),
+    ('data.source', 'torch', ["source='torch'", 'tfds, folder, idx, synth']),
+    ('data.statistics', 'cifar', ["statistics='cifar'", 'computed']),
+    ('evaluate.checkpoint', 'newest', ["checkpoint='newest'", 'last, best']),
   ],
 )
 def test_impossible_value_is_one_line(key, value, words):
@@ -52,6 +57,177 @@ def test_impossible_value_is_one_line(key, value, words):
   assert '\n' not in message
   for word in words:
     assert word in message
+
+
+@pytest.mark.parametrize(
+  'key',
+  [
+    'compute_dtype',
+    'data.source',
+    'data.statistics',
+    'input.color',
+    'input.mean',
+    'optimizer.schedule',
+    'evaluate.checkpoint',
+  ],
+)
+def test_a_choice_names_its_flag(key):
+  with pytest.raises(errors.UserError, match=f'set --config.{key} to one of '):
+    _build(**{key: 'none of these'})
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'range_'),
+  [
+    ('seed', -1, '0..2147483647'),
+    ('seed', 2**31, '0..2147483647'),
+    ('accumulation', 0, '1..1048576'),
+    ('num_epochs', 0, '1..1000000'),
+    ('max_steps', -1, '0..2147483647 (0: num_epochs decides)'),
+    ('validate_every_steps', -1, '0..2147483647 (0: once an epoch)'),
+    ('network.towers', 0, '1..1024'),
+    ('network.conv1.stride', 0, '1..16384'),
+    ('network.conv1.kernel', -5, '1..16384'),
+    ('network.fc8.features', 0, '1..1048576'),
+    ('network.conv1.init_std', math.nan, '0..1e+38'),
+    ('network.fc6.init_bias', -math.inf, '-1e+38..1e+38'),
+    ('network.pool.size', 0, '1..16384'),
+    ('network.pool.stride', 0, '1..16384'),
+    ('network.response_norm.k', 0.0, '0..1e+38 (0 excluded)'),
+    ('network.dropout_rate', -0.1, '0..1 (1 excluded)'),
+    ('data.num_examples', 0, '1..100000000'),
+    ('data.max_unreadable', 1.01, '0..1'),
+    ('data.max_pixels', 0, '1..2147483647'),
+    ('data.threads', -1, '0..1024 (0: all cores)'),
+    ('input.image_size', 0, '1..16384'),
+    ('input.crop_chunk', 0, '1..1048576'),
+    ('input.pixel_scale', 0.0, '0..1e+38 (0 excluded)'),
+    ('optimizer.learning_rate', math.nan, '0..1e+38 (0: nothing is learned)'),
+    ('optimizer.learning_rate', math.inf, '0..1e+38 (0: nothing is learned)'),
+    ('optimizer.momentum', 1.0, '0..1 (1 excluded)'),
+    ('optimizer.rate_multipliers.conv1', -1.0, '0..1e+38 (0: frozen)'),
+    ('optimizer.plateau.patience', 0, '1..2147483647'),
+    ('optimizer.plateau.factor', 1.0, '1..1e+38 (1 excluded)'),
+    ('checkpoint.every_steps', 0, '1..2147483647'),
+    ('checkpoint.keep', 0, '1..2147483647'),
+    ('log.every_steps', 0, '1..2147483647'),
+    ('evaluate.batch_size', 0, '1..1048576'),
+  ],
+)
+def test_impossible_number_is_one_line(key, value, range_):
+  with pytest.raises(errors.UserError) as caught:
+    _build(**{key: value})
+  assert str(caught.value) == (
+    f'--config.{key}={value} is outside {range_}: set --config.{key} to a value'
+    ' in that range'
+  )
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'words'),
+  [
+    ('network.conv1.padding', (0, -3), '-3 in --config.* 0..16384 .whole'),
+    ('network.conv1.padding', (1.5, 2), '1.5 in --config.* 0..16384 .whole'),
+    ('network.conv1.padding', (1,), 'does not have 2 numbers'),
+    ('network.conv1.padding', ('a', 1), "'a' in --config"),
+    ('optimizer.phases', ((0, 0.1, 0.1, 0.1),), '5 numbers in every row'),
+    ('optimizer.phases', (0, 0.1, 0.1, 0.1, 0.0), '5 numbers in every row'),
+    ('optimizer.phases', ((0, -0.1, 0.1, 0.1, 0.0),), '-0.1 in --config'),
+    ('optimizer.phases', ((0, 0.1, 0.1, 0.1, math.nan),), 'nan in --config'),
+  ],
+)
+def test_impossible_tuple_is_one_line(key, value, words):
+  with pytest.raises(errors.UserError, match=words) as caught:
+    _build(**{key: value})
+  message = str(caught.value)
+  assert f'set --config.{key} to ' in message
+  assert '\n' not in message
+
+
+def _leaves(config):
+  return dict(experiment._flatten(config.to_dict()))
+
+
+def _patterns_of(key):
+  return [p for p in experiment._RANGES if fnmatch.fnmatchcase(key, p)]
+
+
+def _holds_numbers(value):
+  if isinstance(value, tuple):
+    return any(_holds_numbers(item) for item in value)
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@pytest.mark.parametrize('preset', list(presets.PRESETS))
+def test_every_number_has_one_range_and_the_reverse(preset):
+  used = set()
+  for key, value in _leaves(imagenet.base(preset)).items():
+    patterns = _patterns_of(key)
+    assert len(patterns) == _holds_numbers(value), key
+    used.update(patterns)
+    if patterns and not isinstance(value, tuple):
+      # A float key takes floats alone if its range has floats for ends.
+      limits = experiment._RANGES[patterns[0]]
+      assert type(limits.low) is type(limits.high) is type(value), key
+  assert used == set(experiment._RANGES)
+
+
+@pytest.mark.parametrize('preset', list(presets.PRESETS))
+@pytest.mark.parametrize('module', [cifar10, fashion_mnist, imagenet, smoke])
+def test_every_default_is_in_its_range(module, preset):
+  experiment._check_ranges(module.get_config(preset))
+
+
+def _replace_last(value, number):
+  """Puts a number in the place of a value, or of a tuple's last one."""
+  if not isinstance(value, tuple):
+    return number
+  return (*value[:-1], _replace_last(value[-1], number))
+
+
+def _next(number, toward):
+  """Returns the nearest int or float in a direction, as `number` is."""
+  if isinstance(number, int):
+    return number + (1 if toward > 0 else -1)
+  return math.nextafter(number, toward)
+
+
+@pytest.mark.parametrize('pattern', list(experiment._RANGES))
+def test_a_range_ends_where_it_says(pattern):
+  limits = experiment._RANGES[pattern]
+  config = smoke.get_config()
+  config.devices = 2
+  key, usual = next(
+    (key, value)
+    for key, value in _leaves(config).items()
+    if fnmatch.fnmatchcase(key, pattern)
+  )
+
+  def check(number):
+    config.update_from_flattened_dict({key: _replace_last(usual, number)})
+    experiment._check_ranges(config)
+
+  first, last = limits.low, limits.high
+  if limits.excluded is not None:
+    assert limits.excluded in (first, last)
+  if first == limits.excluded:
+    first = _next(first, math.inf)
+  if last == limits.excluded:
+    last = _next(last, -math.inf)
+  check(first)
+  check(last)
+  outside = [_next(first, -math.inf), _next(last, math.inf)]
+  if isinstance(limits.low, float):
+    outside += [math.nan, math.inf, -math.inf]
+  for number in outside:
+    with pytest.raises(errors.UserError) as caught:
+      check(number)
+    message = str(caught.value)
+    assert f'--config.{key}' in message
+    assert str(number) in message
+    assert f'is outside {limits}' in message
+    with pytest.raises(errors.UserError, match='is outside'):
+      experiment.build(config)
 
 
 def test_three_towers_on_two_devices():
@@ -110,6 +286,14 @@ def test_phases_must_rise_from_zero():
   parts = _build(**{'optimizer.schedule': 'phases', 'optimizer.phases': rows})
   with pytest.raises(errors.UserError, match='rising epochs'):
     experiment.make_recipe(parts, 16, np.zeros(3))
+
+
+def test_phases_beyond_the_count_of_steps():
+  rows = ((0, 0.1, 0.1, 0.1, 0.0), (1e6, 0.0, 0.0, 0.0, 0.0))
+  parts = _build(**{'optimizer.schedule': 'phases', 'optimizer.phases': rows})
+  experiment.make_recipe(parts, 2147, np.zeros(3))
+  with pytest.raises(errors.UserError, match=r'1000000\.0, .* 2148 steps'):
+    experiment.make_recipe(parts, 2148, np.zeros(3))
 
 
 def test_schedules_end_where_the_config_says():

@@ -7,7 +7,7 @@ from alexnet_jax import errors
 from alexnet_jax import extract
 from alexnet_jax import model
 from alexnet_jax import trained
-from alexnet_jax.input_pipeline import files
+from alexnet_jax.input_pipeline import folder
 from tests import trained_testing
 
 _LAYERS = ('conv5', 'fc7', 'fc8')
@@ -87,7 +87,7 @@ def test_the_last_files_are_there_though_nothing_in_them_is(
   good = str(place / 'data' / 'test' / 'class0')
   bad = str(place / 'data' / 'test' / 'class1' / '001b.jpg')
   monkeypatch.setattr(extract, '_FILE_BYTES', 2 * 16 * 4)
-  source = files.open_files([good, bad])
+  source = folder.open_files([good, bad])
   extract.run(run, 'fc7', source, tmp_path, 'npz')
   counts = [len(np.load(p)['labels']) for p in sorted(tmp_path.iterdir())]
   assert counts == [2, 2, 0]
@@ -119,7 +119,7 @@ def test_tfrecord(run, expected, tmp_path):
 
 
 def test_files_have_no_label(run, place, tmp_path):
-  source = files.open_files([str(place / 'data' / 'test' / 'class2')])
+  source = folder.open_files([str(place / 'data' / 'test' / 'class2')])
   extract.run(run, 'fc7', source, tmp_path, 'npz')
   stored = np.load(tmp_path / 'fc7-files.npz')
   assert stored['labels'].tolist() == [-1] * 4
@@ -138,6 +138,6 @@ def test_mistakes_are_one_line(run, place, tmp_path):
     extract.run(run, 'fc9', run.split('test'), tmp_path, 'npz')
   with pytest.raises(errors.UserError, match="no split 'val'.*train.*test"):
     run.split('val')
-  bad = files.open_files([str(place / 'data/test/class1/001b.jpg')])
+  bad = folder.open_files([str(place / 'data/test/class1/001b.jpg')])
   with pytest.raises(errors.UserError, match='none of the 1 images'):
     extract.run(run, 'fc7', bad, tmp_path, 'npz')

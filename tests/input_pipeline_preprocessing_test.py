@@ -1,3 +1,7 @@
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -74,24 +78,31 @@ def test_white_stays_white_and_black_black():
     assert (square(pixels, 256) == value).all()
 
 
-def draw(indices, places=None, **changes):
-  settings = {
-    'seed': 1,
-    'epoch': 0,
-    'image_size': 256,
-    'crop_size': 224,
-    'random_crop': True,
-    'flip': True,
-    'crop_chunk': 1,
-  }
-  places = np.arange(len(indices)) if places is None else places
-  return preprocessing.random_draws(indices, places, **(settings | changes))
+def seeds(count, key=(1, 0)):
+  """Returns uint32 [count, SEED_WORDS] as an epoch's tables have them."""
+  shape = [count, preprocessing.SEED_WORDS]
+  return tf.random.stateless_uniform(
+    shape, key, minval=None, maxval=None, dtype=tf.uint32, alg='philox'
+  )
+
+
+def positions_of(image, seed, crop_size):
+  """Returns the top left corner of crops of an image of (row, column, 0)."""
+  crops = preprocessing.random_crop(image, seed, crop_size).numpy()
+  return crops[..., 0, 0, :2]
+
+
+def coordinates(side):
+  image = np.zeros((side, side, 3), np.uint8)
+  image[..., 0], image[..., 1] = np.mgrid[:side, :side]
+  return tf.constant(image)
 
 
 def test_crops_are_uniform_over_33_by_33():
   n = 60_000
-  offsets = draw(np.arange(n)).offsets
-  assert offsets.dtype == np.int32
+  # Two columns of the crop are enough to tell where it is.
+  images = tf.broadcast_to(coordinates(34), [n, 34, 34, 3])
+  offsets = positions_of(images, seeds(n), 2)
   counts = np.zeros((33, 33))
   np.add.at(counts, tuple(offsets.T), 1)
   expected = n / 33**2
@@ -100,64 +111,113 @@ def test_crops_are_uniform_over_33_by_33():
   assert abs(chi_square - 1088) < 190
 
 
-def test_draws_are_of_the_example_and_not_of_its_place():
-  indices = np.array([5, 900, 17])
-  alone = draw(indices, np.array([40, 2, 77]))
-  among = draw(np.arange(1000))
-  for one, many in zip(alone, among, strict=True):
-    np.testing.assert_array_equal(one, many[indices])
+@pytest.mark.parametrize(
+  ('word', 'corner'), [(0, (0, 0)), (2**32 - 1, (4, 4)), (2**31, (2, 2))]
+)
+def test_crops_reach_both_corners(word, corner):
+  seed = tf.constant([word, 0, 0, 0, 0], tf.uint32)
+  assert tuple(positions_of(coordinates(20), seed, 16)) == corner
 
 
-def test_crop_and_flip_of_a_chunk_are_one_draw():
-  n = 32 * 200
-  indices = np.random.default_rng(0).permutation(n)
-  draws = draw(indices, crop_chunk=32)
-  offsets = draws.offsets.reshape(200, 32, 2)
-  flips = draws.flips.reshape(200, 32)
-  assert (offsets == offsets[:, :1]).all()
-  assert (flips == flips[:, :1]).all()
-  assert len(np.unique(offsets[:, 0], axis=0)) > 150
-  assert 70 < flips[:, 0].sum() < 130
-  # The colour shift stays one an image, and is not touched by chunks.
-  np.testing.assert_array_equal(draws.normals, draw(indices).normals)
-  # A chunk goes by the place in the epoch, wherever the batch begins.
-  later = draw(indices[48:80], np.arange(48, 80), crop_chunk=32)
-  np.testing.assert_array_equal(later.offsets, draws.offsets[48:80])
+def test_one_image_and_a_batch_are_cut_and_flipped_alike():
+  images = np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3), np.uint8)
+  drawn = seeds(40)
+  crops = preprocessing.random_crop(tf.constant(images), drawn, 17)
+  flipped = preprocessing.random_flip(crops, drawn)
+  for i in range(40):
+    crop = preprocessing.random_crop(tf.constant(images[i]), drawn[i], 17)
+    np.testing.assert_array_equal(crop, crops[i])
+    flip = preprocessing.random_flip(crop, drawn[i])
+    np.testing.assert_array_equal(flip, flipped[i])
+  mirrored = (flipped.numpy() != crops.numpy()).any((1, 2, 3))
+  np.testing.assert_array_equal(mirrored, drawn.numpy()[:, 1] & 1)
+  np.testing.assert_array_equal(
+    flipped.numpy()[mirrored], crops.numpy()[mirrored][:, :, ::-1]
+  )
 
 
-def test_crop_and_flip_can_be_switched_off():
-  draws = draw(np.arange(100), random_crop=False, flip=False)
-  assert (draws.offsets == 16).all()
-  assert not draws.flips.any()
-  np.testing.assert_array_equal(draws.normals, draw(np.arange(100)).normals)
+def test_a_crop_of_the_whole_is_the_image():
+  images = np.random.default_rng(0).integers(0, 256, (3, 9, 9, 3), np.uint8)
+  crops = preprocessing.random_crop(tf.constant(images), seeds(3), 9)
+  np.testing.assert_array_equal(crops, images)
+  center = preprocessing.center_crop(tf.constant(images), 5)
+  np.testing.assert_array_equal(center, images[:, 2:7, 2:7])
 
 
-def test_color_scale():
+def test_flips_are_fair_and_independent_of_crops():
+  drawn = seeds(40_000).numpy()
+  flips = drawn[:, 1] & 1
+  assert abs(flips.mean() - 0.5) < 0.01  # Four standard deviations.
+  assert abs(np.corrcoef(flips, drawn[:, 0])[0, 1]) < 0.02
+
+
+def test_lighting_scale():
   stdevs = np.array([20.0, 40.0, 120.0])
   np.testing.assert_array_equal(
-    preprocessing.color_scale(stdevs, 'source'), stdevs
+    preprocessing.lighting_scale(stdevs, 'source'), stdevs
   )
   # Pixels on 0..1 have variance (120 / 255)^2 = 0.22145; times 255: 56.47.
-  paper = preprocessing.color_scale(stdevs, 'paper')
+  paper = preprocessing.lighting_scale(stdevs, 'paper')
   np.testing.assert_allclose(paper, [1.568627, 6.274510, 56.470588], rtol=1e-6)
-  assert not preprocessing.color_scale(stdevs, 'none').any()
+  assert not preprocessing.lighting_scale(stdevs, 'none').any()
   with pytest.raises(ValueError, match='papre'):
-    preprocessing.color_scale(stdevs, 'papre')
+    preprocessing.lighting_scale(stdevs, 'papre')
 
 
-def test_color_shift_has_the_covariance_of_the_pixels():
+def test_lighting_has_the_covariance_of_the_pixels():
   random = np.random.default_rng(0)
   covariance = np.cov(random.normal(size=(3, 50)) * [[70], [60], [80]])
   variances, eigenvectors = np.linalg.eigh(covariance)
-  normals = draw(np.arange(200_000)).normals
-  shift = preprocessing.color_shift(normals, np.sqrt(variances), eigenvectors)
+  shift = preprocessing.pca_lighting(
+    seeds(200_000), np.sqrt(variances), eigenvectors
+  ).numpy()
   assert shift.dtype == np.float32
   np.testing.assert_allclose(shift.mean(0), 0, atol=0.8)
   np.testing.assert_allclose(np.cov(shift.T), covariance, atol=60)
 
 
-def test_color_shift_reads_components_from_columns():
+def test_lighting_is_normal():
+  normals = preprocessing.pca_lighting(seeds(100_000), np.ones(3), np.eye(3))
+  normals = np.sort(normals.numpy().ravel())
+  quantiles = [0.001, 0.0228, 0.1587, 0.5, 0.8413, 0.9772, 0.999]
+  expected = [-3.09, -2, -1, 0, 1, 2, 3.09]
+  np.testing.assert_allclose(
+    np.quantile(normals, quantiles), expected, atol=0.06
+  )
+  for word in (0, 2**32 - 1):  # The least and the largest are finite.
+    seed = tf.constant([0, 0, word, word, word], tf.uint32)
+    extreme = preprocessing.pca_lighting(seed, np.ones(3), np.eye(3)).numpy()
+    np.testing.assert_allclose(np.abs(extreme), 6.34, atol=0.01)
+
+
+def test_lighting_reads_components_from_columns():
   eigenvectors = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
-  normals = np.array([[1, 0, 0], [0, 0, 1]], np.float32)
-  shift = preprocessing.color_shift(normals, np.array([2, 3, 5]), eigenvectors)
-  np.testing.assert_array_equal(shift, [[0, 2, 0], [5, 0, 0]])
+  half, above = 2**31, round(0.841344746 * 2**32)  # 0 and 1 deviations above.
+  words = [[0, 0, above, half, half], [0, 0, half, half, above]]
+  shift = preprocessing.pca_lighting(
+    tf.constant(words, tf.uint32), np.array([2, 3, 5]), eigenvectors
+  )
+  np.testing.assert_allclose(shift, [[0, 2, 0], [5, 0, 0]], atol=1e-5)
+
+
+def test_large_squares_are_reduced_in_little_memory():
+  # As floats the whole would take 400 MB at once.
+  program = """
+import resource
+import numpy as np
+import tensorflow as tf
+from alexnet_jax.input_pipeline import preprocessing
+pixels = tf.zeros([5800, 5800, 3], tf.uint8)
+preprocessing.reduce(pixels[:600, :600], 64)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+preprocessing.reduce(pixels, 64)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+  finished = subprocess.run(
+    [sys.executable, '-c', program],
+    capture_output=True,
+    text=True,
+    check=True,
+    cwd=pathlib.Path(__file__).parents[1],
+  )
+  assert int(finished.stdout) < 2.5 * 5800**2 * 3

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from alexnet_jax import errors
-from alexnet_jax.input_pipeline import batches
+from alexnet_jax.input_pipeline import decoding
+from alexnet_jax.input_pipeline import folder
+from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import sources
 from tests import input_pipeline_testing as testing
 
@@ -15,6 +18,13 @@ def synthetic(split='train', num_classes=3):
     num_classes=num_classes,
     image_size=16,
   )
+
+
+def one_batch(source, batch_size):
+  (batch,) = pipeline.eval_batches(
+    source, batch_size=batch_size, decoder=decoding.Options(16)
+  )
+  return batch
 
 
 def test_every_kind_opens_and_is_read(tmp_path):
@@ -34,12 +44,15 @@ def test_every_kind_opens_and_is_read(tmp_path):
   assert [source.num_examples for source in opened] == [4, 3, 7]
   assert [len(source.class_names) for source in opened] == [2, 3, 3]
   for source in opened:
-    (step,) = batches.eval_batches(source, batch_size=8, image_size=16)
+    step = one_batch(source, 8)
     assert step['mask'].sum() == source.num_examples
+    assert not step['unreadable'].any()
 
 
 def test_unknown_kind():
-  with pytest.raises(errors.UserError, match="'webdataset': choose folder"):
+  with pytest.raises(
+    errors.UserError, match="='webdataset' is unknown: choose folder"
+  ):
     sources.open_source('webdataset', split='train')
 
 
@@ -50,3 +63,71 @@ def test_classes_must_agree():
   message = str(caught.value)
   assert "2 classes and synthetic 'train' has 3" in message
   assert "missing ['class2'], surplus []" in message
+
+
+def test_classes_must_be_in_the_same_order(tmp_path):
+  images = np.zeros((2, 16, 16), np.uint8)
+  testing.write_idx(tmp_path, 'train', images, np.arange(2))
+  one, other = (
+    sources.open_source(
+      'idx', split='train', data_dir=str(tmp_path), class_names=names
+    )
+    for names in (('a', 'b'), ('b', 'a'))
+  )
+  with pytest.raises(errors.UserError, match='in the same order'):
+    sources.check_same_classes(one, other)
+
+
+def test_a_subset_of_files(tmp_path):
+  testing.write_folder(tmp_path, 2, 3)
+  source = folder.open_folder(str(tmp_path), '')
+  some = sources.Subset(source, np.array([5, 0, 5]))
+  assert some.num_examples == 3
+  assert some.class_names == source.class_names
+  assert (some.name, some.split) == (source.name, source.split)
+  assert some.directory == source.directory
+  assert (some.array_shape, some.is_fetched) == (None, False)
+  assert some.describe(0).endswith('class1/002.jpg')
+  every, batch = one_batch(source, 6), one_batch(some, 3)
+  np.testing.assert_array_equal(batch['image'], every['image'][[5, 0, 5]])
+  assert batch['label'].tolist() == [1, 0, 1]
+  assert batch['index'].tolist() == [0, 1, 2]
+  other = sources.Subset(source, np.array([5, 0, 4]))
+  assert len({s.fingerprint for s in (source, some, other)}) == 3
+  again = sources.Subset(source, np.array([5, 0, 5], np.int32))
+  assert again.fingerprint == some.fingerprint
+
+
+def test_a_subset_of_arrays_is_read_one_by_one_and_together():
+  source = synthetic()
+  some = sources.Subset(source, np.array([6, 2, 2, 0]))
+  assert some.array_shape == (16, 16)
+  images, labels = some.read(tf.constant([3, 0], tf.int64))
+  expected, expected_labels = source.read(tf.constant([0, 6], tf.int64))
+  np.testing.assert_array_equal(images, expected)
+  np.testing.assert_array_equal(labels, expected_labels)
+  image, label = some.read(tf.constant(3, tf.int64))
+  np.testing.assert_array_equal(image, images[0])
+  assert label == labels[0]
+
+
+def test_a_subset_of_a_subset():
+  source = synthetic()
+  inner = sources.Subset(source, np.array([6, 2, 4, 0]))
+  outer = sources.Subset(inner, np.array([3, 1]))
+  assert [outer.describe(i)[-3:] for i in (0, 1)] == ['[0]', '[2]']
+  every, batch = one_batch(source, 8), one_batch(outer, 2)
+  np.testing.assert_array_equal(batch['image'], every['image'][[0, 2]])
+
+
+def test_a_subset_without_examples_has_no_batches():
+  some = sources.Subset(synthetic(), np.array([], np.int64))
+  batches = pipeline.eval_batches(
+    some, batch_size=2, decoder=decoding.Options(16)
+  )
+  assert list(batches) == []
+
+
+def test_what_the_graph_reads_is_not_fetched():
+  with pytest.raises(TypeError, match='Synthetic is read in the graph'):
+    synthetic().fetch(np.array([0]))

@@ -1,104 +1,425 @@
+"""The prepared store: written once, read as the original, never wrong."""
+
+import itertools
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
-from alexnet_jax.input_pipeline import idx
-from alexnet_jax.input_pipeline import loading
-from alexnet_jax.input_pipeline import preprocessing
-from alexnet_jax.input_pipeline import sources
+from alexnet_jax import errors
+from alexnet_jax.input_pipeline import arrays
+from alexnet_jax.input_pipeline import atomic_write
+from alexnet_jax.input_pipeline import decoding
+from alexnet_jax.input_pipeline import folder
+from alexnet_jax.input_pipeline import pipeline
+from alexnet_jax.input_pipeline import prepare
 from alexnet_jax.input_pipeline import squares
-from alexnet_jax.input_pipeline import synthetic
+from alexnet_jax.input_pipeline import statistics
 from tests import input_pipeline_testing as testing
 
 
-# Rows of 3, 6, 12, 24, 27 and 672 bytes: words of 1, 2, 4 and 8 bytes.
-@pytest.mark.parametrize('size', [1, 2, 4, 8, 9, 224])
-def test_windows_are_cut_and_mirrored(size):
-  rng = np.random.default_rng(size)
-  images = rng.integers(0, 256, (5, size, size + 7, 3), np.uint8)
-  columns = np.array([0, 7, 3, 7, 0])
-  flips = np.array([True, True, False, False, True])
-  windows = squares.cut(iter(images), columns, flips, size)
-  assert windows.flags.c_contiguous
-  for i, (column, flip) in enumerate(zip(columns, flips, strict=True)):
-    expected = images[i, :, column : column + size][:, :: -1 if flip else 1]
-    np.testing.assert_array_equal(windows[i], expected)
+@pytest.fixture(autouse=True)
+def _small_folders(monkeypatch):
+  """Folders of four images, written two at a time."""
+  monkeypatch.setattr(squares, '_PER_FOLDER', 4)
+  monkeypatch.setattr(squares, '_BATCH_SIZE', 2)
 
 
-def test_one_buffer_may_serve_all_bands():
-  buffer = np.empty((4, 4, 3), np.uint8)
-
-  def bands():
-    for value in range(3):
-      buffer.fill(value)
-      yield buffer
-
-  windows = squares.cut(bands(), np.zeros(3, int), np.zeros(3, bool), 4)
-  assert windows[:, 0, 0, 0].tolist() == [0, 1, 2]
+def photos(tmp_path, sides=(40, 40)):
+  """Returns a folder of 2 x 5 pictures, one more unreadable in each class."""
+  testing.write_folder(tmp_path / 'data/train', 2, 5, sides)
+  for label, content in enumerate([b'no image', b'']):
+    path = tmp_path / f'data/train/class{label}/002_broken.jpg'
+    path.write_bytes(content)
+  return folder.open_folder(str(tmp_path / 'data'), 'train')
 
 
-def grey(folder, shape=(40, 20, 20)):
-  images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-  testing.write_idx(folder, 'train', images, np.arange(shape[0]) % 7)
-  return idx.open_idx(str(folder), 'train')
+def write(source, tmp_path, image_size=40):
+  squares.write(source, str(tmp_path / 'store'), decoding.Options(image_size))
 
 
-def made_up():
-  return synthetic.Synthetic(
-    split='train', num_examples=40, num_classes=5, image_size=20
+def open_store(tmp_path, image_size=40, split='train', name=''):
+  return squares.open_squares(
+    str(tmp_path / 'store'), split=split, name=name, image_size=image_size
   )
 
 
-class Decoded:
-  """A source without its squares: TensorFlow reads it."""
-
-  def __init__(self, source):
-    self._source = source
-    self.record_spec = source.record_spec
-    self.fetch, self.read = source.fetch, source.read
+def prepared(source, tmp_path, image_size=40):
+  write(source, tmp_path, image_size)
+  return open_store(tmp_path, image_size, source.split, source.name)
 
 
-@pytest.mark.parametrize('size', [20, 16, 13])
-def test_squares_equal_what_tensorflow_makes(tmp_path, size):
-  def plan(step):
-    indices = np.array([3, 39, 0, 17, step])
-    draws = preprocessing.random_draws(
-      indices,
-      np.arange(5),
-      seed=0,
-      epoch=step,
-      image_size=20,
-      crop_size=size,
-      random_crop=True,
-      flip=True,
-      crop_chunk=1,
+def train(source, steps, image_size, crop_size, **changes):
+  settings = {
+    'batch_size': 5,
+    'seed': 3,
+    'start_step': 0,
+    'random_crop': True,
+    'flip': True,
+    'crop_chunk': 1,
+    'shuffle': True,
+    'lighting_scale': np.array([1.0, 2.0, 3.0]),
+    'eigenvectors': np.eye(3),
+    'threads': 2,
+  }
+  iterator = pipeline.train_batches(
+    source,
+    decoder=decoding.Options(image_size),
+    crop_size=crop_size,
+    **(settings | changes),
+  )
+  return itertools.islice(iterator, steps)
+
+
+def evaluation(source, batch_size, image_size):
+  return pipeline.eval_batches(
+    source, batch_size=batch_size, decoder=decoding.Options(image_size)
+  )
+
+
+def assert_same(ours, theirs):
+  for one, other in zip(ours, theirs, strict=True):
+    assert one.keys() == other.keys()
+    for key in one:
+      np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+      assert one[key].dtype == other[key].dtype
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {},
+    {'shuffle': False, 'crop_chunk': 4},
+    {'random_crop': False, 'flip': False},
+    {'batch_size': 32, 'start_step': 3},
+  ],
+)
+def test_training_batches_equal_those_of_the_original(tmp_path, changes):
+  source = photos(tmp_path)
+  kept = prepared(source, tmp_path)
+  # Three epochs of 5, 5 and 2 images; two images are unreadable.
+  ours = list(train(kept, 9, 40, 33, **changes))
+  assert_same(ours, train(source, 9, 40, 33, **changes))
+  assert sum(batch['unreadable'].sum() for batch in ours[:3]) >= 2
+
+
+def test_evaluation_batches_equal_those_of_the_original(tmp_path):
+  source = photos(tmp_path, sides=(50, 67))
+  kept = prepared(source, tmp_path)
+  ours = list(evaluation(kept, 7, 40))
+  assert_same(ours, evaluation(source, 7, 40))
+  assert [batch['mask'].sum() for batch in ours] == [6, 4]
+
+
+def test_real_images(tmp_path):
+  for i, (wnid, content) in enumerate(testing.imagenet_images(22)):
+    path = tmp_path / 'data/val' / wnid / f'{i}.JPEG'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+  (path.parent / '0_broken.JPEG').write_bytes(content[:5000])
+  source = folder.open_folder(str(tmp_path / 'data'), 'val')
+  kept = prepared(source, tmp_path, 256)
+  assert_same(evaluation(kept, 8, 256), evaluation(source, 8, 256))
+  ours = train(kept, 4, 256, 224, batch_size=16, crop_chunk=32)
+  assert_same(ours, train(source, 4, 256, 224, batch_size=16, crop_chunk=32))
+
+
+def test_gray_arrays(tmp_path):
+  images = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
+  testing.write_idx(tmp_path / 'idx', 'train', images, np.arange(9) % 3)
+  source = arrays.open_idx(str(tmp_path / 'idx'), 'train')
+  kept = prepared(source, tmp_path, 8)
+  assert_same(train(kept, 4, 8, 6), train(source, 4, 8, 6))
+
+
+def test_squares_are_plain_files_of_bytes(tmp_path):
+  source = photos(tmp_path)
+  kept = prepared(source, tmp_path)
+  (expected,) = evaluation(source, 12, 40)
+  files = sorted((tmp_path / 'store/train').glob('0*/0*'))
+  files = [file for file in files if file.suffix != '.npz']
+  assert [str(file.relative_to(kept.directory)) for file in files] == [
+    f'{i // 4:05d}/{i % 4:03d}' for i in range(12)
+  ]
+  for file, image, bad in zip(
+    files, expected['image'], expected['unreadable'], strict=True
+  ):
+    content = b'' if bad else image.tobytes()
+    assert file.read_bytes() == content
+  assert kept.fingerprint == source.fingerprint
+  assert kept.class_names == source.class_names
+
+
+def test_opening_names_what_could_not_be_read(tmp_path, caplog):
+  source = photos(tmp_path)
+  with caplog.at_level(logging.WARNING, logger='absl'):
+    kept = prepared(source, tmp_path)
+  (message,) = [m for m in caplog.messages if 'when' in m]
+  assert '2 of 12 images' in message
+  assert message.count('002_broken.jpg') == 2
+  assert kept.describe(3) == source.describe(3)
+  assert kept.describe(0) == 'data train[0]'
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'split': 'val'}, 'holds no store: run the same command with --mode'),
+    ({'name': 'other'}, "name 'data', not 'other'"),
+    ({'image_size': 41}, 'image_size 40, not 41'),
+  ],
+)
+def test_another_store_than_wanted_is_refused(tmp_path, changes, words):
+  write(photos(tmp_path), tmp_path)
+  with pytest.raises(errors.UserError, match=words):
+    open_store(tmp_path, **changes)
+
+
+def damage_a_byte(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+DAMAGES = [
+  damage_a_byte,
+  pathlib.Path.unlink,
+  lambda path: path.write_bytes(path.read_bytes()[:-1]),
+  lambda path: path.write_bytes(b''),
+]
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damage_is_noticed_where_it_is_read_and_named(tmp_path, damage):
+  kept = prepared(photos(tmp_path), tmp_path)
+  damage(kept.directory / '00001/003')
+  first = evaluation(kept, 4, 40)
+  assert next(first)['mask'].sum() == 3
+  with pytest.raises(errors.UserError, match='00001/003 is damaged or missing'):
+    next(first)
+  with pytest.raises(errors.UserError, match='--mode=prepare'):
+    list(train(kept, 3, 40, 33))
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+@pytest.mark.parametrize('file', ['00001/003', '00002/index.npz'])
+def test_preparing_again_makes_what_is_damaged(tmp_path, caplog, damage, file):
+  source = photos(tmp_path)
+  kept = prepared(source, tmp_path)
+  whole = contents(kept.directory)
+  damage(kept.directory / file)
+  untouched = os.stat(kept.directory / '00000/001').st_mtime_ns
+  with caplog.at_level(logging.INFO, logger='absl'):
+    write(source, tmp_path)
+  assert f'{file[:5]} is damaged: making it again' in caplog.text
+  assert contents(kept.directory) == whole
+  assert os.stat(kept.directory / '00000/001').st_mtime_ns == untouched
+  assert_same(evaluation(kept, 7, 40), evaluation(source, 7, 40))
+
+
+@pytest.mark.parametrize('name', ['store.json', 'index.npz'])
+def test_a_damaged_description_is_named(tmp_path, name):
+  kept = prepared(photos(tmp_path), tmp_path)
+  path = kept.directory / name
+  path.write_bytes(path.read_bytes()[:40])
+  with pytest.raises(errors.UserError, match=f'{name} is damaged'):
+    open_store(tmp_path)
+
+
+def test_another_format_is_refused(tmp_path):
+  kept = prepared(photos(tmp_path), tmp_path)
+  path = kept.directory / 'store.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'format': 1}))
+  with pytest.raises(errors.UserError, match='has format 1, .* reads 2'):
+    open_store(tmp_path)
+
+
+def contents(directory):
+  """Returns what is in a store, but for the zip archives' dates."""
+  found = {}
+  for path in sorted(directory.rglob('*')):
+    if path.suffix == '.npz':
+      with np.load(path) as stored:
+        found[str(path)] = {k: v.tolist() for k, v in stored.items()}
+    elif path.is_file():
+      found[str(path)] = path.read_bytes()
+  return found
+
+
+class StoppedError(Exception):
+  pass
+
+
+@pytest.mark.parametrize('point', [0, 1, 2])
+def test_stopped_at_any_point_it_comes_out_equal(tmp_path, monkeypatch, point):
+  source = photos(tmp_path)
+  whole = contents(prepared(source, tmp_path).directory)
+  (tmp_path / 'store').rename(tmp_path / 'whole')
+
+  writes = itertools.count()
+  original = pathlib.Path.write_bytes
+
+  def stopping(path, content):
+    if next(writes) == 4 * point + 3:
+      raise StoppedError
+    return original(path, content)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, 'write_bytes', stopping)
+    with pytest.raises(StoppedError):
+      write(source, tmp_path)
+  with pytest.raises(errors.UserError, match='holds an unfinished store'):
+    open_store(tmp_path)
+  directory = tmp_path / 'store/train'
+  assert len(list(directory.glob('0000?'))) == point
+  write(source, tmp_path)
+  found = contents(directory)
+  assert {
+    key.replace('/store/', '/whole/'): value for key, value in found.items()
+  } == {key.replace('/store/', '/whole/'): v for key, v in whole.items()}
+
+
+def test_killed_by_a_signal(tmp_path):
+  program = f"""
+import numpy as np
+from alexnet_jax.input_pipeline import arrays, decoding, squares
+squares._PER_FOLDER, squares._BATCH_SIZE = 16, 8
+source = arrays.Synthetic('train', 1600, 10, 128)
+squares.write(source, {str(tmp_path / 'store')!r}, decoding.Options(128))
+"""
+  directory = tmp_path / 'store/train'
+  arguments = [sys.executable, '-c', program]
+  root = pathlib.Path(__file__).parents[1]
+  process = subprocess.Popen(arguments, cwd=root)
+  deadline = time.monotonic() + 60
+  while len(list(directory.glob('*'))) < 7 and time.monotonic() < deadline:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  done = len(list(directory.glob('?????')))
+  assert 2 < done < 100
+  times = {p: os.stat(p).st_mtime_ns for p in directory.glob('?????/000')}
+  subprocess.run(arguments, cwd=root, check=True)
+  assert len(list(directory.glob('?????'))) == 100
+  assert not list(directory.glob('*.partial'))
+  kept = {path: os.stat(path).st_mtime_ns for path in times}
+  assert sum(kept[path] == times[path] for path in times) >= done - 1
+  source = arrays.Synthetic('train', 1600, 10, 128)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(squares, '_PER_FOLDER', 16)
+    store = open_store(tmp_path, 128)
+    assert_same(evaluation(store, 500, 128), evaluation(source, 500, 128))
+
+
+@pytest.mark.parametrize(
+  ('change', 'words'),
+  [
+    (lambda data: (data / 'class0/new.jpg').write_bytes(b''), 'num_examples'),
+    (lambda data: os.utime(data / 'class0/000.jpg', (1, 1)), 'fingerprint'),
+    (lambda data: (data / 'class1').rename(data / 'class7'), 'class_names'),
+  ],
+)
+def test_other_data_are_never_mixed_in(tmp_path, change, words):
+  source = photos(tmp_path)
+  write(source, tmp_path)
+  change(tmp_path / 'data/train')
+  changed = folder.open_folder(str(tmp_path / 'data'), 'train')
+  with pytest.raises(errors.UserError, match='was begun with') as caught:
+    write(changed, tmp_path)
+  assert words in str(caught.value) or 'fingerprint' in str(caught.value)
+
+
+def test_images_decoded_otherwise_are_never_mixed_in(tmp_path):
+  source = photos(tmp_path)
+  write(source, tmp_path)
+  with pytest.raises(errors.UserError, match='begun with image_size 40, now'):
+    write(source, tmp_path, 36)
+  with pytest.raises(errors.UserError, match='begun with upright False, now'):
+    squares.write(
+      source, str(tmp_path / 'store'), decoding.Options(40, upright=True)
     )
-    return indices, draws
-
-  for source in (grey(tmp_path), made_up()):
-    assert isinstance(source, sources.Squares)
-    assert not isinstance(Decoded(source), sources.Squares)
-    arguments = (plan, range(4), 8, 20, size, 2)
-    ours = list(loading.load(source, *arguments))
-    theirs = list(loading.load(Decoded(source), *arguments))
-    for one, other in zip(ours, theirs, strict=True):
-      assert one.keys() == other.keys()
-      for key in one:
-        np.testing.assert_array_equal(one[key], other[key], err_msg=key)
-        assert one[key].dtype == other[key].dtype
 
 
-def test_squares_are_passed_over_when_another_side_is_wanted(
-  tmp_path, monkeypatch
-):
-  oblong, larger = grey(tmp_path, (40, 20, 24)), made_up()
-  assert oblong.square_size == 0
+def test_two_writers_at_once_are_refused(tmp_path):
+  source = photos(tmp_path)
+  directory = tmp_path / 'store/train'
+  directory.mkdir(parents=True)
+  with (
+    squares._alone(directory),
+    pytest.raises(errors.UserError, match='another process is writing'),
+  ):
+    write(source, tmp_path)
+
+
+def statvfs(**changes):
+  fields = {'f_frsize': 4096, 'f_bavail': 10, 'f_files': 100, 'f_favail': 90}
+  return type('Disk', (), fields | changes)()
+
+
+def test_the_space_is_said_and_checked_first(tmp_path, monkeypatch, caplog):
+  source = photos(tmp_path)
+  # 12 images of 4,800 bytes take two blocks each.
+  monkeypatch.setattr(os, 'statvfs', lambda path: statvfs(f_bavail=23))
+  with pytest.raises(errors.UserError, match=r'9.83e-05 GB and 12 files'):
+    write(source, tmp_path)
   monkeypatch.setattr(
-    synthetic.Synthetic, 'cut', lambda *args: pytest.fail('cut was called')
+    os, 'statvfs', lambda path: statvfs(f_bavail=24, f_favail=11)
   )
+  with pytest.raises(errors.UserError, match='room for .* and 11'):
+    write(source, tmp_path)
+  assert not list((tmp_path / 'store/train').glob('0*'))
+  monkeypatch.setattr(os, 'statvfs', lambda path: statvfs(f_bavail=24))
+  with caplog.at_level(logging.INFO, logger='absl'):
+    write(source, tmp_path)
+  assert '12 images of 40x40 to write' in caplog.text
+  # What is written is not asked for again.
+  monkeypatch.setattr(os, 'statvfs', lambda path: statvfs(f_bavail=0))
+  write(source, tmp_path)
 
-  def plan(step):
-    return np.arange(4), preprocessing.centre_draws(4, 16, 16)
 
-  for source in (oblong, larger):
-    (batch,) = loading.load(source, plan, range(1), 4, 16, 16, 1)
-    assert batch['mask'].sum() == 4
+def test_a_disk_that_fills_up_is_said_in_words(tmp_path, monkeypatch):
+  source = photos(tmp_path)
+
+  def full(path, content):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(pathlib.Path, 'write_bytes', full)
+  with pytest.raises(errors.UserError, match='the disk is full at .*store'):
+    write(source, tmp_path)
+
+
+def test_progress_and_time_left_are_shown(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr('alexnet_jax.progress._SECONDS_BETWEEN_LINES', 0)
+  with caplog.at_level(logging.INFO, logger='absl'):
+    write(photos(tmp_path), tmp_path)
+  shown = [m for m in caplog.messages if m.startswith('Store train: 8 of 12')]
+  assert len(shown) == 1
+  assert 'left' in shown[0]
+
+
+def test_prepare_keeps_the_statistics_in_the_store(tmp_path):
+  source = photos(tmp_path)
+  options = decoding.Options(40)
+  summary = prepare.run(source, source, options, str(tmp_path / 'store'))
+  kept = open_store(tmp_path)
+  path = kept.directory / 'statistics-train-40.npz'
+  assert summary.statistics_file == path
+  loaded = statistics.load_or_compute(kept, options)
+  expected = statistics.compute(source, options)
+  for key in ('mean_image', 'stdevs', 'eigenvectors', 'unreadable'):
+    np.testing.assert_array_equal(getattr(loaded, key), getattr(expected, key))
+
+
+def test_a_splits_name_is_a_folders_name(tmp_path):
+  source = arrays.Synthetic('train[:90%]', 5, 2, 8)
+  kept = prepared(source, tmp_path, 8)
+  assert kept.directory == tmp_path / 'store' / atomic_write.split_name(
+    'train[:90%]'
+  )

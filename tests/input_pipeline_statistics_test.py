@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from alexnet_jax import errors
-from alexnet_jax.input_pipeline import batches
+from alexnet_jax.input_pipeline import arrays
+from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import folder
+from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import prepare
 from alexnet_jax.input_pipeline import statistics
-from alexnet_jax.input_pipeline import synthetic
 from tests import input_pipeline_testing as testing
 
 
@@ -19,13 +20,18 @@ def source(tmp_path):
   return folder.open_folder(str(tmp_path), 'train')
 
 
+OPTIONS = decoding.Options(16)
+
+
 def all_images(source, image_size):
-  steps = batches.eval_batches(source, batch_size=8, image_size=image_size)
+  steps = pipeline.eval_batches(
+    source, batch_size=8, decoder=decoding.Options(image_size)
+  )
   return np.concatenate([step['image'][step['mask'] > 0] for step in steps])
 
 
 def test_equals_float64_over_all_pixels(source):
-  ours = statistics.compute(source, 32, batch_size=8)
+  ours = statistics.compute(source, decoding.Options(32))
   images = all_images(source, 32).astype(np.float64)
   pixels = images.reshape(-1, 3)
   covariance = np.cov(pixels.T, bias=True)
@@ -44,27 +50,27 @@ def test_equals_float64_over_all_pixels(source):
   )
 
 
-def test_does_not_depend_on_batch_size_or_threads(source):
-  first = statistics.compute(source, 24, batch_size=5, threads=1)
-  second = statistics.compute(source, 24, batch_size=64, threads=3)
+def test_does_not_depend_on_batch_size_or_threads(source, monkeypatch):
+  options = decoding.Options(24)
+  first = statistics.compute(source, options, threads=1)
+  monkeypatch.setattr(statistics, '_BATCH_SIZE', 5)
+  second = statistics.compute(source, options, threads=3)
   for key in ('mean_image', 'channel_mean', 'stdevs', 'eigenvectors'):
     np.testing.assert_array_equal(getattr(first, key), getattr(second, key))
 
 
-def test_grey_images_have_one_component(tmp_path):
+def test_gray_images_have_one_component(tmp_path):
   images = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
-  source = synthetic_grey(tmp_path, images)
-  ours = statistics.compute(source, 8)
+  source = synthetic_gray(tmp_path, images)
+  ours = statistics.compute(source, decoding.Options(8))
   np.testing.assert_allclose(ours.stdevs[:2], 0, atol=1e-4)
   np.testing.assert_allclose(ours.stdevs[2], images.std() * 3**0.5)
   np.testing.assert_allclose(np.abs(ours.eigenvectors[:, 2]), 3**-0.5)
 
 
-def synthetic_grey(tmp_path, images):
-  from alexnet_jax.input_pipeline import idx
-
+def synthetic_gray(tmp_path, images):
   testing.write_idx(tmp_path, 'train', images, np.zeros(len(images)))
-  return idx.open_idx(str(tmp_path), 'train')
+  return arrays.open_idx(str(tmp_path), 'train')
 
 
 def test_nothing_readable(tmp_path):
@@ -72,50 +78,45 @@ def test_nothing_readable(tmp_path):
   (tmp_path / 'class/x.jpg').write_bytes(b'')
   source = folder.open_folder(str(tmp_path), '')
   with pytest.raises(errors.UserError, match='none of the 1 images'):
-    statistics.compute(source, 16)
+    statistics.compute(source, OPTIONS)
 
 
 def test_kept_beside_the_data_and_read_again(source, monkeypatch):
-  computed = statistics.load_or_compute(source, 16)
+  computed = statistics.load_or_compute(source, OPTIONS)
   assert (source.directory / 'statistics-train-16.npz').is_file()
   monkeypatch.setattr(statistics, 'compute', lambda *args: 1 / 0)
-  loaded = statistics.load_or_compute(source, 16)
+  loaded = statistics.load_or_compute(source, OPTIONS)
   for key, value in vars(computed).items():
     np.testing.assert_array_equal(getattr(loaded, key), value)
     assert type(getattr(loaded, key)) is type(value)
 
 
-def test_kept_elsewhere_when_asked(source, tmp_path):
-  statistics.load_or_compute(source, 16, tmp_path / 'kept')
-  assert (tmp_path / 'kept/statistics-train-16.npz').is_file()
-
-
 def test_other_data_are_refused(source):
-  statistics.load_or_compute(source, 16)
+  statistics.load_or_compute(source, OPTIONS)
   os.utime(source.describe(0), (1, 1))
   changed = folder.open_folder(str(source.directory), 'train')
   with pytest.raises(
     errors.UserError, match='delete the file or run'
   ) as caught:
-    statistics.load_or_compute(changed, 16)
+    statistics.load_or_compute(changed, OPTIONS)
   message = str(caught.value)
   assert source.fingerprint[:12] in message
   assert changed.fingerprint[:12] in message
 
 
 def test_another_size_is_refused(source):
-  statistics.load_or_compute(source, 16)
+  statistics.load_or_compute(source, OPTIONS)
   file = source.directory / 'statistics-train-16.npz'
   file.rename(source.directory / 'statistics-train-24.npz')
   with pytest.raises(errors.UserError, match='of size 16, not 24'):
-    statistics.load_or_compute(source, 24)
+    statistics.load_or_compute(source, decoding.Options(24))
 
 
 def test_a_part_of_a_split_has_a_file_name():
-  source = synthetic.Synthetic(
+  source = arrays.Synthetic(
     split='train[:90%]', num_examples=1, num_classes=1, image_size=8
   )
-  path = statistics.stored_path(source, 8)
+  path = statistics.stored_path(source, decoding.Options(8))
   assert path.name == 'statistics-train_90_-8.npz'
 
 
@@ -124,7 +125,7 @@ def test_imagenet_constants():
   np.testing.assert_allclose(
     constants.eigenvectors.T @ constants.eigenvectors, np.eye(3), atol=1e-6
   )
-  # Plausible for RGB pixels: 74, 72 and 77 grey levels a channel.
+  # Plausible for RGB pixels: 74, 72 and 77 gray levels a channel.
   covariance = (
     constants.eigenvectors * constants.stdevs**2 @ constants.eigenvectors.T
   )
@@ -133,19 +134,19 @@ def test_imagenet_constants():
   )
 
 
-def test_prepare_computes_anew(source):
-  statistics.load_or_compute(source, 16)
+def test_prepare_computes_again(source):
+  statistics.load_or_compute(source, OPTIONS)
   os.utime(source.describe(0), (1, 1))
   changed = folder.open_folder(str(source.directory), 'train')
-  summary = prepare.run(changed, changed, 16)
+  summary = prepare.run(changed, changed, OPTIONS)
   assert summary.statistics.num_examples == 21
   assert summary.statistics_file.is_file()
-  loaded = statistics.load_or_compute(changed, 16)
+  loaded = statistics.load_or_compute(changed, OPTIONS)
   np.testing.assert_array_equal(loaded.stdevs, summary.statistics.stdevs)
 
 
-def test_prepare_refuses_other_classes(source, tmp_path):
-  testing.write_folder(tmp_path / 'val', classes=2, per_class=1)
-  val = folder.open_folder(str(tmp_path), 'val')
-  with pytest.raises(errors.UserError, match='2 classes and .* has 3'):
-    prepare.run(source, val, 16)
+def test_upright_images_have_statistics_of_their_own(source):
+  upright = decoding.Options(16, upright=True)
+  assert statistics.stored_path(source, upright) != statistics.stored_path(
+    source, OPTIONS
+  )

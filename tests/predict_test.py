@@ -10,7 +10,7 @@ from alexnet_jax import errors
 from alexnet_jax import evaluate
 from alexnet_jax import predict
 from alexnet_jax import trained
-from alexnet_jax.input_pipeline import files
+from alexnet_jax.input_pipeline import folder
 from tests import input_pipeline_testing as testing
 from tests import trained_testing
 
@@ -39,7 +39,7 @@ def test_predictions_are_those_of_the_evaluation(place, run, tmp_path, views):
   # The test split once by its classes, once as files without labels.
   evaluate.run(None, place / 'run')
   expected = json.loads((place / 'run' / 'evaluation.json').read_text())[views]
-  source = files.open_files([str(place / 'data' / 'test')])
+  source = folder.open_files([str(place / 'data' / 'test')])
   predict.run(run, source, tmp_path, views)
   rows = _read(tmp_path / 'predictions.csv')
   names = list(dict.fromkeys(row['file'] for row in rows))
@@ -73,7 +73,7 @@ def test_odd_files_are_converted_or_left_out_by_name(
   (tmp_path / 'press.jpg').write_bytes(testing.encode(picture, 'JPEG', 'CMYK'))
   (tmp_path / 'cut off.jpg').write_bytes(jpeg[: len(jpeg) // 2])
   (tmp_path / 'letter.txt').write_text('Dear network')
-  source = files.open_files([str(tmp_path / '*')])
+  source = folder.open_files([str(tmp_path / '*')])
   assert predict.run(run, source, tmp_path / 'out', 'centre_view') == 0
   rows = _read(tmp_path / 'out' / 'predictions.csv')
   first = {row['file']: row for row in rows if row['rank'] == '1'}
@@ -96,7 +96,7 @@ def test_a_sheet_shows_some_and_the_table_says_so(
 ):
   testing.write_folder(tmp_path / 'photos', 1, 5)
   monkeypatch.setattr(predict, '_SHOWN', 2)
-  source = files.open_files([str(tmp_path / 'photos')])
+  source = folder.open_files([str(tmp_path / 'photos')])
   predict.run(run, source, tmp_path, 'centre_view')
   assert '... and 3 more in' in capsys.readouterr().out
   assert len(_read(tmp_path / 'predictions.csv')) == 15
@@ -108,8 +108,8 @@ def test_a_sheet_shows_some_and_the_table_says_so(
 
 def test_no_image_at_all_is_a_mistake_in_one_line(run, tmp_path):
   (tmp_path / 'letter.txt').write_text('Dear network')
-  source = files.open_files([str(tmp_path / 'letter.txt')])
-  with pytest.raises(errors.UserError, match='none of the 1 files'):
+  source = folder.open_files([str(tmp_path / 'letter.txt')])
+  with pytest.raises(errors.UserError, match='none of the 1 images'):
     predict.run(run, source, tmp_path / 'out', 'centre_view')
   assert not list((tmp_path / 'out').iterdir())
 

@@ -48,6 +48,19 @@ def test_damaged_lines_are_left_out(tmp_path):
   assert curves.read(tmp_path / 'missing.jsonl') == []
 
 
+def test_a_number_that_was_not_finite_is_left_out(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  lines = [_train(10, 0.1), _train(20, 0.1, None), _VALIDATION]
+  lines += [{**_VALIDATION, 'top1_error': None}, _train(30, 0.01)]
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  read = curves.read(path)
+  assert 'images_per_second' not in read[1]
+  assert curves.seconds(read, 20) == (pytest.approx(6.0), pytest.approx(100.0))
+  assert len(curves.of_kind(read, 'validation', 'top1_error')) == 1
+  (figure,) = curves.blocks(read)
+  assert len(figure.panels) == 3
+
+
 def test_curves_with_what_there_is():
   (note,) = curves.blocks([_VALIDATION])
   assert isinstance(note, page.Note)

@@ -1,8 +1,11 @@
 """What a run writes survives kills and restarts."""
 
 import json
+import logging as python_logging
+import math
 
 import jax
+import pytest
 from tensorboardX.proto import event_pb2
 
 from alexnet_jax import reporting
@@ -26,6 +29,32 @@ def test_restart_forgets_lines_after_the_checkpoint(tmp_path):
     (10, 0.1),
     (15, 0.5),
   ]
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1, "kind": "train", "nll": NaN}\n')  # an older run
+  reporter = reporting.Reporter(tmp_path, 1)
+  reporter.write(2, 'train', {'nll': math.inf, 'images_per_second': math.nan})
+  reporter.close()
+  first, second = path.read_text().splitlines()
+  assert json.loads(first) == {'step': 1, 'kind': 'train', 'nll': None}
+  assert '"nll": null, "images_per_second": null' in second
+  assert [line['nll'] for line in reporting.read(path)] == [None, None]
+
+
+@pytest.mark.parametrize(
+  ('path', 'expected'),
+  [
+    ('/x/alexnet_jax/predict.py', r'a\nb \xff'),
+    ('/x/jax/core.py', 'a\nb \\xff'),
+  ],
+)
+def test_a_message_of_ours_is_one_line(path, expected):
+  record = python_logging.LogRecord(
+    'absl', python_logging.INFO, path, 1, 'a\nb %s', ('\udcff',), None
+  )
+  assert reporting._Formatter('%(message)s').format(record) == expected
 
 
 def _events(folder):

@@ -10,7 +10,7 @@ from alexnet_jax import errors
 from alexnet_jax import features
 from alexnet_jax import search
 from alexnet_jax import trained
-from alexnet_jax.input_pipeline import files
+from alexnet_jax.input_pipeline import folder
 from tests import trained_testing
 
 
@@ -28,7 +28,7 @@ def test_the_images_nearest_to_two_queries(place, tmp_path, capsys):
   # One of them out of the split that is searched, under another name.
   copy = tmp_path / 'photo.jpg'
   shutil.copy(place / 'data' / 'train' / 'class1' / '003.jpg', copy)
-  queries = files.open_files([str(test / 'class0' / '002.jpg'), str(copy)])
+  queries = folder.open_files([str(test / 'class0' / '002.jpg'), str(copy)])
   code = search.run(run, queries, run.split('train'), 'fc7', 4, tmp_path)
   assert code == 0
   with (tmp_path / 'similar.csv').open(newline='') as file:
@@ -43,7 +43,7 @@ def test_the_images_nearest_to_two_queries(place, tmp_path, capsys):
   indices = np.argsort(distances, axis=1, stable=True)[:, :4]
   distances = np.take_along_axis(distances, indices, axis=1)
   assert [row['query'] for row in rows] == [
-    path for path in queries.paths for _ in range(4)
+    queries.describe(i) for i in range(2) for _ in range(4)
   ]
   train = run.data.train_source
   assert [row['image'] for row in rows] == [
@@ -70,9 +70,9 @@ def test_mistakes_are_one_line(place, tmp_path):
   source = run.split('train')
   ask = functools.partial(search.run, run, output=tmp_path, source=source)
   with pytest.raises(errors.UserError, match='001b.jpg is no image'):
-    ask(files.open_files([good, bad]), layer='fc7', k=2)
+    ask(folder.open_files([good, bad]), layer='fc7', k=2)
   with pytest.raises(errors.UserError, match="no layer 'pool5'"):
-    ask(files.open_files([good]), layer='pool5', k=2)
+    ask(folder.open_files([good]), layer='pool5', k=2)
   with pytest.raises(errors.UserError, match='--k=0'):
-    ask(files.open_files([good]), layer='fc7', k=0)
+    ask(folder.open_files([good]), layer='fc7', k=0)
   assert not list(tmp_path.iterdir())

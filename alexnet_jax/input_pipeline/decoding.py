@@ -1,70 +1,123 @@
-"""Encoded images to RGB pixels: a fast path and a patient one.
+"""Encoded images to RGB: a fast TensorFlow path with a Pillow fallback.
 
-The fast path runs inside TensorFlow and takes what nearly every file is: a
-grey or colour JPEG, or an 8-bit grey or RGB PNG. Its operations fail on all
-else. The patient path goes through Pillow and either converts properly or
-raises `UnreadableError`: no file ever turns into grey pixels silently.
+`native_square` runs in the pipeline's graph and takes what nearly every file
+is: a gray or color JPEG, or an opaque 8-bit gray or RGB PNG. It fails on
+anything else and on anything suspicious, and `square` decides then, outside the
+graph: it decodes what Pillow can read, with the same pixels where both can, or
+raises `UnreadableError` with the reason. No file becomes gray or black pixels
+in silence, as far as its format can tell: README says what cannot be known.
 """
 
 import functools
 import io
+import struct
+from typing import NamedTuple
+import zlib
 
 import numpy as np
 from PIL import Image
+from PIL import ImageOps
 from PIL import UnidentifiedImageError
+import simplejpeg
 import tensorflow as tf
 
 from alexnet_jax.input_pipeline import preprocessing
 
+# `Options.max_pixels` is the limit, for all formats alike.
+Image.MAX_IMAGE_PIXELS = None
+
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 # The signature, then the length and name of the first chunk (PNG, 5.2, 11.2).
 _PNG_START = b'\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR'
-# Bit depth and colour type: 8-bit grey, 8-bit RGB.
+# Bit depth and color type: 8-bit gray, 8-bit RGB.
 _PNG_PLAIN = [b'\x08\x00', b'\x08\x02']
+# libjpeg fills with this what a JPEG's data do not reach.
+_JPEG_FILL = 128
+# A run of zero bytes twice as long as this is found in a JPEG's data. Headers,
+# where such runs are common, are taken to end before the third of the file, or
+# this many bytes into it.
+_GAP, _HEADERS = 32, 2**14
+# EXIF's orientation tag with a value of 2 to 8, in either byte order.
+_TURNED = (
+  r'(?:\x12\x01\x03\x00\x01\x00\x00\x00[\x02-\x08]\x00'
+  r'|\x01\x12\x00\x03\x00\x00\x00\x01\x00[\x02-\x08])'
+)
 
 
 class UnreadableError(Exception):
   """The bytes do not hold a whole image."""
 
 
-def native_square(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-  """Decodes the central square of what the fast path takes.
+class Options(NamedTuple):
+  """How images are decoded.
 
-  Fails with `tf.errors.InvalidArgumentError` on everything else. A JPEG must
-  end in its end marker: decoding its centre alone would miss that the rest of
-  the file is gone.
+  Attributes:
+    image_size: side of the central square, pixels.
+    max_pixels: of a file; what has more is not decoded.
+    upright: whether to turn an image as its EXIF orientation says.
+  """
+
+  image_size: int
+  max_pixels: int = 2**28
+  upright: bool = False
+
+
+def native_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
+  """Decodes and resamples the central square, in a graph.
+
+  Args:
+    encoded: string scalar, the file.
+    options: how.
+
+  Returns:
+    uint8 [image_size, image_size, 3]. Fails with
+    `tf.errors.InvalidArgumentError` on what only `square` can judge.
+  """
+  start = tf.strings.substr(encoded, 0, len(_JPEG_START))
+  pixels = tf.cond(
+    tf.equal(start, _JPEG_START),
+    lambda: _jpeg_square(encoded, options),
+    lambda: _png_square(encoded, options),
+  )
+  return preprocessing.resample(pixels, options.image_size)
+
+
+def _jpeg_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
+  """Decodes a JPEG that shows no sign of damage."""
+  whole = tf.equal(tf.strings.substr(encoded, -2, 2), _JPEG_END)
+  plain = whole & ~_has_gap(encoded)
+  if options.upright:
+    plain &= ~_is_turned(tf.strings.substr(encoded, 0, 2**16))
+  shape = tf.io.extract_jpeg_shape(encoded)
+  plain &= (shape[2] <= 3) & _is_allowed(shape, options)
+  with tf.control_dependencies([_check(plain, 'not a plain JPEG')]):
+    pixels = decode_jpeg(encoded, shape, options.image_size)
+  filled = tf.reduce_all(tf.equal(pixels[-2:, -2:], _JPEG_FILL))
+  with tf.control_dependencies([_check(~filled, 'it may end early')]):
+    return preprocessing.reduce(pixels, options.image_size)
+
+
+def decode_jpeg(
+  encoded: tf.Tensor, shape: tf.Tensor, image_size: int
+) -> tf.Tensor:
+  """Decodes the central square of a JPEG, a large one reduced.
+
+  At 1/2, 1/4 or 1/8 of its size the low frequencies are enough, and faster.
+  The accurate inverse transform makes the pixels of all others equal to
+  Pillow's bit by bit; TensorFlow's default is darker by 0.8 gray levels on
+  average, and no faster.
 
   Args:
     encoded: string scalar.
+    shape: int32 [3], height, width and channels of the image.
     image_size: side, pixels, that the square will be resampled to.
 
   Returns:
-    uint8 [side, side, 3], smaller than twice `image_size`.
+    uint8 [side, side, 3].
   """
-  start = tf.strings.substr(encoded, 0, len(_JPEG_START))
-  return tf.cond(
-    tf.equal(start, _JPEG_START),
-    lambda: _jpeg_square(encoded, image_size),
-    lambda: _png_square(encoded, image_size),
-  )
-
-
-def _jpeg_square(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-  """A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size.
-
-  Its low frequencies are enough for that, and faster. The accurate inverse
-  transform makes the pixels of all others equal to Pillow's bit by bit;
-  TensorFlow's default is darker by 0.8 grey levels on average, and no faster.
-  What would still be too large at 1/8 is left to the patient path.
-  """
-  shape = tf.io.extract_jpeg_shape(encoded)
-  whole = tf.equal(tf.strings.substr(encoded, -2, 2), _JPEG_END)
   side = tf.reduce_min(shape[:2])
-  plain = whole & (shape[2] <= 3) & (side < 16 * image_size)
-  # The wrapper around this operation would add a branch to every image.
-  check = tf.raw_ops.Assert(condition=plain, data=['not a plain JPEG'])
 
-  def centre() -> tf.Tensor:
+  def center() -> tf.Tensor:
     box = tf.concat([(shape[:2] - side) // 2, [side, side]], 0)
     return tf.io.decode_and_crop_jpeg(
       encoded, box, channels=3, dct_method='INTEGER_ACCURATE'
@@ -76,44 +129,224 @@ def _jpeg_square(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     )
     return preprocessing.central_square(image)
 
-  with tf.control_dependencies([check]):
-    thresholds = [2 * image_size, 4 * image_size, 8 * image_size]
-    power = tf.reduce_sum(tf.cast(side >= thresholds, tf.int32))
-    branches = [functools.partial(reduced, ratio) for ratio in (2, 4, 8)]
-    return tf.switch_case(power, [centre, *branches])
+  thresholds = [2 * image_size, 4 * image_size, 8 * image_size]
+  power = tf.reduce_sum(tf.cast(side >= thresholds, tf.int32))
+  branches = [functools.partial(reduced, ratio) for ratio in (2, 4, 8)]
+  return tf.switch_case(power, [center, *branches])
 
 
-def _png_square(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+def _png_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
+  """Decodes a PNG that is opaque; libpng itself notices all damage."""
   start = tf.strings.substr(encoded, 0, len(_PNG_START))
   depth_and_color = tf.strings.substr(encoded, 24, 2)
   plain = tf.reduce_any(tf.equal(depth_and_color, _PNG_PLAIN))
-  check = tf.raw_ops.Assert(
-    condition=plain & tf.equal(start, _PNG_START),
-    data=['neither a JPEG nor a plain PNG'],
-  )
+  plain &= tf.equal(start, _PNG_START)
+  # One color may be transparent, by a chunk that stands before the pixels.
+  plain &= ~tf.strings.regex_full_match(encoded, r'\C*tRNS\C*')
+  if options.upright:
+    plain &= ~_is_turned(encoded)
+  with tf.control_dependencies([_check(plain, 'neither JPEG nor plain PNG')]):
+    sizes = tf.io.decode_raw(
+      tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
+    )
+  check = _check(_is_allowed(sizes, options), 'too many pixels')
   with tf.control_dependencies([check]):
     image = tf.io.decode_png(encoded, channels=3)
-  return preprocessing.reduce(preprocessing.central_square(image), image_size)
+  image = preprocessing.central_square(image)
+  return preprocessing.reduce(image, options.image_size)
 
 
-def patient_pixels(encoded: bytes) -> np.ndarray:
-  """Decodes anything that Pillow can read to uint8 [h, w, 3].
+def _check(condition: tf.Tensor, message: str) -> tf.Operation:
+  # The wrapper around this operation would add a branch to every image.
+  return tf.raw_ops.Assert(condition=condition, data=[message])
 
-  Grey, palette, CMYK and YCCK become RGB; 16-bit grey is scaled to 8, never
-  clipped; what is transparent lies on white; of an animation the first frame.
+
+def _is_allowed(shape: tf.Tensor, options: Options) -> tf.Tensor:
+  sides = tf.cast(shape, tf.int64)
+  return sides[0] * sides[1] <= options.max_pixels
+
+
+def _has_gap(encoded: tf.Tensor) -> tf.Tensor:
+  """Returns whether a JPEG's data hold a long run of zero bytes.
+
+  A block of the file that was never written is one. A flat image may have such
+  data too, so that it is no proof.
+  """
+  length = tf.strings.length(encoded)
+  start = tf.minimum(length // 3, _HEADERS)
+  content = tf.strings.substr(encoded, start, (length - start) // _GAP * _GAP)
+  words = tf.reshape(tf.io.decode_raw(content, tf.int64), [-1, _GAP // 8])
+  return tf.reduce_any(tf.reduce_all(tf.equal(words, 0), axis=1))
+
+
+def _is_turned(encoded: tf.Tensor) -> tf.Tensor:
+  """Returns whether some bytes may hold an EXIF orientation to be undone."""
+  return tf.strings.regex_full_match(encoded, rf'\C*{_TURNED}\C*')
+
+
+def square(encoded: bytes, options: Options) -> np.ndarray:
+  """Decodes anything that Pillow can read.
+
+  Gray, palette, CMYK and YCCK become RGB; 16-bit gray is scaled to 8, never
+  clipped; what is transparent is put on white; of an animation the first frame.
+
+  Args:
+    encoded: the file.
+    options: how.
+
+  Returns:
+    The resampled central square, uint8 [image_size, image_size, 3].
 
   Raises:
-    UnreadableError: when the bytes are no image, or not all of one.
+    UnreadableError: when the bytes are no image, not all of one, or too many
+      pixels.
   """
   try:
     with Image.open(io.BytesIO(encoded)) as image:
-      return _to_rgb(image)
+      _check_pixels(image, options)
+      pixels = _decode(image, encoded, options)
   except UnidentifiedImageError as error:
     raise UnreadableError('no image format that Pillow knows') from error
+  except UnreadableError:
+    raise
   # Pillow's readers let through whatever a broken file makes them trip over:
   # OSError, SyntaxError, ValueError, struct.error, EOFError and others.
   except Exception as error:
     raise UnreadableError(str(error) or type(error).__name__) from error
+  return preprocessing.square(pixels, options.image_size).numpy()
+
+
+def _check_pixels(image: Image.Image, options: Options) -> None:
+  width, height = image.size
+  if width * height > options.max_pixels:
+    raise UnreadableError(
+      f'{width}x{height} are {width * height:,} pixels, more than'
+      f' {options.max_pixels:,}: raise --config.data.max_pixels to read it'
+    )
+
+
+def _decode(image: Image.Image, encoded: bytes, options: Options) -> tf.Tensor:
+  """Returns uint8 [h, w, 3]; h and w reduced where the format allows."""
+  turned = options.upright and _orientation(image) in range(2, 9)
+  if image.format == 'JPEG':
+    _check_jpeg(encoded)
+    if not turned and image.mode in ('L', 'RGB'):
+      # It only looked suspicious: the same pixels as in the graph.
+      shape = tf.constant([image.height, image.width])
+      return decode_jpeg(tf.constant(encoded), shape, options.image_size)
+    if turned or min(image.size) >= 16 * options.image_size:
+      _draft(image, options.image_size)
+  if image.format == 'PNG':
+    _check_png(encoded)
+  if turned:
+    image = ImageOps.exif_transpose(image)
+  return tf.constant(_to_rgb(image))
+
+
+def _orientation(image: Image.Image) -> int:
+  """Returns the value of EXIF's orientation tag; 1, upright, for none."""
+  try:
+    return image.getexif().get(0x0112, 1)
+  except (OSError, SyntaxError, ValueError, struct.error):
+    return 1  # Damaged EXIF data is no reason to refuse the picture.
+
+
+def _draft(image: Image.Image, image_size: int) -> None:
+  """Lets Pillow decode a JPEG reduced, as `decode_jpeg` does."""
+  side = min(image.size)
+  ratio = max(r for r in (1, 2, 4, 8) if r == 1 or side >= r * image_size)
+  image.draft(None, (image.width // ratio, image.height // ratio))
+
+
+def _check_jpeg(encoded: bytes) -> None:
+  """Decodes a JPEG's data, and reports what libjpeg passes over in silence.
+
+  Raises:
+    UnreadableError: when they end early or make no sense.
+  """
+  start, may_be_zeros = _parse_jpeg(encoded)
+  gap = bytes(2 * _GAP) in encoded[start:]
+  try:
+    _, _, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
+    simplejpeg.decode_jpeg(
+      encoded,
+      colorspace='CMYK' if colorspace in ('CMYK', 'YCCK') else 'GRAY',
+      min_height=1,  # At an eighth of the size: the pixels are not wanted.
+      min_width=1,
+      strict=True,
+    )
+  except ValueError as error:
+    # Other errors say what this decoder cannot do and Pillow's perhaps can.
+    damaged = str(error).startswith(('Corrupt JPEG data', 'Premature end'))
+    # Cameras leave bytes between the data and the end marker, which is harmless
+    # unless part of the data is missing.
+    if 'extraneous bytes' in str(error):
+      damaged = gap
+    if damaged:
+      raise UnreadableError(str(error)) from error
+  if gap and not may_be_zeros:
+    raise UnreadableError('a run of zero bytes in its data')
+
+
+def _parse_jpeg(encoded: bytes) -> tuple[int, bool]:
+  """Reads a JPEG's headers (ITU-T T.81, B and F.1.2.2).
+
+  Returns:
+    Where the data begin, and whether a flat area may be encoded as zero bits.
+    In a sequential JPEG every block of it ends at once, so that the shortest
+    code, which is all zeros, must stand for that: the first symbol of each
+    table of AC codes.
+  """
+  position, may_be_zeros, sequential = 2, True, True
+  while position + 4 <= len(encoded):
+    marker, length = struct.unpack_from('>HH', encoded, position)
+    first, position = position + 4, position + 2 + length
+    if marker == 0xFFDA:  # Start of scan.
+      break
+    if marker in range(0xFFC2, 0xFFD0) and marker != 0xFFC4:
+      sequential = False
+    while marker == 0xFFC4 and first + 17 < position:
+      is_ac, counts = encoded[first] >> 4, encoded[first + 1 : first + 17]
+      may_be_zeros &= not is_ac or encoded[first + 17] == 0
+      first += 17 + sum(counts)
+  return position, may_be_zeros or not sequential
+
+
+def _check_png(encoded: bytes) -> None:
+  """Checks that a PNG has all its rows; Pillow leaves missing ones black.
+
+  Raises:
+    UnreadableError: when it has not.
+  """
+  content, position = [], len(_PNG_START) - 8
+  while position + 8 <= len(encoded):
+    length, kind = struct.unpack_from('>I4s', encoded, position)
+    if kind == b'IDAT':
+      content.append(encoded[position + 8 : position + 8 + length])
+    position += length + 12
+  found = len(zlib.decompress(b''.join(content)))
+  needed = _png_bytes(*struct.unpack_from('>IIBBxxB', encoded, 16))
+  if found < needed:
+    raise UnreadableError(f'{found:,} of {needed:,} bytes of its pixels')
+
+
+def _png_bytes(
+  width: int, height: int, depth: int, color: int, interlaced: int
+) -> int:
+  """Returns the bytes of a PNG's pixels, uncompressed (PNG, 7.2 and 8)."""
+  bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+  # First column and row, and steps, of the seven passes of Adam7.
+  passes = [(0, 0, 1, 1)]
+  if interlaced:
+    passes = [
+      (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
+      (1, 0, 2, 2), (0, 1, 1, 2),
+    ]  # fmt: skip
+  sizes = [
+    (len(range(x, width, dx)), len(range(y, height, dy)))
+    for x, y, dx, dy in passes
+  ]
+  return sum(h * (1 + -(-w * bits // 8)) for w, h in sizes if w)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -123,8 +356,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
   if image.mode == 'I' or image.mode.startswith('I;16'):
     # Pillow's own conversion clips at 255. 257 = 65535 / 255.
     wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-    grey = ((wide + 128) // 257).astype(np.uint8)
-    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+    gray = ((wide + 128) // 257).astype(np.uint8)
+    return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
   if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or (
     'transparency' in image.info
   ):

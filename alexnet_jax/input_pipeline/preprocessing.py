@@ -1,100 +1,122 @@
-"""Geometry and colour of one image (Sections 2 and 4.1 of the paper).
+"""Geometry and color of one image (Sections 2 and 4.1 of the paper).
 
-An image's central square is resampled to `image_size` pixels a side: the same
-as scaling its shorter side and keeping the centre, without the work on what is
-cut away. A crop is a window into that square, bit by bit.
+Three augmentations, each a function of an image and its seed: `random_crop`,
+`random_flip` and `pca_lighting`. A *seed* is a row of random words that belongs
+to one example of one epoch (`pipeline.epoch_tables` draws them); each function
+uses words of its own. All take one image or a batch, seeds alike.
+
+Before them, an image's central square is resampled to `image_size` pixels a
+side: the same as scaling its shorter side and keeping the center, without the
+work on what is cut away. A crop is a window of that square, bit by bit.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from alexnet_jax.input_pipeline import order
+# Words of a seed: the crop's position, the flip, three normals of the lighting.
+SEED_WORDS = 5
+_CROP, _FLIP, _LIGHTING = 0, 1, slice(2, 5)
 
 
-class Draws(NamedTuple):
-  """The random decisions for N images.
+def random_crop(image: tf.Tensor, seed: tf.Tensor, crop_size: int) -> tf.Tensor:
+  """Cuts out a window at a uniformly random position (Section 4.1).
 
-  Attributes:
-    offsets: int32 [N, 2], row and column of the crop's first pixel.
-    flips: bool [N], whether to mirror the crop horizontally.
-    normals: float32 [N, 3], the z of the colour shift; see `color_shift`.
+  All (S - crop_size + 1)**2 positions are possible: the 33 x 33 of the 2012
+  code, where the paper counts 32 x 32. A position's probability is uniform to
+  one part in 2**32 / (S - crop_size + 1)**2, four million for the paper's.
+
+  Args:
+    image: uint8 [S, S, 3] or [N, S, S, 3].
+    seed: uint32 [SEED_WORDS] or [N, SEED_WORDS].
+    crop_size: side of the window, pixels.
+
+  Returns:
+    uint8 [crop_size, crop_size, 3] or [N, crop_size, crop_size, 3].
   """
+  positions = _side(image) - crop_size + 1
+  scaled = tf.cast(seed[..., _CROP], tf.uint64) * positions**2
+  position = tf.cast(tf.bitwise.right_shift(scaled, 32), tf.int32)
+  top = position // positions
+  return _window(image, top, position - top * positions, crop_size)
 
-  offsets: np.ndarray
-  flips: np.ndarray
-  normals: np.ndarray
+
+def center_crop(image: tf.Tensor, crop_size: int) -> tf.Tensor:
+  """Cuts the central window out of uint8 [..., S, S, 3]."""
+  start = (_side(image) - crop_size) // 2
+  end = start + crop_size
+  return image[..., start:end, start:end, :]
 
 
-def centre_draws(num_images: int, image_size: int, size: int) -> Draws:
-  """Returns what is not random: centre windows, not mirrored, no shift."""
-  return Draws(
-    offsets=np.full((num_images, 2), (image_size - size) // 2, np.int32),
-    flips=np.zeros(num_images, bool),
-    normals=np.zeros((num_images, 3), np.float32),
+def _side(image: tf.Tensor) -> int:
+  side = image.shape[-2]
+  assert side is not None  # Squares of a known size alone are cut.
+  return side
+
+
+def _window(
+  image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: int
+) -> tf.Tensor:
+  if image.shape.rank == 3:
+    return tf.slice(image, tf.stack([top, left, 0]), [size, size, 3])
+  rows = top[:, tf.newaxis] + tf.range(size)
+  columns = left[:, tf.newaxis] + tf.range(size)
+  return tf.gather(
+    tf.gather(image, rows, batch_dims=1), columns, axis=2, batch_dims=1
   )
 
 
-def random_draws(
-  indices: np.ndarray,
-  places: np.ndarray,
-  *,
-  seed: int,
-  epoch: int,
-  image_size: int,
-  crop_size: int,
-  random_crop: bool,
-  flip: bool,
-  crop_chunk: int,
-) -> Draws:
-  """Draws crops, flips and shifts for N images of one epoch.
+def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+  """Mirrors an image left to right with probability 1/2 (Section 4.1).
 
   Args:
-    indices: int [N], which examples.
-    places: int [N], where they stand in the epoch's order.
-    seed: the run's seed.
-    epoch: counted from 0.
-    image_size: side of the square that is cropped, pixels.
-    crop_size: side of the crop, pixels.
-    random_crop: whether to draw the crop; the centre otherwise.
-    flip: whether to mirror with probability 1/2.
-    crop_chunk: 1 for a draw per image (Section 4.1); 32 for one draw of crop
-      and flip per 32 consecutive places, as the 2012 source has it
-      (convdata_jpeg.py, 238-246). The colour shift is always one per image.
+    image: uint8 [S, S, 3] or [N, S, S, 3].
+    seed: uint32 [SEED_WORDS] or [N, SEED_WORDS].
+  """
+  flip = tf.equal(tf.bitwise.bitwise_and(seed[..., _FLIP], 1), 1)
+  if image.shape.rank == 3:
+    return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+  return tf.where(flip[:, None, None, None], tf.reverse(image, [2]), image)
+
+
+def pca_lighting(
+  seed: tf.Tensor, scale: np.ndarray, eigenvectors: np.ndarray
+) -> tf.Tensor:
+  """Draws the color to add to every pixel of an image (Section 4.1).
+
+  [p1, p2, p3] [a1 l1, a2 l2, a3 l3]^T with a ~ N(0, 1). The pixels stay uint8
+  here, a quarter of the bytes that floats would take to the device; there the
+  three floats are multiplied by the paper's 0.1, which follows a schedule, and
+  added while the mean is subtracted (`pixels.to_input`).
+
+  Args:
+    seed: uint32 [SEED_WORDS] or [N, SEED_WORDS].
+    scale: [3], the l's, from `lighting_scale`.
+    eigenvectors: [3, 3], one principal component p a column.
 
   Returns:
-    `Draws`. Crops are uniform over all (image_size - crop_size + 1)**2
-    positions: the 33 x 33 of the 2012 source, where the paper counts 32 x 32.
+    float32 [3] or [N, 3], RGB in 0..255 units.
   """
-  draws = centre_draws(len(indices), image_size, crop_size)
-  words = order.image_words(seed, epoch, indices)
-  crop_words = words
-  if crop_chunk > 1:
-    chunks, chunk_of_image = np.unique(
-      places // crop_chunk, return_inverse=True
-    )
-    crop_words = order.chunk_words(seed, epoch, chunks)[chunk_of_image]
-  if random_crop:
-    side = image_size - crop_size + 1
-    corners = np.divmod(order.positions(crop_words[:, 0], side**2), side)
-    draws = draws._replace(offsets=np.stack(corners, 1).astype(np.int32))
-  if flip:
-    draws = draws._replace(flips=order.coins(crop_words[:, 1]))
-  normals = order.normals(words[:, 2:])[:, :3]
-  return draws._replace(normals=normals.astype(np.float32))
+  uniform = (tf.cast(seed[..., _LIGHTING], tf.float64) + 0.5) / 2**32
+  normal = tf.math.ndtri(uniform)  # The inverse of the normal's distribution.
+  # A sum of products, which takes one image and a batch alike.
+  projection = np.asarray(eigenvectors, np.float64) * np.asarray(scale)
+  shift = tf.reduce_sum(normal[..., tf.newaxis, :] * projection, axis=-1)
+  return tf.cast(shift, tf.float32)
 
 
-def color_scale(stdevs: np.ndarray, variant: str) -> np.ndarray:
-  """Returns how far one unit of z moves the colour: float64 [3], 0..255 units.
+def lighting_scale(stdevs: np.ndarray, variant: str) -> np.ndarray:
+  """Returns how far one unit of a moves the color: float64 [3], 0..255 units.
 
   Args:
     stdevs: [3], standard deviations along the principal components of RGB, in
       0..255 units.
-    variant: 'source' takes the standard deviations (2012 source,
+    variant: 'source' takes the standard deviations (2012 code,
       convdata_jpeg.py, 57-66). 'paper' takes eigenvalues as Section 4.1
       prints: those of pixels on 0..1, (stdev / 255)**2, times 255 to stand in
-      0..255 units. 'none' is no shift.
+      0..255 units. 'none' is no lighting.
+
+  Raises:
+    ValueError: for another variant.
   """
   stdevs = np.asarray(stdevs, np.float64)
   if variant == 'source':
@@ -106,23 +128,19 @@ def color_scale(stdevs: np.ndarray, variant: str) -> np.ndarray:
   raise ValueError(f"variant {variant!r} is not 'source', 'paper' or 'none'")
 
 
-def color_shift(
-  normals: np.ndarray, scale: np.ndarray, eigenvectors: np.ndarray
-) -> np.ndarray:
-  """Returns the colour to add to every pixel of each image (Section 4.1).
-
-  [p1, p2, p3] [a1 l1, a2 l2, a3 l3]^T with a ~ N(0, 1): the magnitude of 0.1
-  is left to the device, which knows the schedule.
+def square(image: tf.Tensor, image_size: int) -> tf.Tensor:
+  """Returns the central square of pixels, resampled.
 
   Args:
-    normals: float32 [N, 3], the a's.
-    scale: [3], the l's, from `color_scale`.
-    eigenvectors: [3, 3], one principal component p a column.
+    image: uint8 [h, w, 3].
+    image_size: side of the result, pixels.
 
   Returns:
-    float32 [N, 3], RGB in 0..255 units.
+    uint8 [image_size, image_size, 3].
   """
-  return (normals * scale @ np.transpose(eigenvectors)).astype(np.float32)
+  if image.shape != (image_size, image_size, 3):
+    image = resample(reduce(central_square(image), image_size), image_size)
+  return image
 
 
 def central_square(image: tf.Tensor) -> tf.Tensor:
@@ -133,45 +151,55 @@ def central_square(image: tf.Tensor) -> tf.Tensor:
   return tf.slice(image, begin, tf.stack([side, side, 3]))
 
 
-def reduce(square: tf.Tensor, image_size: int) -> tf.Tensor:
+def reduce(image: tf.Tensor, image_size: int) -> tf.Tensor:
   """Takes means of whole blocks while the shrinking is twofold or more.
 
   Then the four pixels that bilinear resampling reads for each of its own leave
   out none.
 
   Args:
-    square: uint8 [side, side, 3].
+    image: uint8 [side, side, 3].
     image_size: side, pixels, that the square will be resampled to.
 
   Returns:
     uint8 [side', side', 3], the same square where there is nothing to do.
   """
-  factor = tf.maximum(tf.shape(square)[0] // image_size, 1)
+  side = tf.shape(image)[0]
+  factor = tf.maximum(side // image_size, 1)
 
   def means() -> tf.Tensor:
-    # What is left over at the far edges is less than one block.
-    blocks = tf.shape(square)[0] // factor
-    whole = square[: blocks * factor, : blocks * factor]
-    shape = tf.stack([blocks, factor, blocks, factor, 3])
-    pixels = tf.reshape(tf.cast(whole, tf.float32), shape)
-    return tf.cast(tf.reduce_mean(pixels, [1, 3]) + 0.5, tf.uint8)
+    # What is left over at the far edges is less than one block. One row of
+    # blocks at a time: as floats a large image would take four times its bytes.
+    blocks = side // factor
+    bands = tf.reshape(
+      image[: blocks * factor, : blocks * factor],
+      tf.stack([blocks, factor, blocks, factor, 3]),
+    )
+    return tf.map_fn(
+      lambda band: tf.cast(
+        tf.reduce_mean(tf.cast(band, tf.float32), [0, 2]) + 0.5, tf.uint8
+      ),
+      bands,
+      parallel_iterations=1,
+    )
 
-  return tf.cond(factor > 1, means, lambda: square)
+  return tf.cond(factor > 1, means, lambda: image)
 
 
-def resample(square: tf.Tensor, image_size: int) -> tf.Tensor:
+def resample(image: tf.Tensor, image_size: int) -> tf.Tensor:
   """Scales a square bilinearly.
 
   Args:
-    square: uint8 [side, side, 3].
+    image: uint8 [side, side, 3].
     image_size: side of the result, pixels.
 
   Returns:
     uint8 [image_size, image_size, 3], rounded half up. A square that has this
     size already comes through bit by bit.
   """
+  # As floats: the operation takes twice as long for uint8, to the same result.
   pixels = tf.raw_ops.ResizeBilinear(
-    images=square[tf.newaxis],
+    images=tf.cast(image, tf.float32)[tf.newaxis],
     size=[image_size, image_size],
     half_pixel_centers=True,
   )[0]

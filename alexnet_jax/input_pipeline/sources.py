@@ -1,32 +1,30 @@
-"""Where images come from: random access to a labelled collection."""
+"""Where images come from: random access to a labeled collection."""
 
+import dataclasses
+import hashlib
 import pathlib
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from alexnet_jax import errors
 
-# One element of each array that `Source.fetch` returns.
-Record = tuple[tf.Tensor, ...]
-
 
 class Source(Protocol):
-  """A labelled collection of images that any index can be read from.
-
-  Reading has two halves, so that no image passes through Python: `fetch`
-  looks up a whole batch outside TensorFlow's graph, and `read` finishes one
-  element inside it.
+  """A labeled collection of images that any index can be read from.
 
   Attributes:
     name: of the data set, for messages and file names.
     split: of the data set, such as 'train'.
-    directory: where the data lies; None where it lies nowhere.
-    class_names: one a label, in the order of the labels.
+    directory: where the data is; None for data that is not on disk.
+    class_names: one per label, in the order of the labels.
     num_examples: how many images there are.
     fingerprint: a digest that changes when the data changes.
-    record_spec: shape and dtype of one element of each array of `fetch`.
+    array_shape: (height, width) of images that are arrays in memory, which are
+      read a batch at a time; None for all others.
+    is_fetched: whether Python must fetch the records that `read` turns into
+      images, because TensorFlow cannot get at one by its index.
   """
 
   @property
@@ -42,17 +40,33 @@ class Source(Protocol):
   @property
   def fingerprint(self) -> str: ...
   @property
-  def record_spec(self) -> tuple[tf.TensorSpec, ...]: ...
+  def array_shape(self) -> tuple[int, int] | None: ...
+  @property
+  def is_fetched(self) -> bool: ...
 
-  def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Returns arrays [N, ...] for indices int64 [N]; called on any thread."""
+  def read(self, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reads an image and its label, in a graph.
+
+    Args:
+      key: int64 scalar, the index; int64 [N] where there is an `array_shape`;
+        a string scalar from `fetch` where `is_fetched`.
+
+    Returns:
+      The image, a string scalar (an encoded file) or uint8 [h, w, 3], and the
+      label, an int32 scalar; or a batch of both.
+    """
     ...
 
-  def read(self, record: Record) -> tuple[tf.Tensor, tf.Tensor]:
-    """Turns one element of `fetch` into (image, label); TensorFlow only.
+  def fetch(self, indices: np.ndarray) -> list[bytes]:
+    """Returns the records of some examples; only where `is_fetched`."""
+    ...
 
-    The image is a string scalar, an encoded file, or uint8 [h, w, 3]; the
-    label is an int32 scalar.
+  def verify(self, index: int) -> None:
+    """Says why an example could not be read, where the source itself knows.
+
+    Raises:
+      decoding.UnreadableError: when there never was an image.
+      errors.UserError: when a file that this program wrote is damaged.
     """
     ...
 
@@ -61,36 +75,60 @@ class Source(Protocol):
     ...
 
 
-@runtime_checkable
-class Squares(Source, Protocol):
-  """A source that has its centre squares as arrays: nothing to decode.
+class Defaults:
+  """What most sources have in common."""
 
-  Where `square_size` is the side that is asked for, `cut` takes the place of
-  `fetch` and `read`, and gives the same pixels without TensorFlow.
-
-  Attributes:
-    square_size: side S of the squares, pixels; 0 where they are not square.
-  """
+  is_fetched = False
 
   @property
-  def square_size(self) -> int: ...
+  def array_shape(self) -> tuple[int, int] | None:
+    return None
 
-  def cut(
-    self, indices: np.ndarray, offsets: np.ndarray, flips: np.ndarray, size: int
-  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns windows of N images; called on any thread.
+  def fetch(self, indices: np.ndarray) -> list[bytes]:
+    raise TypeError(f'{type(self).__name__} is read in the graph')
 
-    Args:
-      indices: int64 [N].
-      offsets: int32 [N, 2], row and column of each window's first pixel.
-      flips: bool [N], whether to mirror the window left to right.
-      size: side of the windows, pixels.
+  def verify(self, index: int) -> None:
+    del index
 
-    Returns:
-      images uint8 [N, size, size, 3], labels int32 [N], and readable bool
-      [N]: false where the original could not be read; image and label are 0.
-    """
-    ...
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subset:
+  """Some examples of a source, in any order; see `Source`.
+
+  Attributes:
+    source: where they are.
+    indices: int64 [N], which they are there; an example may come twice.
+  """
+
+  source: Source
+  indices: np.ndarray
+
+  def __getattr__(self, attribute: str) -> Any:
+    return getattr(self.source, attribute)
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.indices)
+
+  @property
+  def fingerprint(self) -> str:
+    digest = hashlib.sha256(self.source.fingerprint.encode())
+    digest.update(np.asarray(self.indices, np.int64).tobytes())
+    return digest.hexdigest()
+
+  def read(self, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    if not self.source.is_fetched:
+      key = tf.gather(tf.constant(self.indices, tf.int64), key)
+    return self.source.read(key)
+
+  def fetch(self, indices: np.ndarray) -> list[bytes]:
+    return self.source.fetch(self.indices[indices])
+
+  def verify(self, index: int) -> None:
+    self.source.verify(int(self.indices[index]))
+
+  def describe(self, index: int) -> str:
+    return self.source.describe(int(self.indices[index]))
 
 
 def open_source(
@@ -113,11 +151,11 @@ def open_source(
       MNIST, 'tfds' for a tensorflow-datasets set, 'synthetic' for made-up
       images.
     split: 'train' and so on; for 'tfds' an expression such as 'train[:90%]'
-      is one too; for 'folder' empty when the classes lie in data_dir itself.
+      is one too; for 'folder' empty when the classes are in data_dir itself.
     name: the tensorflow-datasets name; elsewhere a label for messages.
-    data_dir: where the data lies; for 'tfds' where it is prepared, empty for
+    data_dir: where the data is; for 'tfds' where it is prepared, empty for
       that library's default.
-    manual_dir: 'tfds' only: where archives lie that must be fetched by hand.
+    manual_dir: 'tfds' only: where archives are that must be fetched by hand.
     class_names: 'idx' only: names of the labels; empty for digits.
     num_examples: 'synthetic' only.
     num_classes: 'synthetic' only.
@@ -134,17 +172,17 @@ def open_source(
 
     return folder.open_folder(data_dir, split, name)
   if kind == 'idx':
-    from alexnet_jax.input_pipeline import idx
+    from alexnet_jax.input_pipeline import arrays
 
-    return idx.open_idx(data_dir, split, name, class_names)
+    return arrays.open_idx(data_dir, split, name, class_names)
   if kind == 'tfds':
-    from alexnet_jax.input_pipeline import prepared
+    from alexnet_jax.input_pipeline import tfds
 
-    return prepared.open_prepared(name, split, data_dir, manual_dir)
+    return tfds.open_tfds(name, split, data_dir, manual_dir)
   if kind == 'synthetic':
-    from alexnet_jax.input_pipeline import synthetic
+    from alexnet_jax.input_pipeline import arrays
 
-    return synthetic.Synthetic(
+    return arrays.Synthetic(
       split=split,
       num_examples=num_examples,
       num_classes=num_classes,
@@ -152,7 +190,8 @@ def open_source(
       seed=seed,
     )
   raise errors.UserError(
-    f'unknown kind of data {kind!r}: choose folder, idx, tfds or synthetic'
+    f'--config.data.source={kind!r} is unknown: choose folder, idx, tfds or '
+    'synthetic'
   )
 
 

@@ -3,7 +3,6 @@
 from concurrent import futures
 import dataclasses
 import pathlib
-from typing import NamedTuple
 import zipfile
 
 from absl import logging
@@ -11,9 +10,12 @@ import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax import progress
-from alexnet_jax.input_pipeline import batches
+from alexnet_jax.input_pipeline import atomic_write
+from alexnet_jax.input_pipeline import decoding
+from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import sources
-from alexnet_jax.input_pipeline import storage
+
+_BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,99 +61,55 @@ IMAGENET = Statistics(
 )
 
 
-class Sums(NamedTuple):
-  """What statistics are computed from; sums of parts add up exactly.
-
-  All are whole numbers that float64 holds exactly, the largest up to 2**53:
-  two million squares of 256 white pixels. So the result depends neither on
-  the order of the images, nor on how they were grouped, nor on rounding.
-
-  Attributes:
-    image: int64 [S, S, 3], all images added.
-    products: float64 [3, 3], of the channels, over all pixels.
-    count: int64 scalar, images.
-    unreadable: int64 scalar, images that could not be read.
-  """
-
-  image: np.ndarray
-  products: np.ndarray
-  count: np.ndarray
-  unreadable: np.ndarray
-
-
-def no_sums(image_size: int) -> Sums:
-  """Returns the sums of no images with squares of this side."""
-  return Sums(
-    np.zeros((image_size, image_size, 3), np.int64),
-    np.zeros((3, 3)),
-    np.zeros((), np.int64),
-    np.zeros((), np.int64),
-  )
-
-
-def add(sums: Sums, batch: batches.Batch, pool: futures.Executor) -> Sums:
-  """Returns sums with a batch of `batches.eval_batches` added."""
-  # Padding and what could not be read is zero and adds nothing.
-  return Sums(
-    sums.image + batch['image'].sum(0, dtype=np.uint32),
-    sums.products + sum(pool.map(_products, batch['image'])),
-    sums.count + np.int64(batch['mask'].sum()),
-    sums.unreadable + np.int64(batch['unreadable'].sum()),
-  )
-
-
 def compute(
-  source: sources.Source,
-  image_size: int,
-  *,
-  batch_size: int = 64,
-  threads: int = 0,
+  source: sources.Source, decoder: decoding.Options, threads: int = 0
 ) -> Statistics:
-  """Measures the centre squares of all images of a source in one pass.
+  """Measures the central squares of all images of a source in one pass.
+
+  All sums are whole numbers that float64 holds exactly, the largest up to
+  2**53: two million squares of 256 white pixels. So the result depends neither
+  on the order of the images nor on rounding.
 
   Args:
     source: the training split.
-    image_size: side S of the centre square, pixels.
-    batch_size: images read at once.
-    threads: see `batches.eval_batches`.
+    decoder: side S of the square, and how images are decoded.
+    threads: see `pipeline.eval_batches`.
 
   Raises:
     errors.UserError: when no image can be read.
   """
-  sums = no_sums(image_size)
+  total = np.zeros((decoder.image_size, decoder.image_size, 3), np.int64)
+  products = np.zeros((3, 3))
+  count = unreadable = 0
   shown = progress.Progress('Statistics', source.num_examples)
+  batches = pipeline.eval_batches(
+    source, batch_size=_BATCH_SIZE, decoder=decoder, threads=threads
+  )
   with futures.ThreadPoolExecutor() as pool:
-    for batch in batches.eval_batches(
-      source, batch_size=batch_size, image_size=image_size, threads=threads
-    ):
-      sums = add(sums, batch, pool)
-      shown.report(int(sums.count + sums.unreadable))
-  return from_sums(sums, source)
-
-
-def from_sums(sums: Sums, source: sources.Source) -> Statistics:
-  """Returns the statistics of a source whose images were all added.
-
-  Raises:
-    errors.UserError: when no image could be read.
-  """
-  if not sums.count:
+    for batch in batches:
+      # Padding and what could not be read is zero and adds nothing.
+      total += batch['image'].sum(0, dtype=np.uint32)
+      products += sum(pool.map(_products, batch['image']))
+      count += int(batch['mask'].sum())
+      unreadable += int(batch['unreadable'].sum())
+      shown.report(count + unreadable)
+  if not count:
     raise errors.UserError(
-      f'none of the {sums.unreadable} images of {source.name} {source.split!r} '
-      'can be read: see the warnings above and mend the files'
+      f'none of the {unreadable} images of {source.name} {source.split!r} can '
+      'be read: see the warnings above and replace the files'
     )
-  num_pixels = sums.count * sums.image.shape[0] ** 2
-  channel_mean = sums.image.sum((0, 1)) / num_pixels
-  covariance = sums.products / num_pixels - np.outer(channel_mean, channel_mean)
+  num_pixels = count * decoder.image_size**2
+  channel_mean = total.sum((0, 1)) / num_pixels
+  covariance = products / num_pixels - np.outer(channel_mean, channel_mean)
   variances, eigenvectors = np.linalg.eigh(covariance)
   return Statistics(
-    mean_image=(sums.image / sums.count).astype(np.float32),
+    mean_image=(total / count).astype(np.float32),
     channel_mean=channel_mean,
-    # Rounding leaves a tiny negative variance where colours have none (grey).
+    # Rounding leaves a tiny negative variance where colors have none (gray).
     stdevs=np.sqrt(np.maximum(variances, 0)),
     eigenvectors=eigenvectors,
-    num_examples=int(sums.count),
-    unreadable=int(sums.unreadable),
+    num_examples=count,
+    unreadable=unreadable,
     fingerprint=source.fingerprint,
   )
 
@@ -163,46 +121,38 @@ def _products(image: np.ndarray) -> np.ndarray:
 
 
 def stored_path(
-  source: sources.Source,
-  image_size: int,
-  directory: pathlib.Path | None = None,
+  source: sources.Source, decoder: decoding.Options
 ) -> pathlib.Path:
-  """Returns where a source's statistics are kept: see `storage.place`.
-
-  A `directory` that is given takes the place of the source's own.
-  """
-  split = storage.split_name(source.split)
-  filename = f'statistics-{split}-{image_size}.npz'
-  if directory is not None:
-    return directory / filename
-  return storage.place(source.directory, filename)
+  """Returns where a source's statistics are kept; see `atomic_write.place`."""
+  split = atomic_write.split_name(source.split)
+  upright = '-upright' if decoder.upright else ''
+  filename = f'statistics-{split}-{decoder.image_size}{upright}.npz'
+  return atomic_write.place(source.directory, filename)
 
 
 def save(path: pathlib.Path, statistics: Statistics) -> None:
   """Writes statistics to an .npz file, all at once or not at all."""
-  storage.save_arrays(path, **dataclasses.asdict(statistics))
+  atomic_write.save_arrays(path, **dataclasses.asdict(statistics))
 
 
 def load_or_compute(
-  source: sources.Source,
-  image_size: int,
-  directory: pathlib.Path | None = None,
+  source: sources.Source, decoder: decoding.Options, threads: int = 0
 ) -> Statistics:
   """Returns the statistics kept beside the data, or computes and keeps them.
 
   Args:
     source: the training split.
-    image_size: side of the centre square, pixels.
-    directory: where they are kept instead.
+    decoder: side of the square, and how images are decoded.
+    threads: see `pipeline.eval_batches`.
 
   Raises:
     errors.UserError: when those kept are of other data or another size.
   """
-  path = stored_path(source, image_size, directory)
+  path = stored_path(source, decoder)
   if path.exists():
-    return _load(path, source, image_size)
+    return _load(path, source, decoder.image_size)
   logging.info('Computing the statistics of the training images, into %s', path)
-  statistics = compute(source, image_size)
+  statistics = compute(source, decoder, threads)
   save(path, statistics)
   return statistics
 
@@ -210,7 +160,7 @@ def load_or_compute(
 def _load(
   path: pathlib.Path, source: sources.Source, image_size: int
 ) -> Statistics:
-  remedy = 'delete the file or run with mode=prepare to compute them anew'
+  remedy = 'delete the file or run with --mode=prepare to compute them again'
   try:
     with np.load(path) as stored:
       fields = {key: stored[key] for key in stored}

@@ -62,7 +62,7 @@ def _bars(axes: Axes, probabilities, classes, truth, names) -> None:
   ):
     color = plots.COLORS['green' if label == truth else 'grey']
     axes.barh(i, max(probability, 0.012), 0.82, color=color, alpha=0.5)
-    axes.text(0.03, i, plots.shorten(names[label], 17), va='center')
+    axes.text(0.03, i, plots.label(names[label], 17), va='center')
     axes.text(0.985, i, f'{100 * probability:.0f}', va='center', ha='right')
   axes.set_xlim(0, 1)
   axes.set_ylim(len(classes) - 0.5, -0.5)

@@ -15,12 +15,16 @@ _CUT = 0.5
 
 
 def read(path: pathlib.Path) -> list[Line]:
-  """Returns the lines that are whole; none if there is no such file."""
-  return [
-    line
+  """Returns the lines that are whole; none if there is no such file.
+
+  A number that was not finite is left out of its line.
+  """
+  lines = [
+    {key: value for key, value in line.items() if value is not None}
     for line in reporting.read(path)
-    if isinstance(line, dict) and {'step', 'kind', 'epoch'} <= line.keys()
+    if isinstance(line, dict)
   ]
+  return [line for line in lines if {'step', 'kind', 'epoch'} <= line.keys()]
 
 
 def of_kind(lines: list[Line], kind: str, *values: str) -> list[Line]:

@@ -23,7 +23,8 @@ def make(subject: Subject) -> page.Section:
   total = subject.eval_source.num_examples
   passes = 1 + len(alone.silences(subject.network.towers))
   count = subject.affordable(min(total, _IMAGES), passes)
-  indices = samples.choose(total, count, seed=10)
+  indices = subject.choose_tests(count, seed=10)
+  count = len(indices)
   place = _example(subject)
   label = int(subject.scores.label[place])
   (image,) = subject.centre(
@@ -120,7 +121,7 @@ def _maps(
       )
   return page.Figure(
     name='maps',
-    title=f'The maps of one image: {name}',
+    title=f'The maps of one image: {plots.shorten(name, 60)}',
     panels=tuple(panels),
     caption=(
       'Outputs after everything that follows the weighted sum, black for 0 and'

@@ -37,7 +37,7 @@ def make(subject: Subject) -> page.Section:
   total = subject.eval_source.num_examples
   count = subject.affordable(min(total, _IMAGES), passes)
   examples = subject.read(
-    subject.eval_source, samples.choose(total, count, seed=9)
+    subject.eval_source, subject.choose_tests(count, seed=9)
   )
   told = progress.Progress('Changed images', count * passes)
   responses = [_respond(subject, examples, change, told) for change in kinds]

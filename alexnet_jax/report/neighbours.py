@@ -3,6 +3,7 @@
 from matplotlib.axes import Axes
 import numpy as np
 
+from alexnet_jax import errors
 from alexnet_jax import progress
 from alexnet_jax import similar
 from alexnet_jax.report import mosaics
@@ -21,8 +22,8 @@ _TILE = 112  # pixels
 
 def make(subject: Subject) -> page.Section:
   """Returns the section."""
-  shown = samples.choose(subject.eval_source.num_examples, _ROWS, seed=4)
-  counted = samples.choose(subject.eval_source.num_examples, _QUERIES, seed=5)
+  shown = subject.choose_tests(_ROWS, seed=4)
+  counted = subject.choose_tests(_QUERIES, seed=5)
   train, train_labels, train_indices = _features_of_train(subject)
   ranks = min(_RANKS, len(train))
   queries = subject.read(subject.eval_source, counted)
@@ -64,7 +65,11 @@ def chance_of_same(
 
 
 def _features_of_train(subject: Subject):
-  """Returns features [N, D], labels [N] and indices [N] of training images."""
+  """Returns features [N, D], labels [N] and indices [N] of training images.
+
+  Raises:
+    UserError: if none of them can be read.
+  """
   source = subject.train_source
   width = subject.shapes[-2].output
   fit = _MEMORY // (4 * int(np.prod(width)))
@@ -84,6 +89,8 @@ def _features_of_train(subject: Subject):
     told.add(len(kept))
     labels.append(batch['label'][kept])
     places.append(batch['index'][kept])
+  if not found:
+    raise errors.NothingReadableError(source)
   return (
     features[:found],
     np.concatenate(labels),
@@ -116,7 +123,7 @@ def _rows(subject, shown, train, labels, indices) -> page.Figure:
   )
   count = min(_NEIGHBOURS, len(train))
   _, nearest = similar.nearest(train, features, count)
-  names = subject.class_names
+  names = [plots.shorten(name, 40) for name in subject.class_names]
   found = subject.read(subject.train_source, indices[nearest.ravel()]).images
   found = found.reshape(*nearest.shape, *found.shape[1:])
   panels = []

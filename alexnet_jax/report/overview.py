@@ -1,6 +1,5 @@
 """Section 1: the run, its network layer by layer, and its learning curves."""
 
-import json
 import math
 import pathlib
 import re
@@ -9,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from alexnet_jax import printable
 from alexnet_jax import progress
+from alexnet_jax import strict_json
 from alexnet_jax.report import curves
 from alexnet_jax.report import page
 from alexnet_jax.report.subject import Subject
@@ -47,9 +48,9 @@ def _facts(subject: Subject, lines: list[dict]) -> tuple[tuple[str, str], ...]:
   units = sum(math.prod(row.output) for row in subject.shapes)
   seconds, rate = curves.seconds(lines, subject.train_batch)
   return (
-    ('Data', f'{source.name}, {len(subject.class_names)} classes'),
-    ('Training images', f'{source.num_examples:,} ({source.split})'),
-    ('Test images', f'{test.num_examples:,} ({test.split})'),
+    ('Data', f'{subject.data_name}, {len(subject.class_names)} classes'),
+    ('Training images', f'{source.num_examples:,} ({_plain(source.split)})'),
+    ('Test images', f'{test.num_examples:,} ({_plain(test.split)})'),
     ('Image, crop', f'{subject.image_size}, {subject.crop_size} pixels'),
     ('Batch', f'{subject.train_batch} images'),
     ('Updates', f'{subject.run.step:,}'),
@@ -116,14 +117,14 @@ def _record(workdir: pathlib.Path) -> list[page.Block]:
   """Returns the versions and the machine, or a note that they are missing."""
   path = workdir / 'run.json'
   try:
-    record = json.loads(path.read_text())
+    record = strict_json.loads(path.read_text())
     versions = sorted(record['versions'].items())
   except FileNotFoundError:
     return [page.Note('The run has no run.json: its versions are not known.')]
   except (ValueError, KeyError, TypeError, AttributeError):
     return [page.Note('run.json is damaged: its versions are not known.')]
   rows = [
-    (key.replace('_', ' '), _plain(value))
+    (_plain(key).replace('_', ' '), _plain(value))
     for key, value in record.items()
     if key != 'versions'
   ]
@@ -142,13 +143,13 @@ def _record(workdir: pathlib.Path) -> list[page.Block]:
 
 def _plain(value: Any) -> str:
   if isinstance(value, list):
-    return ', '.join(map(str, value))
-  return '' if value is None else str(value)
+    return ', '.join(map(_plain, value))
+  return '' if value is None else printable.printable(str(value))
 
 
 def _config(subject: Subject) -> page.Table:
   rows = [
-    (key, re.sub(r'\s+', ' ', json.dumps(value)))
+    (key, re.sub(r'\s+', ' ', strict_json.dumps(value)))
     for key, value in _flatten(subject.run.experiment.plain_config())
   ]
   return page.Table(
@@ -174,12 +175,12 @@ def summary(subject: Subject) -> page.Facts:
   """Returns the facts beneath the page's heading."""
   scores = subject.scores
   wrong = float(np.mean(scores.wrong))
-  source, total = subject.train_source, subject.eval_source.num_examples
+  total = subject.eval_source.num_examples
   tested = f'{len(scores.label):,}'
   if len(scores.label) < total:
     tested += f' of {total:,}'
   return page.Facts((
-    ('Data', f'{source.name}, {len(subject.class_names)} classes'),
+    ('Data', f'{subject.data_name}, {len(subject.class_names)} classes'),
     ('Network', f'{subject.network.towers} towers, '
      f'{len(subject.network.layers)} layers'),
     ('Updates', f'{subject.run.step:,}'),

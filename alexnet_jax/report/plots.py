@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
+from alexnet_jax import printable
+
 # Names of the page's colours and their values in the light theme: page.css has
 # those of both themes.
 COLORS = {
@@ -192,6 +194,14 @@ def picture(
   file = io.BytesIO()
   Image.fromarray(pixels).save(file, 'png', optimize=True)
   return Panel(file.getvalue(), alt, '', title, note, smooth)
+
+
+def label(name: str, letters: int) -> str:
+  """Returns a name for a drawing, in signs that its font has, and short.
+
+  To be called by what draws, where the style of `drawing` holds.
+  """
+  return shorten(printable.drawable(name), letters)
 
 
 def shorten(text: str, letters: int) -> str:

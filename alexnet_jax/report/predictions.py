@@ -132,7 +132,7 @@ def _error_bars(name, title, order, error, names) -> plots.Panel:
     values = 100 * error[order]
     axes.barh(range(len(order)), values, 0.7, color=plots.COLORS['blue'])
     axes.set_yticks(
-      range(len(order)), [plots.shorten(names[i], 18) for i in order]
+      range(len(order)), [plots.label(names[i], 18) for i in order]
     )
     for i, value in enumerate(values):
       axes.text(
@@ -168,7 +168,7 @@ def _matrix(counts: np.ndarray, names) -> plots.Panel:
       )
       if share >= 0.5:
         axes.text(j, i, f'{share:.0f}', ha='center', va='center', fontsize=8)
-    labels = [plots.shorten(name, 12) for name in names]
+    labels = [plots.label(name, 12) for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90)
     axes.set_yticks(range(len(names)), labels)
     axes.set_xlim(-0.5, len(names) - 0.5)

@@ -10,6 +10,7 @@ import time
 from absl import logging
 from ml_collections import config_dict
 
+from alexnet_jax import printable
 from alexnet_jax import progress
 from alexnet_jax import trained
 from alexnet_jax.experiment import Experiment
@@ -51,7 +52,8 @@ def run(
     The exit code, 0.
 
   Raises:
-    UserError: if there is no checkpoint, or the data are missing.
+    UserError: if there is no checkpoint, the data are missing, or no image of a
+      split can be read.
   """
   started = time.perf_counter()
   opened = trained.open_run(workdir, overrides)
@@ -68,9 +70,10 @@ def run(
       section.seconds,
     )
   seconds = time.perf_counter() - started
+  name = printable.printable(opened.workdir.resolve().name)
   written = page.write(
     opened.workdir / 'report',
-    title=f'What the network learned: {opened.workdir.resolve().name}',
+    title=f'What the network learned: {name}',
     summary=overview.summary(subject),
     footer=(
       f'Checkpoint of step {opened.step:,}. Made in'

@@ -68,7 +68,8 @@ def _choose(subject: Subject) -> np.ndarray:
 
 def _example(subject, gradients, number, place, image) -> page.Figure:
   """Shows an image and, for the class it got and its own, the maps."""
-  scores, names = subject.scores, subject.class_names
+  scores = subject.scores
+  names = [plots.shorten(name, 40) for name in subject.class_names]
   said, truth = int(scores.top[place, 0]), int(scores.label[place])
   classes = [said] if said == truth else [said, truth]
   patch, stride = patch_size(subject.crop_size)

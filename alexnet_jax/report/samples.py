@@ -36,29 +36,29 @@ def batches(
   source: Any,
   indices: np.ndarray,
   batch_size: int,
-  image_size: int,
+  decoder: Any,
   threads: int,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the batches of some examples of a source.
 
-  Each is as `input_pipeline.batches.eval_batches` has it, but that 'index' is
+  Each is as `input_pipeline.pipeline.eval_batches` has it, but that 'index' is
   the place among `indices`.
 
   Args:
     source: where the images come from.
     indices: int [N], which examples, in the order wanted.
     batch_size: images a batch.
-    image_size: side of the centre square, pixels.
-    threads: batches worked on at once; 0 for one a core.
+    decoder: how images are decoded, from `data.Data.decoder`.
+    threads: that read and decode; 0 for one per core.
   """
   # TensorFlow comes in here and not before.
-  from alexnet_jax.input_pipeline import batches as pipeline
-  from alexnet_jax.input_pipeline import chosen
+  from alexnet_jax.input_pipeline import pipeline
+  from alexnet_jax.input_pipeline import sources
 
   return pipeline.eval_batches(
-    chosen.Chosen(source, np.asarray(indices)),
+    sources.Subset(source, np.asarray(indices)),
     batch_size=batch_size,
-    image_size=image_size,
+    decoder=decoder,
     threads=threads,
   )
 

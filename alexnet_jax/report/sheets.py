@@ -7,9 +7,11 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
+from alexnet_jax import printable
 from alexnet_jax.report import plots
 
 _GAP = 24  # pixels between panels
+_FONT = 'DejaVu Sans'  # matplotlib brings it
 _WIDTH = 1088  # pixels: the width of the page's column
 
 
@@ -38,7 +40,7 @@ def sheet(
     top + sum(heights) + gap * (len(rows) + 1),
   )
   canvas = Image.new('RGB', size, plots.COLORS['paper'])
-  _write(canvas, (gap, gap), heading, 1.4, plots.COLORS['ink'])
+  _write(canvas, gap, gap, heading, 1.4, plots.COLORS['ink'])
   y = top + gap
   for row, height in zip(rows, heights, strict=True):
     for column, image in enumerate(row):
@@ -63,27 +65,34 @@ def _labelled(panel: plots.Panel, width: int) -> Image.Image:
   size = (width, above + height + line * len(notes))
   cell = Image.new('RGB', size, plots.COLORS['paper'])
   if panel.title:
-    _write(cell, (0, 0), panel.title, 1, plots.COLORS['ink'])
+    _write(cell, 0, 0, panel.title, 1, plots.COLORS['ink'])
   cell.paste(image, (0, above), image)
   for i, note in enumerate(notes):
-    place = (0, above + height + i * line + line // 6)
-    _write(cell, place, note, 1, plots.COLORS['muted'])
+    top = above + height + i * line + line // 6
+    _write(cell, 0, top, note, 1, plots.COLORS['muted'])
   return cell
 
 
 def _typeface(size: float) -> ImageFont.FreeTypeFont:
-  path = font_manager.findfont('DejaVu Sans')  # matplotlib brings it
+  path = font_manager.findfont(_FONT)
   return ImageFont.truetype(path, round(size * plots.FONT * plots.SCALE))
 
 
-def _write(image, place, text, size, color) -> None:
-  ImageDraw.Draw(image).text(place, text, color, _typeface(size))
+def _write(image, left, top, text, size, color) -> None:
+  """Writes one line, cut so that the image keeps its margin."""
+  typeface = _typeface(size)
+  text = printable.with_glyphs(text, [_FONT])
+  short, length = text, len(text)
+  while length > 1 and typeface.getlength(short) > image.width - 2 * left:
+    length -= 1
+    short = plots.shorten(text, length)
+  ImageDraw.Draw(image).text((left, top), short, color, typeface)
 
 
 def _wrap(text: str, width: int) -> list[str]:
   """Breaks a text into lines that fit a width in dots."""
   typeface, lines = _typeface(1), []
-  for word in text.split():
+  for word in printable.with_glyphs(text, [_FONT]).split():
     longer = f'{lines[-1]} {word}' if lines else word
     if lines and typeface.getlength(longer) <= width:
       lines[-1] = longer

@@ -11,8 +11,10 @@ import numpy as np
 
 from alexnet_jax import activations
 from alexnet_jax import architecture
+from alexnet_jax import errors
 from alexnet_jax import model
 from alexnet_jax import pixels
+from alexnet_jax import printable
 from alexnet_jax import progress
 from alexnet_jax import trained
 from alexnet_jax.architecture import Architecture
@@ -65,6 +67,10 @@ class Subject:
     return self.run.class_names
 
   @property
+  def data_name(self) -> str:
+    return printable.printable(self.train_source.name)
+
+  @property
   def train_source(self) -> Any:
     return self.run.data.train_source
 
@@ -79,8 +85,7 @@ class Subject:
   @functools.cached_property
   def is_grey(self) -> bool:
     """Whether the first test images have no colour at all."""
-    count = min(16, self.eval_source.num_examples)
-    images = self.read(self.eval_source, np.arange(count)).images
+    images = self.read(self.eval_source, self.scores.index[:16]).images
     return bool((images == images[..., :1]).all())
 
   def affordable(self, images: int, passes: int = 1) -> int:
@@ -100,12 +105,21 @@ class Subject:
     """Returns batches of at most `BATCH` examples; see `samples.batches`."""
     size = min(BATCH, len(indices))
     return samples.batches(
-      source, indices, size, self.image_size, self._config.data.threads
+      source,
+      indices,
+      size,
+      self.run.data.decoder(),
+      self._config.data.threads,
     )
 
   def read(self, source: Any, indices: np.ndarray) -> samples.Examples:
     """Returns the examples of these indices that can be read."""
     return samples.read(self.batches(source, indices))
+
+  def choose_tests(self, count: int, seed: int = 0) -> np.ndarray:
+    """Draws test images that can be read; see `samples.choose`."""
+    readable = self.scores.index
+    return readable[samples.choose(len(readable), count, seed)]
 
   def to_input(self, crops: jax.Array) -> jax.Array:
     """Turns pixels, [N, crop, crop, 3], into what conv1 reads."""
@@ -201,7 +215,13 @@ class Subject:
 
   @functools.cached_property
   def scores(self) -> scoring.Scores:
-    """Predictions for the test images, or for as many as are affordable."""
+    """Predictions for the test images, or for as many as are affordable.
+
+    Those that cannot be read are left out.
+
+    Raises:
+      UserError: if none can be read.
+    """
     source = self.eval_source
     count = self.affordable(source.num_examples)
     indices = samples.choose(source.num_examples, count)
@@ -219,7 +239,10 @@ class Subject:
           indices[batch['index'][kept]],
         )
       )
-    return scoring.join(parts)
+    found = scoring.join(parts)
+    if not len(found.label):
+      raise errors.NothingReadableError(source)
+    return found
 
 
 def pad(array: np.ndarray, size: int) -> np.ndarray:

@@ -10,7 +10,6 @@ from alexnet_jax import pixels
 from alexnet_jax import progress
 from alexnet_jax.report import page
 from alexnet_jax.report import plots
-from alexnet_jax.report import samples
 from alexnet_jax.report.subject import Subject
 
 _GRID = 3  # crops a side of the densest set
@@ -60,7 +59,7 @@ def make(subject: Subject) -> page.Section:
   views = list(dict.fromkeys(view for some in sets.values() for view in some))
   total = subject.eval_source.num_examples
   count = subject.affordable(total, len(views))
-  results = _evaluate(subject, sets, views, samples.choose(total, count))
+  results = _evaluate(subject, sets, views, subject.choose_tests(count))
   blocks: list[page.Block] = [
     page.Finding(_sentence(results)),
     _figure(results),

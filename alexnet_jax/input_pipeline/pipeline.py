@@ -1,0 +1,422 @@
+"""The input pipeline: one tf.data graph from an example's index to a batch.
+
+  order -> read -> decode -> central square -> crop -> flip -> lighting -> batch
+
+There is no iterator state. The order of an epoch is a function of (seed,
+epoch), an example's crop, flip and lighting are functions of (seed, epoch,
+example), and both are arithmetic in the graph: a run can start at any step, on
+any number of threads or processes, and sees the same pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent import futures
+import functools
+import os
+from typing import Any
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from alexnet_jax.input_pipeline import decoding
+from alexnet_jax.input_pipeline import preprocessing
+from alexnet_jax.input_pipeline import record_queue
+from alexnet_jax.input_pipeline import sources
+
+Batch = dict[str, np.ndarray]
+# By name: 'index' int64, -1 for padding, in training 'seed' uint32 [SEED_WORDS]
+# and 'shift' float32 [3], and what Python fetches, 'record', string; scalars
+# and vectors of one example, or those of a batch.
+Example = dict[str, tf.Tensor]
+# Cuts what the device gets out of a square uint8 [..., S, S, 3].
+Augment = Callable[[tf.Tensor, Example], tf.Tensor]
+# From an example to an image and a label.
+Load = Callable[[Example], tuple[tf.Tensor, tf.Tensor]]
+
+_ENDLESS = 2**62
+_ALGORITHM = 'philox'  # The same numbers on every machine and version.
+_NO_EXAMPLE = -1
+_SMALL = 64
+
+
+def train_batches(
+  source: sources.Source,
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int,
+  decoder: decoding.Options,
+  crop_size: int,
+  random_crop: bool,
+  flip: bool,
+  crop_chunk: int,
+  shuffle: bool,
+  lighting_scale: np.ndarray,
+  eigenvectors: np.ndarray,
+  threads: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Batch]:
+  """Yields training batches without end (Section 4.1).
+
+  Every epoch holds every example once; its last batch is padded.
+
+  Args:
+    source: where the images come from.
+    batch_size: images per update, B, in all processes together.
+    seed: of the order and of all draws.
+    start_step: the step, counted from 0 at the run's beginning, to start at.
+    decoder: size of the square that crops are cut from, and the like.
+    crop_size: side C of the crop, pixels.
+    random_crop: whether to draw crops; the center otherwise.
+    flip: whether to mirror with probability 1/2.
+    crop_chunk: 1 for a crop and flip per image (Section 4.1); 32 for one per 32
+      consecutive places, as the 2012 code has it (convdata_jpeg.py, 238-246).
+    shuffle: whether each epoch has an order of its own; otherwise all have that
+      of the first, as in the 2012 code, whose list was shuffled once.
+    lighting_scale: [3], from `preprocessing.lighting_scale`.
+    eigenvectors: [3, 3], columns; see `preprocessing.pca_lighting`.
+    threads: that read and decode; 0 for one per core.
+    process_index: which share of every batch to make, p of P: rows p B / P to
+      (p + 1) B / P.
+    process_count: how many shares there are, P; divides B.
+
+  Yields:
+    'image' uint8 [B / P, C, C, 3]; 'label' int32 [B / P]; 'mask' float32
+    [B / P], 1 for an image and 0 for padding or an unreadable file;
+    'unreadable' float32 [B / P], 1 for such a file; 'shift' float32 [B / P, 3],
+    the lighting in 0..255 units, without the magnitude of 0.1. Arrays may be
+    read-only.
+  """
+
+  def augment(image: tf.Tensor, example: Example) -> tf.Tensor:
+    if random_crop:
+      image = preprocessing.random_crop(image, example['seed'], crop_size)
+    else:
+      image = preprocessing.center_crop(image, crop_size)
+    return preprocessing.random_flip(image, example['seed']) if flip else image
+
+  steps = _train_steps(
+    source.num_examples,
+    batch_size=batch_size,
+    seed=seed,
+    start_step=start_step,
+    shuffle=shuffle,
+    crop_chunk=crop_chunk,
+    rows=_rows(batch_size, process_index, process_count),
+  )
+
+  def add_lighting(step: Example) -> Example:
+    shift = preprocessing.pca_lighting(
+      step.pop('lighting_seed'), lighting_scale, eigenvectors
+    )
+    return step | {'shift': shift}
+
+  steps = steps.map(add_lighting)
+  for batch in _batches(source, steps, augment, decoder, threads):
+    del batch['index'], batch['seed']
+    yield batch
+
+
+def eval_batches(
+  source: sources.Source,
+  *,
+  batch_size: int,
+  decoder: decoding.Options,
+  threads: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Batch]:
+  """Yields the central squares of all images once, in the source's order.
+
+  Args:
+    source: where the images come from.
+    batch_size: images per batch, B, in all processes together.
+    decoder: size S of the square, and the like.
+    threads: that read and decode; 0 for one per core.
+    process_index: see `train_batches`.
+    process_count: see `train_batches`.
+
+  Yields:
+    'image' uint8 [B / P, S, S, 3], 'label', 'mask' and 'unreadable' as in
+    `train_batches`, and 'index' int64 [B / P], the example's, -1 for padding.
+  """
+  first, last = _rows(batch_size, process_index, process_count)
+
+  def step_indices(step: tf.Tensor) -> Example:
+    places = step * batch_size + tf.range(first, last, dtype=tf.int64)
+    real = places < source.num_examples
+    return {'index': tf.where(real, places, _NO_EXAMPLE)}
+
+  num_steps = steps_per_epoch(source.num_examples, batch_size)
+  steps = tf.data.Dataset.range(num_steps).map(step_indices)
+
+  def augment(image: tf.Tensor, example: Example) -> tf.Tensor:
+    del example
+    return image
+
+  return _batches(source, steps, augment, decoder, threads)
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+  """Returns the number of batches that cover every example once."""
+  return -(-num_examples // batch_size)
+
+
+def _rows(batch_size: int, index: int, count: int) -> tuple[int, int]:
+  """Returns the first row of a process's share of a batch, and the end."""
+  if batch_size % count or not 0 <= index < count:
+    raise ValueError(f'no share {index} of {count} in a batch of {batch_size}')
+  share = batch_size // count
+  return index * share, (index + 1) * share
+
+
+def _train_steps(
+  num_examples: int,
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int,
+  shuffle: bool,
+  crop_chunk: int,
+  rows: tuple[int, int],
+) -> tf.data.Dataset:
+  """Returns a data set of what each step reads: an `Example` of vectors."""
+  epoch_steps = steps_per_epoch(num_examples, batch_size)
+  first_epoch, first_step = divmod(start_step, epoch_steps)
+
+  def tables(epoch: tf.Tensor) -> tuple[tf.Tensor, Example]:
+    return epoch, epoch_tables(seed, epoch, num_examples, shuffle, crop_chunk)
+
+  def steps(epoch: tf.Tensor, drawn: Example) -> tf.data.Dataset:
+    start = tf.where(tf.equal(epoch, first_epoch), first_step, 0)
+    numbers = tf.data.Dataset.range(tf.cast(start, tf.int64), epoch_steps)
+    return numbers.map(lambda step: rows_of(step, drawn))
+
+  def rows_of(step: tf.Tensor, drawn: Example) -> Example:
+    places = step * batch_size + tf.range(*rows, dtype=tf.int64)
+    real = places < num_examples
+    places = tf.minimum(places, num_examples - 1)
+    index = tf.gather(drawn['order'], places)
+    chunks = index if crop_chunk == 1 else places // crop_chunk
+    return {
+      'index': tf.where(real, index, _NO_EXAMPLE),
+      'seed': tf.gather(drawn['crop_seeds'], chunks),
+      'lighting_seed': tf.gather(drawn['seeds'], index),
+    }
+
+  epochs = tf.data.Dataset.range(first_epoch, _ENDLESS).map(tables)
+  # The next epoch's tables are made while this one's are used.
+  return epochs.prefetch(1).flat_map(steps)
+
+
+def epoch_tables(
+  seed: int,
+  epoch: tf.Tensor | int,
+  num_examples: int,
+  shuffle: bool = True,
+  crop_chunk: int = 1,
+) -> Example:
+  """Returns all that is random in an epoch, a function of (seed, epoch).
+
+  Sorting independent 64-bit words gives a uniformly random permutation; two
+  equal words, one chance in ten million for ImageNet, stay in index order.
+
+  Args:
+    seed: the run's.
+    epoch: int64 scalar, counted from 0.
+    num_examples: N.
+    shuffle: whether the order depends on the epoch.
+    crop_chunk: see `train_batches`.
+
+  Returns:
+    'order' int64 [N], every index once; 'seeds' uint32 [N, SEED_WORDS], each
+    example's; 'crop_seeds', the same ones, or one per chunk of the order.
+  """
+  epoch = tf.cast(epoch, tf.int64)
+  order_key, _, _ = _keys(seed, epoch if shuffle else tf.zeros_like(epoch))
+  _, seeds_key, chunks_key = _keys(seed, epoch)
+  words = _words(order_key, [num_examples], tf.int64)
+  seeds = _words(seeds_key, [num_examples, preprocessing.SEED_WORDS], tf.uint32)
+  crop_seeds = seeds
+  if crop_chunk > 1:
+    num_chunks = steps_per_epoch(num_examples, crop_chunk)
+    crop_seeds = _words(
+      chunks_key, [num_chunks, preprocessing.SEED_WORDS], tf.uint32
+    )
+  return {
+    'order': tf.cast(tf.argsort(words, stable=True), tf.int64),
+    'seeds': seeds,
+    'crop_seeds': crop_seeds,
+  }
+
+
+def _keys(seed: int, epoch: tf.Tensor) -> list[tf.Tensor]:
+  """Returns three seeds for TensorFlow's stateless generators, [2] each."""
+  key = tf.stack([tf.constant(seed, tf.int64), epoch])
+  return tf.unstack(tf.random.split(key, 3, alg=_ALGORITHM))
+
+
+def _words(key: tf.Tensor, shape: list[int], dtype: tf.DType) -> tf.Tensor:
+  return tf.random.stateless_uniform(
+    shape, key, minval=None, maxval=None, dtype=dtype, alg=_ALGORITHM
+  )
+
+
+def _batches(
+  source: sources.Source,
+  steps: tf.data.Dataset,
+  augment: Augment,
+  decoder: decoding.Options,
+  threads: int,
+) -> Iterator[Batch]:
+  """Yields the batches of some steps; see `train_batches`."""
+  threads = threads or _num_cores()
+  options = tf.data.Options()
+  # A pool of our own, as large as it is useful: an operation that were spread
+  # over further threads would take an eighth more processor time, in waiting.
+  options.threading.private_threadpool_size = threads
+  options.threading.max_intra_op_parallelism = 1
+
+  def load(example: Example) -> tuple[tf.Tensor, tf.Tensor]:
+    image, label = source.read(example.get('record', example['index']))
+    if image.dtype == tf.string:
+      square = decoding.native_square(image, decoder)
+    elif image.shape.rank == 3:
+      square = preprocessing.square(image, decoder.image_size)
+    else:
+      square = image
+    return augment(square, example), label
+
+  if _is_small_array(source, decoder.image_size):
+    load_batch = functools.partial(_load_arrays, load)
+  else:
+    load_batch = functools.partial(_load_images, load)
+  fallback = _Fallback(source, augment, decoder, threads)
+  with record_queue.feeding(source, steps) as fed:
+    batches = fed.map(
+      load_batch, num_parallel_calls=threads, deterministic=True
+    )
+    batches = batches.prefetch(2).with_options(options)
+    for batch in batches.as_numpy_iterator():
+      yield fallback.fill(batch)
+
+
+def _num_cores() -> int:
+  if hasattr(os, 'sched_getaffinity'):  # Not on every system.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _is_small_array(source: sources.Source, image_size: int) -> bool:
+  """Returns whether images are best cut and flipped a whole batch at a time.
+
+  A map over single images costs about as much as moving 64x64 pixels by the
+  operations that work on batches.
+  """
+  size = (image_size, image_size)
+  return source.array_shape == size and image_size <= _SMALL
+
+
+def _load_arrays(load: Load, step: Example) -> dict[str, tf.Tensor]:
+  """Loads a batch of arrays in memory."""
+  real = step['index'] >= 0
+  index = tf.maximum(step['index'], 0)
+  image, label = load(step | {'index': index})
+  return step | {'image': image, 'label': label, 'loaded': real}
+
+
+def _load_images(load: Load, step: Example) -> dict[str, tf.Tensor]:
+  """Loads a batch image by image; what cannot be loaded becomes zeros.
+
+  `ignore_errors` drops the element, but only of this batch, and the others say
+  which rows they are for.
+  """
+  num_rows = step['index'].shape[0]
+  step, needed = dict(step), dict(step)
+  step.pop('record', None)
+  needed.pop('shift', None)
+  examples = tf.data.Dataset.from_tensor_slices((tf.range(num_rows), needed))
+  real = tf.reduce_sum(tf.cast(step['index'] >= 0, tf.int64))  # The first ones.
+  images = examples.take(real).map(lambda row, e: (row, *load(e)))
+  # When nothing could be loaded there is still something to return.
+  nothing = tuple(
+    tf.zeros([0, *spec.shape], spec.dtype) for spec in images.element_spec
+  )
+  images = images.ignore_errors().batch(num_rows)
+  images = images.concatenate(tf.data.Dataset.from_tensors(nothing))
+  row, image, label = images.take(1).get_single_element()
+
+  def in_place(values: tf.Tensor) -> tf.Tensor:
+    return tf.scatter_nd(
+      row[:, tf.newaxis], values, [num_rows, *values.shape[1:]]
+    )
+
+  image, label, loaded = tf.cond(
+    tf.equal(tf.size(row), num_rows),
+    lambda: (image, label, tf.ones([num_rows], tf.int32)),
+    lambda: (in_place(image), in_place(label), in_place(tf.ones_like(row))),
+  )
+  return step | {'image': image, 'label': label, 'loaded': loaded > 0}
+
+
+class _Fallback:
+  """Decodes outside the graph what the graph could not."""
+
+  def __init__(
+    self,
+    source: sources.Source,
+    augment: Augment,
+    decoder: decoding.Options,
+    threads: int,
+  ):
+    self._source, self._augment, self._decoder = source, augment, decoder
+    self._pool = futures.ThreadPoolExecutor(threads)
+    self._reported: set[int] = set()
+
+  def fill(self, batch: Batch) -> Batch:
+    """Turns 'loaded' into 'mask' and 'unreadable', and fills the gaps."""
+    mask = batch.pop('loaded')
+    unreadable = np.zeros(len(mask), np.float32)
+    if not mask.all():
+      # TensorFlow's own memory is read-only.
+      batch = {name: np.array(value) for name, value in batch.items()}
+      mask = np.array(mask)
+      gaps = np.flatnonzero((batch['index'] >= 0) & ~mask)
+      examples = [{k: v[gap] for k, v in batch.items()} for gap in gaps]
+      loaded = self._pool.map(self._load, examples)
+      for gap, found in zip(gaps, loaded, strict=True):
+        if found is None:
+          unreadable[gap] = 1
+        else:
+          mask[gap] = True
+          batch['image'][gap], batch['label'][gap] = found
+      for name in batch.keys() & {'image', 'label', 'shift'}:
+        batch[name][~mask] = 0
+    return batch | {'mask': mask.astype(np.float32), 'unreadable': unreadable}
+
+  def _load(self, example: dict[str, Any]) -> tuple[Any, Any] | None:
+    """Decodes an image with the same draws; None if it cannot be read."""
+    index = int(example['index'])
+    try:
+      key = tf.constant(index, tf.int64)
+      if self._source.is_fetched:
+        (record,) = self._source.fetch(np.array([index]))
+        key = tf.constant(record)
+      self._source.verify(index)
+      image, label = self._source.read(key)
+      if image.dtype == tf.string:
+        square = decoding.square(image.numpy(), self._decoder)
+      else:
+        square = preprocessing.square(image, self._decoder.image_size)
+    except (decoding.UnreadableError, tf.errors.OpError) as error:
+      if index not in self._reported:
+        self._reported.add(index)
+        reason = getattr(error, 'message', str(error))
+        logging.warning(
+          'Unreadable, left out: %s (%s)', self._source.describe(index), reason
+        )
+      return None
+    drawn = {k: tf.constant(v) for k, v in example.items() if k == 'seed'}
+    image = self._augment(tf.convert_to_tensor(square), drawn)
+    return image.numpy(), label.numpy()

@@ -1,0 +1,94 @@
+"""Records that only Python can fetch, brought into a tf.data graph by a queue.
+
+A thread fetches them in order and waits while the queue is full. Nothing in the
+graph calls Python, which would end in a deadlock when an iterator is dropped:
+its destructor waits for calls that wait for the interpreter's lock.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import threading
+
+import numpy as np
+import tensorflow as tf
+
+from alexnet_jax.input_pipeline import sources
+
+_CAPACITY = 2  # steps, 28 MB of ImageNet's records at 128 images
+_ENDLESS = 2**62
+
+
+@contextlib.contextmanager
+def feeding(
+  source: sources.Source, steps: tf.data.Dataset
+) -> Iterator[tf.data.Dataset]:
+  """Provides some steps with the records of their examples.
+
+  Args:
+    source: where they come from.
+    steps: elements are dicts of vectors, 'index' int64 among them, -1 for no
+      example.
+
+  Yields:
+    The same data set, with strings 'record' where Python must fetch them. An
+    error of `source.fetch` ends it and is raised in place of TensorFlow's.
+  """
+  if not source.is_fetched:
+    yield steps
+    return
+  feeder = _Feeder(source, steps)
+  try:
+    yield feeder.steps()
+  except tf.errors.OpError:
+    feeder.raise_error()
+    raise
+  finally:
+    feeder.close()
+
+
+class _Feeder:
+  """The thread, its queue, and the error that ended it."""
+
+  def __init__(self, source: sources.Source, steps: tf.data.Dataset):
+    self._source, self._steps = source, steps
+    self._error: BaseException | None = None
+    self._closed = threading.Event()
+    rows = steps.element_spec['index'].shape
+    specs = steps.element_spec | {'record': tf.TensorSpec(rows, tf.string)}
+    self._names = sorted(specs)
+    self._queue = tf.queue.FIFOQueue(
+      _CAPACITY,
+      [specs[name].dtype for name in self._names],
+      [specs[name].shape for name in self._names],
+      self._names,
+    )
+    threading.Thread(target=self._run, daemon=True).start()
+
+  def steps(self) -> tf.data.Dataset:
+    count = int(self._steps.cardinality())
+    numbers = tf.data.Dataset.range(count if count >= 0 else _ENDLESS)
+    # Not in parallel: the order of the queue is that of the calls.
+    return numbers.map(lambda _: self._queue.dequeue())
+
+  def _run(self) -> None:
+    try:
+      for step in self._steps.as_numpy_iterator():
+        real = step['index'] >= 0
+        records = np.full(len(real), b'', object)
+        records[real] = self._source.fetch(step['index'][real])
+        self._queue.enqueue(step | {'record': records})
+    except BaseException as error:  # Raised where the batches are used.
+      if not self._closed.is_set():
+        self._error = error
+    self.close()
+
+  def close(self) -> None:
+    """Ends the data set, and the thread where it waits for room."""
+    if not self._closed.is_set():
+      self._closed.set()
+      self._queue.close(cancel_pending_enqueues=True)
+
+  def raise_error(self) -> None:
+    """Raises what ended the thread, if anything did."""
+    if self._error is not None:
+      raise self._error from None

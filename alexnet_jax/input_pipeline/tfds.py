@@ -1,0 +1,412 @@
+"""Classification sets of tensorflow-datasets, read at random.
+
+A set is prepared in the ArrayRecord format, which is made for random access.
+One that is there as TFRecord is read through an index instead.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import os
+import pathlib
+import struct
+import tarfile
+from typing import Any, NamedTuple, Protocol
+
+from absl import logging
+import numpy as np
+import requests
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from alexnet_jax import errors
+from alexnet_jax.input_pipeline import atomic_write
+from alexnet_jax.input_pipeline import sources
+
+# Bytes of the two archives that must be fetched by hand, as image-net.org gives
+# them for ILSVRC 2012.
+IMAGENET_ARCHIVES = {
+  'ILSVRC2012_img_train.tar': 147_897_477_120,
+  'ILSVRC2012_img_val.tar': 6_744_924_160,
+}
+# What a process opens besides one split: the other split, logs, sockets.
+_OTHER_OPEN_FILES = 1024
+# Of a TFRecord: length (8 bytes, little-endian) and its checksum (4) before the
+# bytes, their checksum behind.
+_HEADER, _FOOTER = 12, 4
+
+
+class _Records(Protocol):
+  """What both formats have in common."""
+
+  def __len__(self) -> int: ...
+  def __getitems__(self, indices: Sequence[int]) -> Sequence[bytes]: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tfds(sources.Defaults):
+  """A source of serialized tf.train.Examples; see `sources.Source`."""
+
+  name: str
+  split: str
+  directory: pathlib.Path
+  class_names: tuple[str, ...]
+  fingerprint: str
+  records: _Records
+  image_key: str
+  label_key: str
+
+  is_fetched = True
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.records)
+
+  def fetch(self, indices: np.ndarray) -> list[bytes]:
+    # A list of ints: the ArrayRecord reader misunderstands an array.
+    return list(self.records.__getitems__(indices.tolist()))
+
+  def read(self, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    features = tf.io.parse_single_example(
+      key,
+      {
+        self.image_key: tf.io.FixedLenFeature([], tf.string),
+        self.label_key: tf.io.FixedLenFeature([], tf.int64),
+      },
+    )
+    label = tf.cast(features[self.label_key], tf.int32)
+    return features[self.image_key], label
+
+  def describe(self, index: int) -> str:
+    return f'{self.name} {self.split}[{index}]'
+
+
+class Shard(NamedTuple):
+  """A stretch of one record file.
+
+  Attributes:
+    path: of the file.
+    skip: how many records to leave out at its beginning.
+    take: how many records to use.
+    total: how many records the file holds.
+  """
+
+  path: pathlib.Path
+  skip: int
+  take: int
+  total: int
+
+
+def open_tfds(
+  name: str, split: str, data_dir: str = '', manual_dir: str = ''
+) -> Tfds:
+  """Opens a data set, and prepares it first when that was not done.
+
+  Args:
+    name: such as 'imagenet2012' or 'cifar10:3.0.2'.
+    split: such as 'train' or 'train[:90%]'.
+    data_dir: where prepared sets are; empty for the library's default.
+    manual_dir: where archives are that must be fetched by hand; empty for
+      downloads/manual in the folder of prepared sets.
+
+  Raises:
+    errors.UserError: when the set, its split or its archives are not there,
+      or it does not pair one image with one class.
+  """
+  builder = prepare(name, data_dir, manual_dir)
+  image_key, label_key, class_names = _supervised(builder)
+  try:
+    instructions = builder.info.splits[split].file_instructions
+  except (KeyError, ValueError) as error:
+    raise errors.UserError(
+      f'{name} has no split {split!r}, only {sorted(builder.info.splits)}: '
+      'choose one of those or a part such as train[:90%]'
+    ) from error
+  shards = [
+    Shard(pathlib.Path(one.filename), one.skip, one.take, one.examples_in_shard)
+    for one in instructions
+  ]
+  return Tfds(
+    name=name,
+    split=split,
+    directory=pathlib.Path(builder.data_dir),
+    class_names=class_names,
+    fingerprint=_fingerprint(builder.info.full_name, split, shards),
+    records=_open_records(builder, split, shards),
+    image_key=image_key,
+    label_key=label_key,
+  )
+
+
+def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> Any:
+  """Returns the builder of a set that is prepared on disk.
+
+  Raises:
+    errors.UserError: when there is no such set, it is no classification set,
+      its archives are missing or damaged, or it could not be downloaded.
+  """
+  try:
+    builder = tfds.builder(name, data_dir=data_dir or None)
+  except tfds.core.DatasetNotFoundError as error:
+    raise errors.UserError(
+      f'tensorflow-datasets knows no set {name!r}: see '
+      'https://www.tensorflow.org/datasets/catalog for the names'
+    ) from error
+  if builder.info.file_format and builder.is_prepared():
+    return builder
+  _supervised(builder)  # Before hours of download.
+  folder = pathlib.Path(builder.data_path).parents[len(name.split('/'))]
+  manual = pathlib.Path(manual_dir or folder / 'downloads' / 'manual')
+  manual = manual.expanduser().absolute()
+  if builder.name == 'imagenet2012':
+    check_imagenet(manual)
+  logging.info('Preparing %s in %s', name, builder.data_dir)
+  try:
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(manual_dir=str(manual)),
+      file_format='array_record',
+    )
+  except (requests.RequestException, tfds.download.DownloadError) as error:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise errors.UserError(
+      f'{name} could not be downloaded ({reason}): connect to the '
+      f'network, or copy a prepared set to {builder.data_dir}'
+    ) from error
+  return builder
+
+
+def check_imagenet(folder: pathlib.Path) -> None:
+  """Checks both archives before anything spends hours on them.
+
+  An archive of another size than the official one is only warned about.
+
+  Raises:
+    errors.UserError: when one is missing, no tar archive, or cut off.
+  """
+  missing = [n for n in IMAGENET_ARCHIVES if not (folder / n).is_file()]
+  if missing:
+    raise errors.UserError(
+      f'{folder} lacks {" and ".join(missing)}: log in at '
+      'https://image-net.org/download-images, fetch the ILSVRC 2012 archives '
+      'and set --config.data.manual_dir to their folder'
+    )
+  for name, official in IMAGENET_ARCHIVES.items():
+    _check_archive(folder / name, official)
+
+
+def _check_archive(path: pathlib.Path, official: int) -> None:
+  size = path.stat().st_size
+  try:
+    with tarfile.open(path, 'r:') as archive:
+      first = archive.next()
+  except tarfile.TarError as error:
+    raise errors.UserError(
+      f'{path} ({size:,} bytes) is not a tar archive ({error}): fetch it again '
+      'and leave it as it comes'
+    ) from error
+  if first is None:
+    raise errors.UserError(f'{path} is an empty tar archive: fetch it again')
+  # A tar archive ends in two blocks of zeros, which a cut-off one has not.
+  with open(path, 'rb') as file:
+    file.seek(-min(size, 1024), 2)
+    ending = file.read()
+  if size % 512 or any(ending):
+    raise errors.UserError(
+      f'{path} is cut off at {size:,} bytes, the official archive has '
+      f'{official:,}: fetch it again'
+    )
+  if size != official:
+    logging.warning(
+      '%s has %s bytes, the official archive %s: is it the right one?',
+      path,
+      f'{size:,}',
+      f'{official:,}',
+    )
+
+
+def _supervised(builder: Any) -> tuple[str, str, tuple[str, ...]]:
+  """Returns the names of image and label, and the classes."""
+  keys = builder.info.supervised_keys
+  features = builder.info.features
+  if not keys or len(keys) != 2:
+    raise errors.UserError(
+      f'{builder.name} has supervised_keys {keys}, not (image, label): choose '
+      'a classification set'
+    )
+  image, label = (features[key] for key in keys)
+  if not isinstance(image, tfds.features.Image) or not isinstance(
+    label, tfds.features.ClassLabel
+  ):
+    raise errors.UserError(
+      f'{builder.name} pairs {type(image).__name__} with '
+      f'{type(label).__name__}, not Image with ClassLabel: choose a '
+      'classification set'
+    )
+  return keys[0], keys[1], tuple(label.names)
+
+
+def _fingerprint(full_name: str, split: str, shards: Sequence[Shard]) -> str:
+  digest = hashlib.sha256(f'{full_name} {split}\n'.encode())
+  for path, skip, take, total in shards:
+    line = f'{path.name} {path.stat().st_size} {skip} {take} {total}\n'
+    digest.update(line.encode())
+  return digest.hexdigest()
+
+
+def _open_records(builder: Any, split: str, shards: list[Shard]) -> _Records:
+  file_format = builder.info.file_format.value
+  if file_format == 'array_record':
+    _allow_open_files(len(shards))
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return builder.as_data_source(split, deserialize_method=raw)
+  if file_format == 'tfrecord':
+    return open_tfrecords(shards)
+  raise errors.UserError(
+    f'{builder.data_dir} is in {file_format} format, not array_record or '
+    'tfrecord: prepare it in another --config.data.data_dir'
+  )
+
+
+def _allow_open_files(count: int) -> None:
+  """Raises the process's limit of open files for `count` more, if need be.
+
+  The ArrayRecord reader keeps every file open; ImageNet has 1,024, as many as
+  a process may usually open.
+  """
+  import resource  # POSIX only, like the ArrayRecord reader.
+
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  needed = count + _OTHER_OPEN_FILES
+  if soft == resource.RLIM_INFINITY or soft >= needed:
+    return
+  if hard != resource.RLIM_INFINITY and hard < needed:
+    raise errors.UserError(
+      f'the data set has {count} files but a process may open {hard}, and '
+      f'{needed} are needed: raise the limit (ulimit -Hn {needed})'
+    )
+  resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+  logging.info('Raised the limit of open files from %d to %d', soft, needed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TFRecords:
+  """The records of some TFRecord files, by number.
+
+  Attributes:
+    paths: one per file.
+    files: int32 [N], the file that each record is in.
+    offsets: int64 [N], where its bytes begin.
+    lengths: int64 [N], how many they are.
+  """
+
+  paths: Sequence[pathlib.Path]
+  files: np.ndarray
+  offsets: np.ndarray
+  lengths: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def __getitems__(self, indices: Sequence[int]) -> list[bytes]:
+    return [self._read(index) for index in indices]
+
+  def _read(self, index: int) -> bytes:
+    # Opened each time: a thousand open shards exceed the usual limit.
+    path = self.paths[self.files[index]]
+    length, offset = int(self.lengths[index]), int(self.offsets[index])
+    with open(path, 'rb', buffering=0) as file:
+      content = os.pread(file.fileno(), length, offset)
+    if len(content) != length:
+      raise errors.UserError(
+        f'{path} ends inside a record, {len(content)} of {length} bytes: '
+        'prepare the data set again'
+      )
+    return content
+
+
+def open_tfrecords(shards: Sequence[Shard]) -> TFRecords:
+  """Opens stretches of TFRecord files through an index kept beside them.
+
+  Args:
+    shards: what to read, in order; all in one folder.
+
+  Raises:
+    errors.UserError: when a file is not a TFRecord file or is cut off.
+  """
+  tables = _indices([shard.path for shard in shards])
+  for shard, (offsets, _) in zip(shards, tables, strict=True):
+    if len(offsets) != shard.total:
+      raise errors.UserError(
+        f'{shard.path} holds {len(offsets)} records, the data set counts '
+        f'{shard.total}: prepare the data set again'
+      )
+  parts = [slice(shard.skip, shard.skip + shard.take) for shard in shards]
+  offsets, lengths = (
+    np.concatenate([t[i][part] for t, part in zip(tables, parts, strict=True)])
+    for i in (0, 1)
+  )
+  files = np.repeat(
+    np.arange(len(shards), dtype=np.int32), [shard.take for shard in shards]
+  )
+  return TFRecords([shard.path for shard in shards], files, offsets, lengths)
+
+
+def _indices(
+  paths: Sequence[pathlib.Path],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Returns each file's offsets and lengths, from an index if there is one.
+
+  The index of these very files is made when absent or older than they are.
+  """
+  status = [path.stat() for path in paths]
+  stamps = np.array([(s.st_size, s.st_mtime_ns) for s in status], np.int64)
+  names = np.array([path.name for path in paths])
+  # A part such as train[:90%] may leave out files, hence the number.
+  stem = paths[0].name.split('.tfrecord')[0]
+  index = atomic_write.place(paths[0].parent, f'{stem}.{len(paths)}.index.npz')
+  if index.exists():
+    with np.load(index) as stored:
+      if np.array_equal(stored['names'], names) and np.array_equal(
+        stored['stamps'], stamps
+      ):
+        ends = np.cumsum(stored['counts'])[:-1]
+        offsets, lengths = stored['offsets'], stored['lengths']
+        return list(
+          zip(np.split(offsets, ends), np.split(lengths, ends), strict=True)
+        )
+  logging.info('Indexing %d TFRecord files, once, into %s', len(paths), index)
+  tables = [index_file(path) for path in paths]
+  atomic_write.save_arrays(
+    index,
+    names=names,
+    stamps=stamps,
+    counts=np.array([len(offsets) for offsets, _ in tables]),
+    offsets=np.concatenate([offsets for offsets, _ in tables]),
+    lengths=np.concatenate([lengths for _, lengths in tables]),
+  )
+  return tables
+
+
+def index_file(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Returns offsets and lengths, int64 [N], of the records of one file.
+
+  Raises:
+    errors.UserError: when the lengths do not add up to the file's size.
+  """
+  offsets, lengths = [], []
+  size = path.stat().st_size
+  position = 0
+  with open(path, 'rb') as file:
+    while position < size:
+      file.seek(position)
+      header = file.read(8)
+      length = struct.unpack('<Q', header)[0] if len(header) == 8 else size
+      offsets.append(position + _HEADER)
+      lengths.append(length)
+      position += _HEADER + length + _FOOTER
+  if position != size:
+    raise errors.UserError(
+      f'{path} has {size} bytes, its records need {position}: it is cut off or '
+      'compressed; prepare the data set again'
+    )
+  return np.array(offsets, np.int64), np.array(lengths, np.int64)

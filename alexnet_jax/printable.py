@@ -1,0 +1,85 @@
+r"""Names as they are shown and written: any name, on any terminal.
+
+A file name is bytes. What is not UTF-8 among them reaches Python as lone
+surrogates, which no encoder accepts; other names hold newlines, or letters that
+a figure's font does not have. Escapes look as they do in Python: `\xff`, `\n`,
+`\u732b`. They are for reading: a name that itself holds a backslash stays as it
+is, so the original cannot always be recovered.
+"""
+
+from collections.abc import Sequence
+import functools
+
+
+def printable(name: str) -> str:
+  r"""Returns a name as one line of text that can be encoded in UTF-8.
+
+  Args:
+    name: of a file, a folder or a class, or any text that holds some.
+
+  Returns:
+    The same where every character is printable. Otherwise bytes that are not
+    UTF-8 as `\xff`, control characters and others that cannot be seen (see
+    `str.isprintable`) as `\n` or `\u200b`.
+  """
+  if name.isprintable():
+    return name
+  return ''.join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def drawable(text: str) -> str:
+  """Returns a text as matplotlib can draw it: printable and with glyphs.
+
+  The fonts are those of matplotlib's settings at the time of the call. Where
+  they have formulas parsed, '$' begins none.
+  """
+  # Imported here: training draws nothing.
+  import matplotlib
+
+  settings = matplotlib.rcParams
+  families: list[str] = []
+  for family in settings['font.family']:
+    families += settings.get(f'font.{family}', [family])
+  text = with_glyphs(text, families)
+  if settings['text.parse_math']:
+    text = text.replace('$', r'\$')
+  return text
+
+
+def with_glyphs(text: str, families: Sequence[str]) -> str:
+  """Returns a text printable, and what these fonts do not have escaped.
+
+  Args:
+    text: a name or some words.
+    families: names of fonts, in the order in which they are tried.
+  """
+  known = _characters(tuple(families))
+  return ''.join(c if ord(c) in known else _escaped(c) for c in printable(text))
+
+
+def _escaped(character: str) -> str:
+  code = ord(character)
+  if 0xDC80 <= code <= 0xDCFF:  # See `os.fsdecode`.
+    return f'\\x{code - 0xDC00:02x}'
+  return character.encode('unicode_escape').decode()
+
+
+@functools.cache
+def _characters(families: tuple[str, ...]) -> frozenset[int]:
+  """Returns what the fonts can draw both in regular and in bold letters."""
+  from matplotlib import font_manager
+
+  found: list[set[int]] = []
+  for weight in ('normal', 'bold'):
+    own: set[int] = set()
+    for family in (*families, None):
+      if family is None and own:
+        break  # Without any of them, matplotlib takes its default.
+      font = font_manager.FontProperties(family=family, weight=weight)
+      try:
+        path = font_manager.findfont(font, fallback_to_default=not family)
+      except ValueError:  # It is not installed.
+        continue
+      own.update(font_manager.get_font(path).get_charmap())
+    found.append(own)
+  return frozenset(set.intersection(*found))
