@@ -24,25 +24,27 @@ from benchmarks import image_files
 from benchmarks import options
 from benchmarks import report
 from benchmarks import serving
-from configs import imagenet
 
 HEADER = (
   'contender', 'images/s a core', 'lowest to highest', 'images/s',
   'against its floor', 'against torch',
 )  # fmt: skip
-_DECODE, _GATHER = 'floor: decode alone', 'floor: gather alone'
+_DECODE, _READ = 'floor: decode alone', 'floor: read alone'
 _LOADER = 'torch DataLoader, Pillow'
 # Name: factory, settings, the floor it is held against, the package it needs.
 CONTENDERS: dict[str, tuple[str, dict[str, Any], str, str]] = {
   'ours, JPEG': ('pipelines:Ours', {}, _DECODE, 'tensorflow'),
   _DECODE: ('pipelines:Decode', {}, _DECODE, 'tensorflow'),
-  'tf.data, naive': ('pipelines:NaiveTfData', {}, _DECODE, 'tensorflow'),
+  'ours, JPEG, upright': (
+    'pipelines:Ours', {'upright': True}, _DECODE, 'tensorflow',
+  ),
+  'tf.data, plain': ('pipelines:PlainTfData', {}, _DECODE, 'tensorflow'),
   _LOADER: ('peers:TorchLoader', {}, _DECODE, 'torch'),
   'grain, threads': ('peers:Grain', {'processes': False}, _DECODE, 'grain'),
   'grain, processes': ('peers:Grain', {'processes': True}, _DECODE, 'grain'),
-  'ours, store': ('pipelines:Ours', {}, _GATHER, 'tensorflow'),
-  _GATHER: ('pipelines:Gather', {}, _GATHER, 'numpy'),
-}
+  'ours, store': ('pipelines:Ours', {}, _READ, 'tensorflow'),
+  _READ: ('pipelines:Read', {}, _READ, 'tensorflow'),
+}  # fmt: skip
 
 _DATA_DIR = flags.DEFINE_string(
   'data_dir',
@@ -64,7 +66,7 @@ def measure(
 
   Args:
     data_dir: of class folders.
-    scratch: an empty folder for a store and for the map that is gathered from.
+    scratch: an empty folder for a store and for files that are only read.
   """
   failures: dict[str, str] = {}
   with contextlib.ExitStack() as stack:
@@ -75,15 +77,12 @@ def measure(
         failures[name] = f'{package} is not installed'
         continue
       settings = {'batch_size': options.BATCH_SIZE.value, **own}
-      if name == _GATHER:
+      if name == _READ:
         count = len(image_files.listed(str(data_dir))[0])
-        settings |= {'file': str(scratch / 'map.npy'), 'num_images': count}
+        settings |= {'folder': str(scratch / 'files'), 'num_images': count}
       else:
         settings['data_dir'] = str(data_dir)
       if name == 'ours, store':
-        if 'store_dir' not in imagenet.get_config().data:
-          failures[name] = 'there is no prepared store yet'
-          continue
         settings['store_dir'] = str(scratch / 'store')
       worker = harness.Worker(name, f'benchmarks.{factory}', settings)
       stack.enter_context(worker)

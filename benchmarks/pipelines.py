@@ -1,5 +1,6 @@
 """Input pipelines on TensorFlow: ours, a naive one, and the floors."""
 
+from collections.abc import Sequence
 from concurrent import futures
 import pathlib
 import time
@@ -30,9 +31,16 @@ def _config(batch_size: int):
 class Ours:
   """This project's batches, from the files or from a prepared store."""
 
-  def __init__(self, data_dir: str, batch_size: int, store_dir: str = ''):
+  def __init__(
+    self,
+    data_dir: str,
+    batch_size: int,
+    store_dir: str = '',
+    upright: bool = False,
+  ):
     root = pathlib.Path(data_dir).absolute()
     config = _config(batch_size)
+    config.data.upright = upright
     config.data.source = 'folder'
     config.data.data_dir = str(root.parent)
     config.data.train_split = config.data.eval_split = root.name
@@ -77,8 +85,12 @@ class MadeUp:
       next(self._batches)
 
 
-class NaiveTfData:
-  """tf.data as one writes it first: decode, resize, crop, flip, batch."""
+class PlainTfData:
+  """tf.data as one writes it first: decode, resize, crop, flip, batch.
+
+  It resizes bilinearly without a filter against aliasing, which is the work
+  that ours does for all but large images.
+  """
 
   def __init__(self, data_dir: str, batch_size: int):
     paths, labels = image_files.listed(data_dir)
@@ -88,7 +100,7 @@ class NaiveTfData:
       size = tf.cast(tf.shape(image)[:2], tf.float32)
       scale = _SHORTER / tf.reduce_min(size)
       size = tf.cast(tf.round(size * scale), tf.int32)
-      image = tf.image.resize(image, size, antialias=True)
+      image = tf.image.resize(image, size)
       image = tf.image.resize_with_crop_or_pad(image, _SHORTER, _SHORTER)
       image = tf.image.random_crop(image, (_CROP, _CROP, 3))
       image = tf.image.random_flip_left_right(image)
@@ -106,74 +118,65 @@ class NaiveTfData:
       next(self._batches)
 
 
-class Decode:
-  """The floor under JPEGs: reads and decodes them whole, and no more.
+class _Files:
+  """Does something to files, and no more: a floor.
 
-  A compiled graph a thread, the fastest of several ways tried: eager calls and
-  a parallel map take a tenth longer.
+  A compiled graph per thread, the fastest of several ways tried: eager calls
+  and a parallel map take a tenth longer.
   """
 
-  def __init__(self, data_dir: str, batch_size: int):
-    self._paths, _ = image_files.listed(data_dir)
+  def __init__(self, paths: Sequence[str], batch_size: int, function):
+    """Takes a function of a file's content to a number, in a graph."""
+    self._paths = paths
     self._batch_size, self._next = batch_size, 0
     self._pool = futures.ThreadPoolExecutor(report.cores())
-
-    def first_value(path):
-      image = tf.io.decode_jpeg(
-        tf.io.read_file(path), channels=3, dct_method='INTEGER_ACCURATE'
-      )
-      return image[0, 0, 0]
 
     @tf.function(
       input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
     )
-    def decode(paths):
-      values = tf.data.Dataset.from_tensor_slices(paths).map(first_value)
+    def batch(paths):
+      values = tf.data.Dataset.from_tensor_slices(paths).map(
+        lambda path: function(tf.io.read_file(path))
+      )
       return values.batch(batch_size).get_single_element()
 
-    self._decode = decode
+    self._batch = batch
     self.run(1)
 
   def run(self, count: int) -> None:
     def batch(number):
       start = number * self._batch_size
       places = range(start, start + self._batch_size)
-      return self._decode([self._paths[i % len(self._paths)] for i in places])
+      return self._batch([self._paths[i % len(self._paths)] for i in places])
 
     list(self._pool.map(batch, range(self._next, self._next + count)))
     self._next += count
 
 
-class Gather:
-  """The floor under a store: random crops out of a memory map, and no more."""
+class Decode(_Files):
+  """The floor under JPEGs: reads and decodes them whole."""
 
-  def __init__(self, file: str, num_images: int, batch_size: int):
-    """Makes the map of squares of noise; `file` must not exist."""
-    shape = (num_images, _SHORTER, _SHORTER, 3)
-    squares = np.lib.format.open_memmap(file, 'w+', np.uint8, shape)
-    rng = np.random.default_rng(0)
-    for square in squares:
-      square[:] = rng.integers(0, 256, square.shape, np.uint8)
-    squares.flush()
-    self._squares = np.load(file, mmap_mode='r')
-    self._batch_size, self._rng = batch_size, rng
-    self._pool = futures.ThreadPoolExecutor(report.cores())
-    self.run(1)
+  def __init__(self, data_dir: str, batch_size: int):
+    paths, _ = image_files.listed(data_dir)
 
-  def run(self, count: int) -> None:
-    choices = [
-      (
-        self._rng.integers(len(self._squares), size=self._batch_size),
-        self._rng.integers(_SHORTER - _CROP + 1, size=(self._batch_size, 2)),
+    def first_value(content):
+      image = tf.io.decode_jpeg(
+        content, channels=3, dct_method='INTEGER_ACCURATE'
       )
-      for _ in range(count)
-    ]
-    list(self._pool.map(lambda choice: self._batch(*choice), choices))
+      return image[0, 0, 0]
 
-  def _batch(self, indices, corners):
-    batch = np.empty((len(indices), _CROP, _CROP, 3), np.uint8)
-    for place, (i, (top, left)) in enumerate(
-      zip(indices, corners, strict=True)
-    ):
-      batch[place] = self._squares[i, top : top + _CROP, left : left + _CROP]
-    return batch
+    super().__init__(paths, batch_size, first_value)
+
+
+class Read(_Files):
+  """The floor under a store: reads files as large as squares."""
+
+  def __init__(self, folder: str, num_images: int, batch_size: int):
+    """Writes the files, of noise, into a folder that must not exist."""
+    directory = pathlib.Path(folder)
+    directory.mkdir()
+    rng = np.random.default_rng(0)
+    paths = [str(directory / str(i)) for i in range(num_images)]
+    for path in paths:
+      pathlib.Path(path).write_bytes(rng.bytes(_SHORTER**2 * 3))
+    super().__init__(paths, batch_size, tf.strings.length)

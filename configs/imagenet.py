@@ -86,7 +86,7 @@ def base(preset: str) -> config_dict.ConfigDict:
   # Turns images as their EXIF orientation says. ImageNet's users, the 2012 code
   # among them, ignore it; modes that are given photographs always turn them.
   config.data.upright = False
-  # Threads that decode; 0: as many as the machine has.
+  # Threads that read and decode; 0: one per core.
   config.data.threads = 0
 
   config.input = config_dict.ConfigDict()
@@ -98,7 +98,8 @@ def base(preset: str) -> config_dict.ConfigDict:
   config.input.flip = True
   # Consecutive images that share a crop and flip: 1, or 32 as in the source.
   config.input.crop_chunk = 1
-  # A new order every epoch; the source kept one order for all.
+  # A new order every epoch. False: one order for all, drawn from the seed; the
+  # list of the 2012 code was shuffled once.
   config.input.shuffle = True
   # Colour shift (Section 4.1): paper (eigenvalues of 0..1 pixels), source
   # (standard deviations of 0..255 pixels, sum divided by 1.1) or none.

@@ -394,7 +394,7 @@ def test_input_pipeline(in_process, tmp_path, capsys):
     for i in range(3):
       pixels = rng.integers(0, 256, (270, 280 + i, 3), np.uint8)
       Image.fromarray(pixels).save(tmp_path / 'train' / name / f'{i}.jpg')
-  chosen = ['ours, JPEG', 'floor: decode alone', 'floor: gather alone']
+  chosen = ['ours, JPEG', 'floor: decode alone', 'floor: read alone']
   with _flags(data_dir=str(tmp_path / 'train'), pipeline=chosen):
     input_pipeline.main([])
   (rows,) = _tables(capsys.readouterr().out)

@@ -117,7 +117,7 @@ def test_a_part_of_a_split_has_a_file_name():
     split='train[:90%]', num_examples=1, num_classes=1, image_size=8
   )
   path = statistics.stored_path(source, decoding.Options(8))
-  assert path.name == 'statistics-train_90_-8.npz'
+  assert path.name == 'statistics-train__90__-8.npz'
 
 
 def test_imagenet_constants():

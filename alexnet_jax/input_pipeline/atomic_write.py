@@ -79,4 +79,4 @@ def place(directory: pathlib.Path | None, filename: str) -> pathlib.Path:
 
 def split_name(split: str) -> str:
   """Returns a split such as 'train[:90%]' as a part of a file's name."""
-  return re.sub(r'[^\w.-]+', '_', split or 'all')
+  return re.sub(r'[^\w.-]', '_', split or 'all')

@@ -94,7 +94,7 @@ def _jpeg_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
     pixels = decode_jpeg(encoded, shape, options.image_size)
   filled = tf.reduce_all(tf.equal(pixels[-2:, -2:], _JPEG_FILL))
   with tf.control_dependencies([_check(~filled, 'it may end early')]):
-    return preprocessing.reduce(pixels, options.image_size)
+    return tf.identity(pixels)
 
 
 def decode_jpeg(
@@ -113,7 +113,7 @@ def decode_jpeg(
     image_size: side, pixels, that the square will be resampled to.
 
   Returns:
-    uint8 [side, side, 3].
+    uint8 [side, side, 3], less than twice `image_size` a side.
   """
   side = tf.reduce_min(shape[:2])
 
@@ -123,16 +123,22 @@ def decode_jpeg(
       encoded, box, channels=3, dct_method='INTEGER_ACCURATE'
     )
 
-  def reduced(ratio: int) -> tf.Tensor:
+  def at(ratio: int) -> tf.Tensor:
     image = tf.io.decode_jpeg(
       encoded, channels=3, ratio=ratio, dct_method='INTEGER_ACCURATE'
     )
-    return preprocessing.central_square(image)
+    image = preprocessing.central_square(image)
+    return preprocessing.reduce(image, image_size)
 
-  thresholds = [2 * image_size, 4 * image_size, 8 * image_size]
-  power = tf.reduce_sum(tf.cast(side >= thresholds, tf.int32))
-  branches = [functools.partial(reduced, ratio) for ratio in (2, 4, 8)]
-  return tf.switch_case(power, [center, *branches])
+  def reduced() -> tf.Tensor:
+    power = tf.reduce_sum(
+      tf.cast(side >= [4 * image_size, 8 * image_size], tf.int32)
+    )
+    return tf.switch_case(
+      power, [functools.partial(at, ratio) for ratio in (2, 4, 8)]
+    )
+
+  return tf.cond(side < 2 * image_size, center, reduced)
 
 
 def _png_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:

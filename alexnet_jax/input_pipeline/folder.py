@@ -92,9 +92,11 @@ def open_folder(data_dir: str, split: str, name: str = '') -> Folder:
       f'{root}/<class>/<file>.jpg'
     )
   listing = _Listing(root)
+  # A link to one of these would bring in the other classes, or other splits.
+  outside = {_identity(str(place)) for place in (root, *root.resolve().parents)}
   labels = []
   for label, class_name in enumerate(class_names):
-    found = listing.add_folder(str(root / class_name))
+    found = listing.add_folder(str(root / class_name), set(outside))
     if not found:
       raise errors.UserError(
         f'class folder {root / class_name} holds no images: add some or remove '
@@ -148,7 +150,7 @@ def open_files(patterns: Sequence[str]) -> Folder:
 def _expand(pattern: str, listing: '_Listing') -> int:
   """Adds what matches a pattern; returns how many files do."""
   if os.path.isdir(pattern):
-    return listing.add_folder(pattern)
+    return listing.add_folder(pattern, set())
   if os.path.lexists(pattern):  # It may have brackets in its name.
     return listing.add(pattern)
   matches = sorted(glob.glob(pattern, recursive=True))
@@ -177,7 +179,6 @@ class _Listing:
     self._digest = hashlib.sha256()
     self._named: set[bytes] = set()
     self._endings: Counter[str] = Counter()
-    self._visited: set[tuple[int, int]] = set()
 
   def files(self) -> dict[str, Any]:
     """Returns what `Folder` keeps of the files."""
@@ -187,26 +188,30 @@ class _Listing:
       'fingerprint': self._digest.hexdigest(),
     }
 
-  def add_folder(self, folder: str) -> int:
+  def add_folder(self, folder: str, visited: set[tuple[int, int]]) -> int:
     """Adds the image files in a folder and those inside it, in order.
 
+    Args:
+      folder: its path.
+      visited: folders that must not be entered again, whatever links to them;
+        this one and those inside it are added.
+
     Returns:
-      How many there are. Each folder is entered once, whatever links to it.
+      How many there are.
 
     Raises:
       errors.UserError: when a folder may not be read.
     """
-    status = os.stat(folder)
-    identity = status.st_dev, status.st_ino
-    if identity in self._visited:
+    identity = _identity(folder)
+    if identity in visited:
       logging.warning('Left out: %s (a folder that was seen before)', folder)
       return 0
-    self._visited.add(identity)
+    visited.add(identity)
     count = 0
     for entry in _scan(folder):
       ending = os.path.splitext(entry.name)[1].lower()
       if _is_folder(entry):
-        count += self.add_folder(entry.path)
+        count += self.add_folder(entry.path, visited)
       elif ending in extensions():
         count += self.add(entry.path)
       else:
@@ -225,9 +230,10 @@ class _Listing:
       return 0
     encoded = os.fsencode(path)
     if self._root is None:  # Patterns may overlap.
-      if encoded in self._named:
+      place = os.fsencode(os.path.abspath(path))
+      if place in self._named:
         return 1
-      self._named.add(encoded)
+      self._named.add(place)
     self._paths += encoded
     self._ends.append(len(self._paths))
     name = encoded
@@ -263,6 +269,11 @@ def _scan(folder: str) -> list[os.DirEntry]:
       ' name another folder'
     ) from error
   return sorted(visible, key=lambda entry: entry.name)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+  status = os.stat(folder)
+  return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

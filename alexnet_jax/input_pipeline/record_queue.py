@@ -5,6 +5,7 @@ graph calls Python, which would end in a deadlock when an iterator is dropped:
 its destructor waits for calls that wait for the interpreter's lock.
 """
 
+import atexit
 from collections.abc import Iterator
 import contextlib
 import threading
@@ -37,9 +38,11 @@ def feeding(
     yield steps
     return
   feeder = _Feeder(source, steps)
+  # Looked up now: at the interpreter's exit there are no modules any more.
+  op_error = tf.errors.OpError
   try:
     yield feeder.steps()
-  except tf.errors.OpError:
+  except op_error:
     feeder.raise_error()
     raise
   finally:
@@ -52,7 +55,7 @@ class _Feeder:
   def __init__(self, source: sources.Source, steps: tf.data.Dataset):
     self._source, self._steps = source, steps
     self._error: BaseException | None = None
-    self._closed = threading.Event()
+    self._closed, self._lock = False, threading.Lock()
     rows = steps.element_spec['index'].shape
     specs = steps.element_spec | {'record': tf.TensorSpec(rows, tf.string)}
     self._names = sorted(specs)
@@ -63,6 +66,8 @@ class _Feeder:
       self._names,
     )
     threading.Thread(target=self._run, daemon=True).start()
+    # At the exit, batches still in use would be closed after TensorFlow.
+    atexit.register(self.close)
 
   def steps(self) -> tf.data.Dataset:
     count = int(self._steps.cardinality())
@@ -78,15 +83,17 @@ class _Feeder:
         records[real] = self._source.fetch(step['index'][real])
         self._queue.enqueue(step | {'record': records})
     except BaseException as error:  # Raised where the batches are used.
-      if not self._closed.is_set():
+      if not self._closed:
         self._error = error
     self.close()
 
   def close(self) -> None:
     """Ends the data set, and the thread where it waits for room."""
-    if not self._closed.is_set():
-      self._closed.set()
-      self._queue.close(cancel_pending_enqueues=True)
+    with self._lock:  # The thread may come to its end at the same moment.
+      if not self._closed:
+        self._closed = True
+        self._queue.close(cancel_pending_enqueues=True)
+        atexit.unregister(self.close)
 
   def raise_error(self) -> None:
     """Raises what ended the thread, if anything did."""

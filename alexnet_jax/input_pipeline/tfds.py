@@ -126,6 +126,11 @@ def open_tfds(
     Shard(pathlib.Path(one.filename), one.skip, one.take, one.examples_in_shard)
     for one in instructions
   ]
+  if not shards:
+    raise errors.UserError(
+      f'{name} has no examples in {split!r}: choose a larger part, such as '
+      'train[:90%]'
+    )
   return Tfds(
     name=name,
     split=split,
