@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_jax.input_pipeline import decoding
+from alexnet_jax.input_pipeline import preprocessing
 from tests import input_pipeline_testing as testing
 
 PIXELS = testing.smooth(0, 48, 72)
@@ -19,11 +20,13 @@ CENTER = np.s_[:, 12:60]
 
 def native(encoded, image_size=48, **options):
   options = decoding.Options(image_size, **options)
-  return decoding.native_square(tf.constant(encoded), options).numpy()
+  square = decoding.native_square(tf.constant(encoded), options)
+  return preprocessing.rounded(square).numpy()
 
 
 def fallback(encoded, image_size=48, **options):
-  return decoding.square(encoded, decoding.Options(image_size, **options))
+  square = decoding.square(encoded, decoding.Options(image_size, **options))
+  return preprocessing.rounded(square).numpy()
 
 
 def pixels_of(encoded):

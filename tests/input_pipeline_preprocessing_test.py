@@ -14,7 +14,8 @@ from tests import input_pipeline_testing as testing
 def square(pixels, image_size):
   central = preprocessing.central_square(tf.constant(pixels))
   reduced = preprocessing.reduce(central, image_size)
-  return preprocessing.resample(reduced, image_size).numpy()
+  resampled = preprocessing.resample(reduced, image_size)
+  return preprocessing.rounded(resampled).numpy()
 
 
 def bilinear_weights(side, image_size):

@@ -119,4 +119,4 @@ def test_data_that_has_moved(place, tmp_path):
   shutil.copytree(place / 'run', tmp_path / 'run')
   config = trained_testing.config(tmp_path / 'elsewhere')
   moved = trained.open_run(tmp_path / 'run', config)
-  assert str(moved.data.eval_source.root).startswith(str(tmp_path))
+  assert str(moved.data.eval_source.directory).startswith(str(tmp_path))

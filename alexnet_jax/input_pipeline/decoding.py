@@ -33,10 +33,9 @@ _PNG_START = b'\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR'
 _PNG_PLAIN = [b'\x08\x00', b'\x08\x02']
 # libjpeg fills with this what a JPEG's data do not reach.
 _JPEG_FILL = 128
-# A run of zero bytes twice as long as this is found in a JPEG's data. Headers,
-# where such runs are common, are taken to end before the third of the file, or
-# this many bytes into it.
-_GAP, _HEADERS = 32, 2**14
+# A run of zero bytes twice as long as this is found in a JPEG's data.
+_GAP = 32
+_SCAN = b'\xff\xda'  # The marker before a JPEG's data.
 # EXIF's orientation tag with a value of 2 to 8, in either byte order.
 _TURNED = (
   r'(?:\x12\x01\x03\x00\x01\x00\x00\x00[\x02-\x08]\x00'
@@ -70,14 +69,14 @@ def native_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
     options: how.
 
   Returns:
-    uint8 [image_size, image_size, 3]. Fails with
+    float32 [image_size, image_size, 3], see `preprocessing.rounded`. Fails with
     `tf.errors.InvalidArgumentError` on what only `square` can judge.
   """
   start = tf.strings.substr(encoded, 0, len(_JPEG_START))
   pixels = tf.cond(
     tf.equal(start, _JPEG_START),
     lambda: _jpeg_square(encoded, options),
-    lambda: _png_square(encoded, options),
+    preprocessing.rarely(lambda: _png_square(encoded, options)),
   )
   return preprocessing.resample(pixels, options.image_size)
 
@@ -138,7 +137,7 @@ def decode_jpeg(
       power, [functools.partial(at, ratio) for ratio in (2, 4, 8)]
     )
 
-  return tf.cond(side < 2 * image_size, center, reduced)
+  return tf.cond(side < 2 * image_size, center, preprocessing.rarely(reduced))
 
 
 def _png_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
@@ -173,15 +172,16 @@ def _is_allowed(shape: tf.Tensor, options: Options) -> tf.Tensor:
 
 
 def _has_gap(encoded: tf.Tensor) -> tf.Tensor:
-  """Returns whether a JPEG's data hold a long run of zero bytes.
+  """Returns whether the last scan of a JPEG holds a long run of zero bytes.
 
   A block of the file that was never written is one. A flat image may have such
   data too, so that it is no proof.
   """
-  length = tf.strings.length(encoded)
-  start = tf.minimum(length // 3, _HEADERS)
-  content = tf.strings.substr(encoded, start, (length - start) // _GAP * _GAP)
-  words = tf.reshape(tf.io.decode_raw(content, tf.int64), [-1, _GAP // 8])
+  # The data themselves never hold a marker; a thumbnail's are in the headers.
+  scan = tf.strings.split(encoded, _SCAN)[-1]
+  whole = tf.strings.length(scan) // _GAP * _GAP
+  words = tf.io.decode_raw(tf.strings.substr(scan, 0, whole), tf.int64)
+  words = tf.reshape(words, [-1, _GAP // 8])
   return tf.reduce_any(tf.reduce_all(tf.equal(words, 0), axis=1))
 
 
@@ -190,7 +190,7 @@ def _is_turned(encoded: tf.Tensor) -> tf.Tensor:
   return tf.strings.regex_full_match(encoded, rf'\C*{_TURNED}\C*')
 
 
-def square(encoded: bytes, options: Options) -> np.ndarray:
+def square(encoded: bytes, options: Options) -> tf.Tensor:
   """Decodes anything that Pillow can read.
 
   Gray, palette, CMYK and YCCK become RGB; 16-bit gray is scaled to 8, never
@@ -201,7 +201,8 @@ def square(encoded: bytes, options: Options) -> np.ndarray:
     options: how.
 
   Returns:
-    The resampled central square, uint8 [image_size, image_size, 3].
+    The resampled central square, [image_size, image_size, 3]; see
+    `preprocessing.square`.
 
   Raises:
     UnreadableError: when the bytes are no image, not all of one, or too many
@@ -219,7 +220,7 @@ def square(encoded: bytes, options: Options) -> np.ndarray:
   # OSError, SyntaxError, ValueError, struct.error, EOFError and others.
   except Exception as error:
     raise UnreadableError(str(error) or type(error).__name__) from error
-  return preprocessing.square(pixels, options.image_size).numpy()
+  return preprocessing.square(pixels, options.image_size)
 
 
 def _check_pixels(image: Image.Image, options: Options) -> None:
@@ -307,7 +308,7 @@ def _parse_jpeg(encoded: bytes) -> tuple[int, bool]:
   while position + 4 <= len(encoded):
     marker, length = struct.unpack_from('>HH', encoded, position)
     first, position = position + 4, position + 2 + length
-    if marker == 0xFFDA:  # Start of scan.
+    if marker == 0xFFDA:  # `_SCAN`.
       break
     if marker in range(0xFFC2, 0xFFD0) and marker != 0xFFC4:
       sequential = False

@@ -28,7 +28,7 @@ Batch = dict[str, np.ndarray]
 # and 'shift' float32 [3], and what Python fetches, 'record', string; scalars
 # and vectors of one example, or those of a batch.
 Example = dict[str, tf.Tensor]
-# Cuts what the device gets out of a square uint8 [..., S, S, 3].
+# Cuts what the device gets, uint8, out of a square [..., S, S, 3].
 Augment = Callable[[tf.Tensor, Example], tf.Tensor]
 # From an example to an image and a label.
 Load = Callable[[Example], tuple[tf.Tensor, tf.Tensor]]
@@ -94,6 +94,7 @@ def train_batches(
       image = preprocessing.random_crop(image, example['seed'], crop_size)
     else:
       image = preprocessing.center_crop(image, crop_size)
+    image = preprocessing.rounded(image)
     return preprocessing.random_flip(image, example['seed']) if flip else image
 
   steps = _train_steps(
@@ -153,7 +154,7 @@ def eval_batches(
 
   def augment(image: tf.Tensor, example: Example) -> tf.Tensor:
     del example
-    return image
+    return preprocessing.rounded(image)
 
   return _batches(source, steps, augment, decoder, threads)
 
@@ -418,5 +419,5 @@ class _Fallback:
         )
       return None
     drawn = {k: tf.constant(v) for k, v in example.items() if k == 'seed'}
-    image = self._augment(tf.convert_to_tensor(square), drawn)
+    image = self._augment(square, drawn)
     return image.numpy(), label.numpy()

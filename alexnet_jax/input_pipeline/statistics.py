@@ -94,10 +94,7 @@ def compute(
       unreadable += int(batch['unreadable'].sum())
       shown.report(count + unreadable)
   if not count:
-    raise errors.UserError(
-      f'none of the {unreadable} images of {source.name} {source.split!r} can '
-      'be read: see the warnings above and replace the files'
-    )
+    raise errors.NothingReadableError(source)
   num_pixels = count * decoder.image_size**2
   channel_mean = total.sum((0, 1)) / num_pixels
   covariance = products / num_pixels - np.outer(channel_mean, channel_mean)
