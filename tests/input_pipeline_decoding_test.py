@@ -25,8 +25,7 @@ def native(encoded, image_size=48, **options):
 
 
 def fallback(encoded, image_size=48, **options):
-  square = decoding.square(encoded, decoding.Options(image_size, **options))
-  return preprocessing.rounded(square).numpy()
+  return decoding.square(encoded, decoding.Options(image_size, **options))
 
 
 def pixels_of(encoded):

@@ -40,6 +40,12 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
   except BaseException:
     os.unlink(temporary)
     raise
+  # The new name, too, must survive a power cut.
+  directory = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(directory)
+  finally:
+    os.close(directory)
 
 
 @contextlib.contextmanager

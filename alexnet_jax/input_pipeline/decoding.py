@@ -190,7 +190,7 @@ def _is_turned(encoded: tf.Tensor) -> tf.Tensor:
   return tf.strings.regex_full_match(encoded, rf'\C*{_TURNED}\C*')
 
 
-def square(encoded: bytes, options: Options) -> tf.Tensor:
+def square(encoded: bytes, options: Options) -> np.ndarray:
   """Decodes anything that Pillow can read.
 
   Gray, palette, CMYK and YCCK become RGB; 16-bit gray is scaled to 8, never
@@ -201,8 +201,7 @@ def square(encoded: bytes, options: Options) -> tf.Tensor:
     options: how.
 
   Returns:
-    The resampled central square, [image_size, image_size, 3]; see
-    `preprocessing.square`.
+    The resampled central square, uint8 [image_size, image_size, 3].
 
   Raises:
     UnreadableError: when the bytes are no image, not all of one, or too many
@@ -220,7 +219,8 @@ def square(encoded: bytes, options: Options) -> tf.Tensor:
   # OSError, SyntaxError, ValueError, struct.error, EOFError and others.
   except Exception as error:
     raise UnreadableError(str(error) or type(error).__name__) from error
-  return preprocessing.square(pixels, options.image_size)
+  square = preprocessing.square(pixels, options.image_size)
+  return preprocessing.rounded(square).numpy()
 
 
 def _check_pixels(image: Image.Image, options: Options) -> None:

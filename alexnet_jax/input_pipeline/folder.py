@@ -93,7 +93,8 @@ def open_folder(data_dir: str, split: str, name: str = '') -> Folder:
     )
   listing = _Listing(root)
   # A link to one of these would bring in the other classes, or other splits.
-  outside = {_identity(str(place)) for place in (root, *root.resolve().parents)}
+  above = (root, *root.parents, *root.resolve().parents)
+  outside = {_identity(str(place)) for place in above}
   labels = []
   for label, class_name in enumerate(class_names):
     found = listing.add_folder(str(root / class_name), set(outside))
@@ -284,4 +285,8 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _subfolders(folder: pathlib.Path) -> list[str]:
-  return [entry.name for entry in _scan(str(folder)) if _is_folder(entry)]
+  entries = _scan(str(folder))
+  for entry in entries:
+    if entry.is_symlink() and not os.path.exists(entry.path):
+      logging.warning('Left out: %s (a broken link)', entry.path)
+  return [entry.name for entry in entries if _is_folder(entry)]

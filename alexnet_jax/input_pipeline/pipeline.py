@@ -419,5 +419,5 @@ class _Fallback:
         )
       return None
     drawn = {k: tf.constant(v) for k, v in example.items() if k == 'seed'}
-    image = self._augment(square, drawn)
+    image = self._augment(tf.convert_to_tensor(square), drawn)
     return image.numpy(), label.numpy()

@@ -65,9 +65,9 @@ class _Feeder:
       [specs[name].shape for name in self._names],
       self._names,
     )
-    threading.Thread(target=self._run, daemon=True).start()
     # At the exit, batches still in use would be closed after TensorFlow.
     atexit.register(self.close)
+    threading.Thread(target=self._run, daemon=True).start()
 
   def steps(self) -> tf.data.Dataset:
     count = int(self._steps.cardinality())

@@ -12,6 +12,8 @@ import pathlib
 import struct
 import tarfile
 from typing import Any, NamedTuple, Protocol
+import zipfile
+import zlib
 
 from absl import logging
 import numpy as np
@@ -365,31 +367,40 @@ def _indices(
   """
   status = [path.stat() for path in paths]
   stamps = np.array([(s.st_size, s.st_mtime_ns) for s in status], np.int64)
-  names = np.array([path.name for path in paths])
-  # A part such as train[:90%] may leave out files, hence the number.
+  names = [path.name for path in paths]
+  # A part such as train[:90%] may leave out files.
+  digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()[:8]
   stem = paths[0].name.split('.tfrecord')[0]
-  index = atomic_write.place(paths[0].parent, f'{stem}.{len(paths)}.index.npz')
-  if index.exists():
-    with np.load(index) as stored:
-      if np.array_equal(stored['names'], names) and np.array_equal(
-        stored['stamps'], stamps
-      ):
-        ends = np.cumsum(stored['counts'])[:-1]
-        offsets, lengths = stored['offsets'], stored['lengths']
-        return list(
-          zip(np.split(offsets, ends), np.split(lengths, ends), strict=True)
-        )
+  index = atomic_write.place(paths[0].parent, f'{stem}.{digest}.index.npz')
+  stored = _load_arrays(index)
+  if stored and np.array_equal(stored['stamps'], stamps):
+    ends = np.cumsum(stored['counts'])[:-1]
+    offsets, lengths = stored['offsets'], stored['lengths']
+    return list(
+      zip(np.split(offsets, ends), np.split(lengths, ends), strict=True)
+    )
   logging.info('Indexing %d TFRecord files, once, into %s', len(paths), index)
   tables = [index_file(path) for path in paths]
   atomic_write.save_arrays(
     index,
-    names=names,
     stamps=stamps,
     counts=np.array([len(offsets) for offsets, _ in tables]),
     offsets=np.concatenate([offsets for offsets, _ in tables]),
     lengths=np.concatenate([lengths for _, lengths in tables]),
   )
   return tables
+
+
+def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+  """Returns the arrays of an .npz file, or None where it is of no use."""
+  if not path.exists():
+    return None
+  try:
+    with np.load(path) as stored:
+      return dict(stored)
+  except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
+    logging.warning('%s is damaged: making it again', path)
+    return None
 
 
 def index_file(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
