@@ -6,6 +6,7 @@ import logging
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -347,6 +348,18 @@ def test_a_run_can_be_dropped_in_the_middle(threads):
     next(iterator)
     del iterator
     gc.collect()
+
+
+def test_a_run_that_has_lasted_ends_at_once():
+  # With tf.data's tuner every fourth end waited for its thread to awake.
+  for _ in range(8):
+    iterator = train(batch_size=23)
+    started = time.monotonic()
+    while time.monotonic() - started < 0.5:
+      next(iterator)
+    closing = time.monotonic()
+    iterator.close()
+    assert time.monotonic() - closing < 0.1
 
 
 def test_a_program_can_end_in_the_middle_of_a_run():

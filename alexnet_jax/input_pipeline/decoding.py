@@ -219,8 +219,8 @@ def square(encoded: bytes, options: Options) -> np.ndarray:
   # OSError, SyntaxError, ValueError, struct.error, EOFError and others.
   except Exception as error:
     raise UnreadableError(str(error) or type(error).__name__) from error
-  square = preprocessing.square(pixels, options.image_size)
-  return preprocessing.rounded(square).numpy()
+  resampled = preprocessing.square(pixels, options.image_size)
+  return preprocessing.rounded(resampled).numpy()
 
 
 def _check_pixels(image: Image.Image, options: Options) -> None:

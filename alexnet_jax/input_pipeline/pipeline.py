@@ -278,6 +278,9 @@ def _batches(
   # over further threads would take an eighth more processor time, in waiting.
   options.threading.private_threadpool_size = threads
   options.threading.max_intra_op_parallelism = 1
+  # Nothing is left to tune, and the end of an iterator sometimes waits until
+  # the tuner's thread awakes: up to a minute, seen at the end of training.
+  options.autotune.enabled = False
 
   def load(example: Example) -> tuple[tf.Tensor, tf.Tensor]:
     image, label = source.read(example.get('record', example['index']))
@@ -294,7 +297,7 @@ def _batches(
   else:
     load_batch = functools.partial(_load_images, load)
   fallback = _Fallback(source, augment, decoder, threads)
-  with record_queue.feeding(source, steps) as fed:
+  with record_queue.feeding(source, steps.with_options(options)) as fed:
     batches = fed.map(
       load_batch, num_parallel_calls=threads, deterministic=True
     )
