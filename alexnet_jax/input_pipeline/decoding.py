@@ -76,7 +76,8 @@ def native_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
   pixels = tf.cond(
     tf.equal(start, _JPEG_START),
     lambda: _jpeg_square(encoded, options),
-    preprocessing.rarely(lambda: _png_square(encoded, options)),
+    # Not `rarely`: TensorFlow would log every file that it refuses.
+    lambda: _png_square(encoded, options),
   )
   return preprocessing.resample(pixels, options.image_size)
 
