@@ -48,7 +48,7 @@ def run(
   if store_dir:
     splits = {source.split: source for source in (evaluation, train)}
     for source in splits.values():
-      squares.write(source, store_dir, decoder)
+      squares.write(source, store_dir, decoder, threads)
     measured = squares.open_squares(
       store_dir,
       split=train.split,

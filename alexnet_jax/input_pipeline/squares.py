@@ -225,7 +225,10 @@ def _unreadable(table: dict[str, np.ndarray]) -> dict[int, str]:
 
 
 def write(
-  source: sources.Source, store_dir: str, options: decoding.Options
+  source: sources.Source,
+  store_dir: str,
+  options: decoding.Options,
+  threads: int = 0,
 ) -> None:
   """Writes one split, or goes on with it; checks what is there.
 
@@ -233,6 +236,7 @@ def write(
     source: the images.
     store_dir: the folder of all splits.
     options: how images are decoded.
+    threads: see `pipeline.eval_batches`.
 
   Raises:
     errors.UserError: when the folder holds a store of something else, when
@@ -264,7 +268,7 @@ def write(
     _check_space(directory, source, options, len(missing))
     if missing:
       _save_description(directory, identity | {'complete': False})
-      _write_folders(directory, source, options, missing)
+      _write_folders(directory, source, options, missing, threads)
     _save_index(directory, source.num_examples)
     _save_description(directory, identity | {'complete': True})
   logging.info('The store in %s is complete', directory)
@@ -369,6 +373,7 @@ def _write_folders(
   source: sources.Source,
   options: decoding.Options,
   missing: Sequence[int],
+  threads: int,
 ) -> None:
   """Writes some folders, their images decoded in parallel and in order."""
   count = source.num_examples
@@ -383,7 +388,10 @@ def _write_folders(
     f'Store {source.split}', count, done=count - len(wanted)
   )
   batches = pipeline.eval_batches(
-    sources.Subset(source, wanted), batch_size=_BATCH_SIZE, decoder=options
+    sources.Subset(source, wanted),
+    batch_size=_BATCH_SIZE,
+    decoder=options,
+    threads=threads,
   )
   with futures.ThreadPoolExecutor() as pool:
     for number, indices in zip(missing, places, strict=True):
