@@ -1,10 +1,12 @@
 """Checkpoints: the only importer of Orbax.
 
-A checkpoint holds the whole `TrainState` and the config that made it. It is
-written beside its final name and renamed when complete, so that a kill at any
-moment leaves the earlier ones as they were.
+A checkpoint holds the parameters, the rest of the `TrainState`, and the run's
+`Identity`, each readable without the others. It is written beside its final
+name and renamed when complete, so that a kill at any moment leaves the earlier
+ones as they were.
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -13,11 +15,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from alexnet_jax import errors
+from alexnet_jax import identity as identities
+from alexnet_jax import model
 from alexnet_jax import strict_json
 from alexnet_jax import train_state
 
 # The validation figure by which a checkpoint is the best.
 BEST_BY = 'top1_error'
+# What a checkpoint consists of. Format 1 had no class names and no statistics.
+_FORMAT = 2
 
 
 class Checkpoints:
@@ -72,14 +78,14 @@ class Checkpoints:
   def save(
     self,
     state: train_state.TrainState,
-    config: dict[str, Any],
+    identity: identities.Identity,
     metrics: dict[str, float] | None = None,
   ) -> None:
     """Saves in the background; the state may be donated at once.
 
     Args:
       state: after any step.
-      config: the run's, as JSON types.
+      identity: of the run.
       metrics: of a validation of this very state, if there was one.
     """
     step = int(state.step)
@@ -89,32 +95,72 @@ class Checkpoints:
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config)
+        params=ocp.args.StandardSave(state.params),
+        state=ocp.args.StandardSave(train_state.without_params(state)),
+        identity=ocp.args.JsonSave({'format': _FORMAT} | identity.to_json()),
+        statistics=ocp.args.StandardSave(identity.arrays()),
       ),
       metrics=None if metrics is None else strict_json.plain(metrics),
     )
 
   def restore(
-    self, state: train_state.TrainState, step: int
+    self, abstract: train_state.TrainState, step: int
   ) -> train_state.TrainState:
-    """Returns the state of a step, laid out as the given one is.
+    """Returns the state of a step.
 
     Args:
-      state: one with the wanted shapes and shardings, on any number of devices.
+      abstract: the wanted shapes and shardings, on any number of devices; from
+        `train_state.abstract`.
       step: which checkpoint.
     """
     logging.info('Restoring step %d', step)
-    return self._manager.restore(
+    restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(train_state.abstract(state))
+        params=ocp.args.StandardRestore(abstract.params),
+        state=ocp.args.StandardRestore(train_state.without_params(abstract)),
       ),
-    )['state']
+    )
+    return train_state.TrainState(
+      params=restored['params'], **restored['state']
+    )
 
-  def config(self, step: int) -> dict[str, Any]:
-    """Returns the config that made a checkpoint."""
-    args = ocp.args.Composite(config=ocp.args.JsonRestore())
-    return self._manager.restore(step, args=args)['config']
+  def params(self, abstract: model.Params, step: int) -> model.Params:
+    """Returns the parameters alone; see `restore`."""
+    args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+    return self._manager.restore(step, args=args)['params']
+
+  @functools.cache  # noqa: B019  A run opens few checkpoints.
+  def identity(self, step: int) -> identities.Identity:
+    """Returns what the run was when a checkpoint was saved.
+
+    Raises:
+      UserError: if the checkpoint has another format.
+    """
+    values = self._identity_json(step)
+    args = ocp.args.Composite(
+      statistics=ocp.args.StandardRestore(
+        identities.Identity.abstract_arrays(values)
+      )
+    )
+    arrays = self._manager.restore(step, args=args)['statistics']
+    return identities.Identity.from_json(values, arrays)
+
+  def _identity_json(self, step: int) -> dict[str, Any]:
+    folder = self._manager.directory / str(step)
+    found, values = 1, {}
+    if (folder / 'identity').exists():
+      args = ocp.args.Composite(identity=ocp.args.JsonRestore())
+      values = self._manager.restore(step, args=args)['identity']
+      found = values['format']
+    if found != _FORMAT:
+      raise errors.UserError(
+        f'{folder} is a checkpoint of format {found}, and this version of'
+        f' alexnet_jax reads format {_FORMAT}: use it with the revision that'
+        f' {folder.parent.parent / "run.json"} names, or train again with'
+        ' another --workdir'
+      )
+    return values
 
   def close(self) -> None:
     """Waits for what is being written."""

@@ -6,53 +6,93 @@ without.
 
 from collections.abc import Iterator
 import functools
+from typing import Any
 
 from absl import logging
 import numpy as np
 
 from alexnet_jax import errors
+from alexnet_jax import identity as identities
 from alexnet_jax import pixels
+from alexnet_jax import progress
 from alexnet_jax import towers
 from alexnet_jax.experiment import Experiment
+from alexnet_jax.identity import Identity
+from alexnet_jax.identity import Split
+
+Batch = dict[str, np.ndarray]
 
 
 class Data:
-  """The training and validation splits of a config, and their statistics."""
+  """The training and validation splits of a config, and their statistics.
 
-  def __init__(self, experiment: Experiment, original: bool = False):
-    """Opens both splits; prepares a tensorflow-datasets set if need be.
+  Each is opened when it is first asked for.
+  """
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    identity: Identity | None = None,
+    original: bool = False,
+  ):
+    """Remembers what to open.
 
     Args:
       experiment: the config and the network.
+      identity: of a checkpoint, whose class names and statistics are those of
+        the data. None for a run that begins.
       original: whether to open the data themselves where there is a store.
+    """
+    self._experiment = experiment
+    self._config = experiment.config
+    self._identity = identity
+    self._from_store = bool(self._config.data.store_dir) and not original
+
+  @functools.cached_property
+  def train_source(self) -> Any:
+    """The training split, an `input_pipeline.sources.Source`.
 
     Raises:
       UserError: if data are missing or do not fit the network.
     """
-    from alexnet_jax.input_pipeline import decoding
-    from alexnet_jax.input_pipeline import pipeline
-    from alexnet_jax.input_pipeline import preprocessing
+    source = self._open(self._config.data.train_split)
+    if self._identity is not None:
+      self._check_classes(source)
+    _check_num_classes(self._experiment.network, source)
+    return source
+
+  @functools.cached_property
+  def eval_source(self) -> Any:
+    """The validation split; see `train_source`."""
+    source = self._open(self._config.data.eval_split)
+    self._check_classes(source)
+    return source
+
+  def _check_classes(self, source) -> None:
+    if self._identity is not None:
+      expected, of = self._identity.class_names, 'the checkpoint'
+    else:
+      expected = self.train_source.class_names
+      of = f"{self.train_source.name} '{self.train_source.split}'"
+    identities.check_class_names(
+      source.class_names, expected, f"{source.name} '{source.split}'", of
+    )
+
+  def _open(self, split: str) -> Any:
+    """Opens a split; prepares a tensorflow-datasets set if need be."""
+    data, sizes = self._config.data, self._config.input
+    if self._from_store:
+      from alexnet_jax.input_pipeline import squares
+
+      return squares.open_squares(
+        data.store_dir,
+        split=split,
+        name=data.name,
+        image_size=sizes.image_size,
+      )
     from alexnet_jax.input_pipeline import sources
-    from alexnet_jax.input_pipeline import squares
-    from alexnet_jax.input_pipeline import statistics
 
-    self._pipeline, self._preprocessing = pipeline, preprocessing
-    self._sources, self._statistics = sources, statistics
-    self._squares, self._decoding = squares, decoding
-    self._config = experiment.config
-    self._num_classes = experiment.network.num_classes
-    self._copies = experiment.mesh.shape[towers.DATA]
-    data = self._config.data
-    from_store = bool(data.store_dir) and not original
-    open_split = self._open_store if from_store else self._open
-    self.train_source = open_split(data.train_split)
-    self.eval_source = open_split(data.eval_split)
-    sources.check_same_classes(self.train_source, self.eval_source)
-    _check_num_classes(experiment.network, self.train_source)
-
-  def _open(self, split):
-    data = self._config.data
-    return self._sources.open_source(
+    return sources.open_source(
       data.source,
       name=data.name,
       data_dir=data.data_dir,
@@ -60,95 +100,160 @@ class Data:
       split=split,
       class_names=tuple(data.class_names),
       num_examples=data.num_examples,
-      num_classes=self._num_classes,
-      image_size=self._config.input.image_size,
+      num_classes=self._experiment.network.num_classes,
+      image_size=sizes.image_size,
       seed=self._config.seed,
-    )
-
-  def _open_store(self, split):
-    data = self._config.data
-    return self._squares.open_squares(
-      data.store_dir,
-      split=split,
-      name=data.name,
-      image_size=self._config.input.image_size,
     )
 
   @property
   def steps_per_epoch(self) -> int:
-    return self._pipeline.steps_per_epoch(
-      self.train_source.num_examples, self._config.batch_size
-    )
+    return -(-self.train_source.num_examples // self._config.batch_size)
 
   @functools.cached_property
-  def statistics(self):
-    """Mean and principal components of the training split's colours."""
+  def statistics(self) -> identities.Statistics:
+    """Mean and principal components of the training split's colors.
+
+    Computed in one pass over the data where they are neither the checkpoint's
+    nor kept beside the data.
+    """
+    if self._identity is not None:
+      return self._identity.statistics
+    from alexnet_jax.input_pipeline import statistics
+
     if self._config.data.statistics == 'imagenet':
-      return self._statistics.IMAGENET
-    return self._statistics.load_or_compute(
+      return statistics.IMAGENET
+    return statistics.load_or_compute(
       self.train_source, self.decoder(), self._config.data.threads
     )
 
-  def decoder(self, upright: bool = False):
+  @property
+  def mean(self) -> np.ndarray:
+    """What to subtract: float32 [crop, crop, 3] or [3], 0..255 units."""
+    sizes = self._config.input
+    return pixels.mean(sizes.mean, self.statistics, sizes.crop_size)
+
+  def identity(self, epoch_shift: int) -> Identity:
+    """Returns what a checkpoint of a run on these data carries."""
+    return Identity(
+      config=self._experiment.plain_config(),
+      class_names=tuple(self.train_source.class_names),
+      statistics=self.statistics,
+      train=_as_split(self.train_source),
+      validation=_as_split(self.eval_source),
+      epoch_shift=epoch_shift,
+    )
+
+  def decoder(self, upright: bool = False) -> Any:
     """Returns how images are decoded, an `input_pipeline.decoding.Options`.
 
     Args:
       upright: whether to turn images as their EXIF orientation says even where
         `data.upright` does not ask for it.
     """
-    return self._decoding.Options(
+    from alexnet_jax.input_pipeline import decoding
+
+    return decoding.Options(
       image_size=self._config.input.image_size,
       max_pixels=self._config.data.max_pixels,
       upright=upright or self._config.data.upright,
     )
 
-  def mean(self) -> np.ndarray:
-    """Returns what to subtract: float32 [crop, crop, 3] or [3], grey levels."""
-    kind, size = self._config.input.mean, self._config.input.crop_size
-    match kind:
-      case 'none':
-        return np.zeros(3, np.float32)
-      case 'channel':
-        return np.asarray(self.statistics.channel_mean, np.float32)
-    return pixels.central_mean(self.statistics.mean_image, size)
+  def train_batches(self, start: int) -> Iterator[Batch]:
+    """Returns the endless batches of the run; see `pipeline.train_batches`.
 
-  def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Returns the endless batches of the run from this step on."""
+    Args:
+      start: the place to start at, from `epochs.Epochs.place`.
+    """
+    from alexnet_jax.input_pipeline import pipeline
+    from alexnet_jax.input_pipeline import preprocessing
+
     config = self._config
-    scale = self._preprocessing.lighting_scale(
-      self.statistics.stdevs, config.input.color
-    )
-    return self._pipeline.train_batches(
+    return pipeline.train_batches(
       self.train_source,
       batch_size=config.batch_size,
       seed=config.seed,
-      start_step=start_step,
+      start_step=start,
       decoder=self.decoder(),
       crop_size=config.input.crop_size,
       random_crop=config.input.random_crop,
       flip=config.input.flip,
       crop_chunk=config.input.crop_chunk,
       shuffle=config.input.shuffle,
-      lighting_scale=scale,
+      lighting_scale=preprocessing.lighting_scale(
+        self.statistics.stdevs, config.input.color
+      ),
       eigenvectors=self.statistics.eigenvectors,
       threads=config.data.threads,
     )
 
-  def eval_batches(self, source=None) -> Iterator[dict[str, np.ndarray]]:
-    """Returns batches of the validation split, or of another source, once.
+  def read(
+    self,
+    source: Any,
+    what: str,
+    *,
+    indices: np.ndarray | None = None,
+    batch_size: int | None = None,
+    strict: bool = False,
+  ) -> Iterator[Batch]:
+    """Yields all images of a source once, in its order, and tells of it.
 
-    Photographs that a user names, which have no labels, come upright.
+    Every loop over images that does not train is one over this: it shows the
+    progress, and counts what cannot be read. Photographs that a user names,
+    which have no classes, come upright.
+
+    Args:
+      source: a split, or `input_pipeline.folder.open_files`.
+      what: is being done, for the lines of progress.
+      indices: int [N], which of the examples to read, in this order; None for
+        all.
+      batch_size: rows of a batch; None for what the config says.
+      strict: whether too many unreadable images are an error, and so is none
+        that can be read. Otherwise they are left out, which the log says.
+
+    Yields:
+      Batches, see `pipeline.eval_batches`: rows with a mask of 0 are padding or
+      were unreadable. 'index' is the place among `indices` where these are
+      given.
+
+    Raises:
+      UserError: if strict; see `check_unreadable`.
     """
-    source = source or self.eval_source
-    # Padding makes up for a batch size that the devices do not divide. A few
-    # images are no reason to compute a whole batch.
-    size = min(self._config.evaluate.batch_size, source.num_examples)
-    return self._pipeline.eval_batches(
+    from alexnet_jax.input_pipeline import pipeline
+    from alexnet_jax.input_pipeline import sources
+
+    if indices is not None:
+      source = sources.Subset(source, np.asarray(indices, np.int64))
+    total = source.num_examples
+    batches = pipeline.eval_batches(
       source,
-      batch_size=-(-size // self._copies) * self._copies,
+      batch_size=batch_size or self._evaluation_rows(total),
       decoder=self.decoder(upright=not source.class_names),
       threads=self._config.data.threads,
     )
+    shown = progress.Progress(what, total)
+    unreadable = 0
+    for batch in batches:
+      yield batch
+      unreadable += int(batch['unreadable'].sum())
+      shown.add(int((batch['index'] >= 0).sum()))
+    if strict:
+      self.check_unreadable(unreadable, total)
+      if unreadable == total:
+        raise errors.NothingReadableError(source)
+    elif unreadable:
+      logging.warning(
+        '%d of %d files could not be read and are left out', unreadable, total
+      )
+
+  def _evaluation_rows(self, total: int) -> int:
+    """Returns the rows of a batch: a multiple of the network's copies.
+
+    Padding makes up for a batch size that the devices do not divide. A few
+    images are no reason to compute a whole batch.
+    """
+    copies = self._experiment.mesh.shape[towers.DATA]
+    rows = min(self._config.evaluate.batch_size, total)
+    return -(-rows // copies) * copies
 
   def check_unreadable(self, unreadable: float, num_examples: int) -> None:
     """Stops the run when too many files cannot be read.
@@ -163,6 +268,12 @@ class Data:
         f' the share {limit}: replace or remove the files named above, or raise'
         ' --config.data.max_unreadable'
       )
+
+
+def _as_split(source) -> Split:
+  return Split(
+    source.name, source.split, source.num_examples, source.fingerprint
+  )
 
 
 def _check_num_classes(network, source):
@@ -187,11 +298,12 @@ def prepare(experiment: Experiment) -> int:
   from alexnet_jax.input_pipeline import prepare as preparation
 
   data = Data(experiment, original=True)
+  train, evaluation = data.train_source, data.eval_source
   store_dir = experiment.config.data.store_dir
   try:
     summary = preparation.run(
-      data.train_source,
-      data.eval_source,
+      train,
+      evaluation,
       data.decoder(),
       store_dir,
       experiment.config.data.threads,
@@ -202,21 +314,20 @@ def prepare(experiment: Experiment) -> int:
   statistics = summary.statistics
   logging.info(
     '%s: %d training and %d validation images of %d classes',
-    data.train_source.name,
-    data.train_source.num_examples,
-    data.eval_source.num_examples,
-    len(data.train_source.class_names),
+    train.name,
+    train.num_examples,
+    evaluation.num_examples,
+    len(train.class_names),
   )
   logging.info(
-    'Mean %s, standard deviations along the principal components %s, in grey'
-    ' levels, of %d images (%d unreadable), in %s',
+    'Mean %s, standard deviations along the principal components %s, in gray'
+    ' levels, of %d images (%d unreadable), kept in %s',
     np.round(statistics.channel_mean, 2),
     np.round(statistics.stdevs, 2),
     statistics.num_examples,
     statistics.unreadable,
-    summary.statistics_file,
+    summary.statistics_file or 'no file',
   )
-  logging.info('To train with them: --config.data.statistics=computed')
   if store_dir:
     logging.info(
       'To train from the store: --config.data.store_dir=%s', store_dir

@@ -12,8 +12,8 @@ from alexnet_jax import averaging
 from alexnet_jax import ensemble_plot
 from alexnet_jax import errors
 from alexnet_jax import evaluate
+from alexnet_jax import identity as identities
 from alexnet_jax import printable
-from alexnet_jax import progress
 from alexnet_jax import reporting
 from alexnet_jax import strict_json
 from alexnet_jax import subsets
@@ -86,13 +86,13 @@ def check_comparable(first: Trained, other: Trained) -> None:
   Raises:
     UserError: if they do not.
   """
+  identities.check_class_names(
+    other.identity.class_names,
+    first.identity.class_names,
+    str(other.workdir),
+    str(first.workdir),
+  )
   ours, theirs = first.data.eval_source, other.data.eval_source
-  if ours.class_names != theirs.class_names:
-    raise errors.UserError(
-      f'{other.workdir} and {first.workdir} know other classes:'
-      f' {_difference(theirs.class_names, ours.class_names)}; average runs of'
-      ' the same classes in the same order'
-    )
   if ours.fingerprint != theirs.fingerprint:
     raise errors.UserError(
       f"{other.workdir} is evaluated on {theirs.name} '{theirs.split}'"
@@ -100,13 +100,6 @@ def check_comparable(first: Trained, other: Trained) -> None:
       f" {first.workdir} on {ours.name} '{ours.split}' ({ours.num_examples},"
       f' {ours.fingerprint[:8]}): average runs with the same data.eval_split'
     )
-
-
-def _difference(names: Sequence[str], others: Sequence[str]) -> str:
-  if len(names) != len(others):
-    return f'{len(names)} against {len(others)}'
-  place = next(i for i, name in enumerate(names) if name != others[i])
-  return f"the label {place} is '{names[place]}' against '{others[place]}'"
 
 
 def _predict(
@@ -120,19 +113,12 @@ def _predict(
     predictor = evaluate.make_predictor(
       run, evaluate.views(run.experiment)[views]
     )
-    done = progress.Progress(
-      f'Predicting by {run.workdir}', source.num_examples
-    )
-    labels, mine, unreadable = [], [], 0
-    for batch in run.data.eval_batches():
+    labels, mine = [], []
+    what = f'Predicting by {run.workdir}'
+    for batch in run.data.read(source, what, strict=True):
       readable = batch['mask'] > 0
-      unreadable += int(batch['unreadable'].sum())
       labels.append(batch['label'][readable])
       mine.append(predictor(batch['image'])[readable])
-      done.add(int((batch['index'] >= 0).sum()))
-    run.data.check_unreadable(unreadable, source.num_examples)
-    if not any(map(len, labels)):
-      raise errors.NothingReadableError(source)
     log_probs.append(np.concatenate(mine))
   return np.concatenate(labels), np.stack(log_probs)
 

@@ -13,7 +13,6 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from alexnet_jax import errors
 from alexnet_jax import metrics
 from alexnet_jax import model
 from alexnet_jax import pixels
@@ -22,7 +21,6 @@ from alexnet_jax import strict_json
 from alexnet_jax import towers
 from alexnet_jax import trained
 from alexnet_jax.architecture import Architecture
-from alexnet_jax.data import Data
 from alexnet_jax.experiment import Experiment
 from alexnet_jax.trained import Trained
 
@@ -137,21 +135,26 @@ def _summary(totals: np.ndarray, num_views: int) -> dict[str, float]:
   }
 
 
-def _settings(experiment: Experiment, data: Data) -> dict[str, Any]:
+def make_evaluator(experiment: Experiment, mean: np.ndarray) -> Evaluator:
+  """Returns the evaluator of a config's network.
+
+  Args:
+    experiment: the config and the network.
+    mean: what to subtract from the images; see `pixels.mean`.
+  """
+  return Evaluator(
+    experiment.network, experiment.mesh, **_settings(experiment, mean)
+  )
+
+
+def _settings(experiment: Experiment, mean: np.ndarray) -> dict[str, Any]:
   """Returns what `make_log_probs` takes besides network and mesh."""
   return {
     'crop_size': experiment.config.input.crop_size,
-    'mean': data.mean(),
+    'mean': mean,
     'pixel_scale': experiment.config.input.pixel_scale,
     'dtype': experiment.dtype,
   }
-
-
-def make_evaluator(experiment: Experiment, data: Data) -> Evaluator:
-  """Returns the evaluator of a config's network."""
-  return Evaluator(
-    experiment.network, experiment.mesh, **_settings(experiment, data)
-  )
 
 
 def make_predictor(
@@ -169,7 +172,7 @@ def make_predictor(
   """
   experiment = run.experiment
   log_probs = make_log_probs(
-    experiment.network, experiment.mesh, **_settings(experiment, run.data)
+    experiment.network, experiment.mesh, **_settings(experiment, run.mean)
   )
   sharding = NamedSharding(experiment.mesh, towers.by_example(experiment.mesh))
 
@@ -208,14 +211,10 @@ def run(experiment: Experiment | None, workdir: pathlib.Path) -> int:
   """
   opened = trained.open_run(workdir, experiment)
   data = opened.data
-  evaluator = make_evaluator(opened.experiment, data)
-  results = evaluator(
-    opened.params, data.eval_batches(), views(opened.experiment)
-  )
+  evaluator = make_evaluator(opened.experiment, opened.mean)
+  batches = data.read(data.eval_source, 'Evaluating', strict=True)
+  results = evaluator(opened.params, batches, views(opened.experiment))
   for name, result in (results or {}).items():
-    data.check_unreadable(result['unreadable'], data.eval_source.num_examples)
-    if not result['examples']:
-      raise errors.NothingReadableError(data.eval_source)
     logging.info('%-11s %s', name.replace('_', ' '), line(result))
   reporting.replace_text(
     workdir / 'evaluation.json',

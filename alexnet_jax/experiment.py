@@ -4,10 +4,10 @@ The lowest module that sees the ConfigDict: what it imports takes plain
 arguments.
 """
 
+from collections.abc import Iterator, Mapping
 import dataclasses
 import fnmatch
 import functools
-import itertools
 import json
 import os
 import pathlib
@@ -28,6 +28,7 @@ from alexnet_jax import pixels
 from alexnet_jax import towers
 from alexnet_jax import train_state
 from alexnet_jax import train_step
+from alexnet_jax.epochs import Epochs
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -190,6 +191,12 @@ def build(config: config_dict.ConfigDict) -> Experiment:
       f' {sizes.image_size}: a crop is cut out of the image, so make it smaller'
     )
   architecture.layer_shapes(network, sizes.crop_size)
+  if sizes.mean == 'pixel' and config.data.statistics == 'imagenet':
+    raise errors.UserError(
+      "--config.input.mean='pixel' needs a mean image, and"
+      " --config.data.statistics='imagenet' has one mean per channel: set"
+      ' --config.input.mean=channel, or --config.data.statistics=computed'
+    )
   mesh = towers.make_mesh(network.towers, _devices(config, network.towers))
   towers.check_batch(config.batch_size, config.accumulation, mesh)
   return Experiment(config, network, mesh, _DTYPES[config.compute_dtype])
@@ -225,7 +232,7 @@ def _check_ranges(config: config_dict.ConfigDict) -> None:
   Raises:
     UserError: naming the first value outside its range, the range and the flag.
   """
-  for key, value in _flatten(config.to_dict()):
+  for key, value in flatten(config.to_dict()):
     for pattern, limits in _RANGES.items():
       if fnmatch.fnmatchcase(key, pattern):
         _check_range(key, value, limits)
@@ -338,21 +345,32 @@ _SCHEDULES = {
 }
 
 
-def total_steps(experiment: Experiment, steps_per_epoch: int) -> int:
+def total_steps(experiment: Experiment, epochs: Epochs) -> int:
   """Returns the number of updates after which a run ends at the latest."""
   config = experiment.config
-  return config.max_steps or round(config.num_epochs * steps_per_epoch)
+  return config.max_steps or epochs.step(config.num_epochs)
+
+
+def make_schedule(experiment: Experiment, epochs: Epochs) -> optimizer.Schedule:
+  """Returns the schedule, a function of `epochs.place(step)`.
+
+  Raises:
+    UserError: if the config's schedule does not fit the run.
+  """
+  settings = experiment.config.optimizer
+  last = epochs.place(total_steps(experiment, epochs))
+  return _SCHEDULES[settings.schedule](settings, epochs.steps, last)
 
 
 def make_recipe(
-  experiment: Experiment, steps_per_epoch: int, mean: np.ndarray
+  experiment: Experiment, epochs: Epochs, mean: np.ndarray
 ) -> train_step.Recipe:
   """Returns the recipe of the training step.
 
   Args:
     experiment: the config and the network.
-    steps_per_epoch: of the training split.
-    mean: what to subtract from the images; see `data.Data.mean`.
+    epochs: of the training split.
+    mean: what to subtract from the images; see `data.mean`.
 
   Raises:
     UserError: if the config's schedule or rates do not fit the run.
@@ -365,11 +383,8 @@ def make_recipe(
         f'optimizer.rate_multipliers has no {layer.name}, which the network'
         ' has: add it to the config'
       )
-  schedule = _SCHEDULES[settings.schedule](
-    settings, steps_per_epoch, total_steps(experiment, steps_per_epoch)
-  )
   return train_step.Recipe(
-    schedule=schedule,
+    schedule=make_schedule(experiment, epochs),
     optimizer=optimizer.momentum_sgd(
       settings.momentum, settings.weight_decay, settings.bias_decay
     ),
@@ -380,7 +395,7 @@ def make_recipe(
     accumulation=config.accumulation,
     dtype=experiment.dtype,
     log_every=config.log.every_steps,
-    steps_per_epoch=steps_per_epoch,
+    epochs=epochs,
   )
 
 
@@ -392,7 +407,15 @@ def first_state(experiment: Experiment) -> train_state.TrainState:
     experiment.mesh,
     seed=config.seed,
     crop_size=config.input.crop_size,
-    learning_rate=config.optimizer.learning_rate,
+  )
+
+
+def abstract_state(experiment: Experiment) -> train_state.TrainState:
+  """Returns the shapes and shardings of any state of the run."""
+  return train_state.abstract(
+    experiment.network,
+    experiment.mesh,
+    crop_size=experiment.config.input.crop_size,
   )
 
 
@@ -424,33 +447,12 @@ def log_network(experiment: Experiment) -> None:
   )
 
 
-def check_same_network(
-  experiment: Experiment, saved: dict[str, Any], workdir: pathlib.Path
-) -> None:
-  """Checks that a checkpoint belongs to this config's network.
-
-  Other keys may differ: they are named in the log.
-
-  Raises:
-    UserError: if the network differs.
-  """
-  ours = dict(_flatten(experiment.plain_config()))
-  theirs = dict(_flatten(saved))
-  for key in sorted(ours.keys() | theirs.keys()):
-    mine, other = ours.get(key), theirs.get(key)
-    if mine == other:
-      continue
-    if key.startswith('network.') or key == 'input.crop_size':
-      raise errors.UserError(
-        f'{workdir} was trained with {key}={other}, the config says {mine}: use'
-        ' another --workdir or the same network'
-      )
-    logging.warning('%s was %s in %s, now %s', key, other, workdir, mine)
-
-
-def _flatten(value, prefix=()):
-  if not isinstance(value, dict):
-    return [('.'.join(prefix), value)]
-  return itertools.chain.from_iterable(
-    _flatten(item, (*prefix, key)) for key, item in value.items()
-  )
+def flatten(
+  value: Any, prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Any]]:
+  """Yields the keys of nested mappings, joined by dots, and their values."""
+  if not isinstance(value, Mapping):
+    yield '.'.join(prefix), value
+    return
+  for key, item in value.items():
+    yield from flatten(item, (*prefix, key))

@@ -73,7 +73,7 @@ def _origin(run: Trained, source: Any) -> dict[str, Any]:
     'image_size': sizes.image_size,
     'crop_size': sizes.crop_size,
     'pixel_scale': sizes.pixel_scale,
-    'mean': hashlib.blake2b(run.data.mean().tobytes()).hexdigest()[:32],
+    'mean': hashlib.blake2b(run.mean.tobytes()).hexdigest()[:32],
     'compute_dtype': run.experiment.config.compute_dtype,
   }
 

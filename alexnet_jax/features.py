@@ -5,7 +5,6 @@ import functools
 import re
 from typing import Any, NamedTuple
 
-from absl import logging
 import jax
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -15,7 +14,6 @@ import numpy as np
 from alexnet_jax import activations
 from alexnet_jax import experiment as experiments
 from alexnet_jax import pixels
-from alexnet_jax import progress
 from alexnet_jax import towers
 from alexnet_jax.trained import Trained
 
@@ -59,7 +57,7 @@ def make_extractor(
   experiment, sizes = run.experiment, run.experiment.config.input
   activations.check_layer(experiment.network, layer)
   (view,) = experiments.centre_view(experiment)
-  mean = run.data.mean()
+  mean = run.mean
   mesh = Mesh(np.array(experiment.devices()), ('example',))
   by_example = NamedSharding(mesh, PartitionSpec('example'))
   everywhere = NamedSharding(mesh, PartitionSpec())
@@ -108,25 +106,12 @@ def stream(run: Trained, source: Any, layer: str) -> Iterator[Rows]:
 
 
 def _stream(run, source, layer, extract) -> Iterator[Rows]:
-  done = progress.Progress(f'Computing {layer}', source.num_examples)
-  unreadable = 0
-  for batch in run.data.eval_batches(source):
+  for batch in run.data.read(source, f'Computing {layer}'):
     readable = np.flatnonzero(batch['mask'])
-    unreadable += int(batch['unreadable'].sum())
     yield Rows(
       np.asarray(extract(batch['image']))[readable],
       batch['label'][readable],
       batch['index'][readable].astype(np.int64),
-    )
-    done.add(int((batch['index'] >= 0).sum()))
-  report_unreadable(unreadable, source.num_examples)
-
-
-def report_unreadable(count: int, total: int) -> None:
-  """Says how many files were left out, if any; each was named before."""
-  if count:
-    logging.warning(
-      '%d of %d files could not be read and are left out', count, total
     )
 
 
@@ -138,11 +123,7 @@ def squares(run: Trained, source: Any, indices: np.ndarray) -> np.ndarray:
     source: of the images.
     indices: int [N], their numbers there; few enough to hold in memory.
   """
-  # TensorFlow comes with the data, which are open by now.
-  from alexnet_jax.input_pipeline import sources
-
-  some = sources.Subset(source, np.asarray(indices, np.int64))
-  batches = [
-    batch['image'][batch['index'] >= 0] for batch in run.data.eval_batches(some)
-  ]
-  return np.concatenate(batches)
+  batches = run.data.read(source, 'Reading images', indices=indices)
+  return np.concatenate(
+    [batch['image'][batch['index'] >= 0] for batch in batches]
+  )

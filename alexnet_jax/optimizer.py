@@ -66,7 +66,7 @@ class PlateauRule(NamedTuple):
   max_drops: int
 
 
-def plateau_init(learning_rate: float) -> PlateauState:
+def plateau_init(learning_rate: float = 0.01) -> PlateauState:
   """Returns the state before the first validation."""
   return PlateauState(
     rate=jnp.float32(learning_rate),

@@ -11,6 +11,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from alexnet_jax.identity import Statistics
+
 
 @dataclasses.dataclass(frozen=True)
 class View:
@@ -69,24 +71,28 @@ def cut(
   return jnp.where(mirror, crop[:, :, ::-1], crop)
 
 
-def central_mean(mean: np.ndarray, crop_size: int) -> np.ndarray:
-  """The part of the mean that is subtracted, wherever the view was cut.
+def mean(kind: str, statistics: Statistics, crop_size: int) -> np.ndarray:
+  """Returns what is subtracted from every view, wherever it was cut.
 
-  The 2012 source always takes the mean image's central crop
+  The 2012 code always takes the mean image's central crop
   (convdata_jpeg.py:95).
 
   Args:
-    mean: float [S, S, 3], or [3] for one mean a channel.
-    crop_size: side of the crop.
+    kind: 'pixel' for the mean image, 'channel' for one mean per channel, or
+      'none'.
+    statistics: of the training split.
+    crop_size: side of the crop, pixels.
 
   Returns:
-    float32 [crop_size, crop_size, 3] or [3].
+    float32 [crop_size, crop_size, 3] or [3], 0..255 units.
   """
-  mean = np.asarray(mean, np.float32)
-  if mean.ndim == 1:
-    return mean
-  start = (mean.shape[0] - crop_size) // 2
-  return mean[start : start + crop_size, start : start + crop_size]
+  if kind == 'none':
+    return np.zeros(3, np.float32)
+  if kind == 'channel':
+    return np.asarray(statistics.channel_mean, np.float32)
+  image = np.asarray(statistics.mean_image, np.float32)
+  start = (image.shape[0] - crop_size) // 2
+  return image[start : start + crop_size, start : start + crop_size]
 
 
 def to_input(

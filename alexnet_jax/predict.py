@@ -11,9 +11,7 @@ import numpy as np
 from alexnet_jax import contact_sheet
 from alexnet_jax import errors
 from alexnet_jax import evaluate
-from alexnet_jax import features
 from alexnet_jax import printable
-from alexnet_jax import progress
 from alexnet_jax.trained import Trained
 
 # The paper shows and counts five guesses (Figure 4, top-5 error).
@@ -84,13 +82,10 @@ def predict(trained: Trained, source: Any, views: str) -> Iterator[Prediction]:
   """Yields the predictions of all images of a source that can be read."""
   cuts = evaluate.views(trained.experiment)[views]
   predictor = evaluate.make_predictor(trained, cuts)
-  done = progress.Progress('Predicting', source.num_examples)
-  unreadable = 0
-  for batch in trained.data.eval_batches(source):
+  for batch in trained.data.read(source, 'Predicting'):
     probabilities = np.exp(predictor(batch['image']))
     # Stable: of equally likely classes the first, as the labels count.
     order = np.argsort(-probabilities, axis=1, stable=True)[:, :_GUESSES]
-    unreadable += int(batch['unreadable'].sum())
     for row in np.flatnonzero(batch['mask']):
       labels = order[row]
       yield Prediction(
@@ -99,8 +94,6 @@ def predict(trained: Trained, source: Any, views: str) -> Iterator[Prediction]:
         probabilities[row, labels],
         batch['image'][row],
       )
-    done.add(int((batch['index'] >= 0).sum()))
-  features.report_unreadable(unreadable, source.num_examples)
 
 
 def _csv_rows(trained: Trained, prediction: Prediction) -> list[list[Any]]:

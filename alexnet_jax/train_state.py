@@ -1,5 +1,6 @@
 """Everything that a run needs to go on, as one pytree."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -58,23 +59,44 @@ def shardings(mesh: Mesh) -> TrainState:
 
 
 def create(
-  network: Architecture,
-  mesh: Mesh,
-  *,
-  seed: int,
-  crop_size: int,
-  learning_rate: float,
+  network: Architecture, mesh: Mesh, *, seed: int, crop_size: int
 ) -> TrainState:
-  """Returns the state before the first step, made where it will lie.
+  """Returns the state before the first step, made where it will be.
 
   Args:
     network: the architecture.
     mesh: the devices.
     seed: of initial values and dropout masks.
-    crop_size: side of the input images.
-    learning_rate: the first one.
+    crop_size: side of the input images, pixels.
   """
+  make = _maker(network, seed, crop_size)
+  return jax.jit(make, out_shardings=shardings(mesh))()
 
+
+def abstract(
+  network: Architecture, mesh: Mesh, *, crop_size: int
+) -> TrainState:
+  """Returns the shapes, dtypes and shardings of a state; computes nothing.
+
+  Args:
+    network: the architecture.
+    mesh: the devices.
+    crop_size: side of the input images, pixels.
+  """
+  shapes = jax.eval_shape(_maker(network, 0, crop_size))
+  where = jax.tree.broadcast(shardings(mesh), shapes)
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    shapes,
+    where,
+  )
+
+
+def _maker(
+  network: Architecture, seed: int, crop_size: int
+) -> Callable[[], TrainState]:
   def make():
     params_key, mask_key = jax.random.split(jax.random.key(seed))
     params = model.init(network, params_key, crop_size)
@@ -82,7 +104,7 @@ def create(
       step=jnp.int32(0),
       params=params,
       velocity=jax.tree.map(jnp.zeros_like, params),
-      plateau=optimizer.plateau_init(learning_rate),
+      plateau=optimizer.plateau_init(),
       key=jax.random.key_data(mask_key),
       window=metrics.zeros(),
       epoch=metrics.zeros(),
@@ -90,11 +112,13 @@ def create(
       bad_step=jnp.int32(-1),
     )
 
-  return jax.jit(make, out_shardings=shardings(mesh))()
+  return make
 
 
-def abstract(state: TrainState) -> TrainState:
-  """Returns shapes, dtypes and shardings, as a restore needs them."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-  )
+def without_params(state: TrainState) -> dict[str, Any]:
+  """Returns the fields of a state, or of an abstract one, but `params`."""
+  return {
+    field.name: getattr(state, field.name)
+    for field in dataclasses.fields(state)
+    if field.name != 'params'
+  }

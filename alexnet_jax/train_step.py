@@ -19,6 +19,7 @@ from alexnet_jax import pixels
 from alexnet_jax import towers
 from alexnet_jax import train_state
 from alexnet_jax.architecture import Architecture
+from alexnet_jax.epochs import Epochs
 from alexnet_jax.train_state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -39,7 +40,7 @@ class Recipe:
     accumulation: pieces in which a batch is computed.
     dtype: of the arithmetic.
     log_every: steps a window of the log holds.
-    steps_per_epoch: steps the epoch's sums hold.
+    epochs: how steps are counted in epochs.
   """
 
   schedule: optimizer.Schedule
@@ -51,7 +52,7 @@ class Recipe:
   accumulation: int = 1
   dtype: Any = jnp.float32
   log_every: int = 20
-  steps_per_epoch: int = 1
+  epochs: Epochs = Epochs(1)
 
 
 def make_loss(
@@ -152,7 +153,8 @@ def make_train_step(
   gradient = make_gradient(network, mesh, recipe)
 
   def step(state, batch):
-    rates = recipe.schedule(state.step, state.plateau)
+    place = recipe.epochs.place(state.step)
+    rates = recipe.schedule(place, state.plateau)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     gradients, sums = gradient(
       state.params, batch, jax.random.key_data(key), rates.color_noise
@@ -170,7 +172,7 @@ def make_train_step(
       params=optax.apply_updates(state.params, updates),
       velocity=velocity,
       window=_restart(state.window, state.step, recipe.log_every) + sums,
-      epoch=_restart(state.epoch, state.step, recipe.steps_per_epoch) + sums,
+      epoch=_restart(state.epoch, place, recipe.epochs.steps) + sums,
       bad_step=jnp.where(bad, state.step, state.bad_step),
     )
     return state, loss

@@ -1,10 +1,12 @@
-"""Opening a trained run for use: its checkpoint says what it is.
+"""A trained network, opened from its workdir: the only way to one.
 
-A checkpoint carries the config that made it, so a workdir is all that the modes
-which use a network need to know.
+A checkpoint carries the function that was trained: network, parameters, class
+names, and how pixels become its input. Data are needed for what is measured on
+them, and for nothing else.
 """
 
 from collections.abc import Mapping
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -22,14 +24,16 @@ from alexnet_jax import errors
 from alexnet_jax import experiment as experiments
 from alexnet_jax import model
 from alexnet_jax import printable
+from alexnet_jax import resume
 from alexnet_jax.data import Data
 from alexnet_jax.experiment import Experiment
+from alexnet_jax.identity import Identity
 
 # Groups of the config whose keys depend on the network's layers.
 _BY_LAYER = ('network', 'rate_multipliers')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
   """A trained network and all that is needed to use it.
 
@@ -38,27 +42,34 @@ class Trained:
     step: updates made when the checkpoint was saved.
     experiment: network, devices, config.
     params: float32, towers on each leading axis, laid out over the devices.
+    identity: of the checkpoint: class names, statistics, data.
   """
 
   workdir: pathlib.Path
   step: int
   experiment: Experiment
   params: model.Params
+  identity: Identity
 
   @functools.cached_property
   def data(self) -> Data:
-    """Both splits and the mean, opened when first asked for."""
-    return Data(self.experiment)
+    """The run's data; splits are opened when they are first asked for."""
+    return Data(self.experiment, self.identity)
 
   @functools.cached_property
   def class_ids(self) -> tuple[str, ...]:
-    """The classes as the data set has them, printable, by label."""
-    return tuple(map(printable.printable, self.data.train_source.class_names))
+    """The classes as the data set had them, printable, by label."""
+    return tuple(map(printable.printable, self.identity.class_names))
 
   @functools.cached_property
   def class_names(self) -> tuple[str, ...]:
     """The classes as people call them, in the order of the labels."""
-    return names.readable(self.data.train_source.class_names)
+    return names.readable(self.identity.class_names)
+
+  @functools.cached_property
+  def mean(self) -> np.ndarray:
+    """What is subtracted from pixels; see `pixels.mean`."""
+    return self.data.mean
 
   def split(self, name: str) -> Any:
     """Returns the source of a split.
@@ -105,7 +116,8 @@ def open_run(
     The run with the checkpoint that `evaluate.checkpoint` chooses.
 
   Raises:
-    UserError: if there is no checkpoint, or it is of another network.
+    UserError: if there is no checkpoint, or it is of another function than the
+      config asks for.
   """
   workdir = pathlib.Path(workdir)
   if not (workdir / 'checkpoints').is_dir():
@@ -114,28 +126,35 @@ def open_run(
     )
   checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
   try:
-    experiment = _experiment(checkpoints, workdir, overrides)
+    if overrides is None:
+      step = checkpoint.choose(checkpoints, 'last', workdir)
+      experiment = _saved_experiment(checkpoints.identity(step), workdir)
+    elif isinstance(overrides, Experiment):
+      experiment = overrides
+    else:
+      experiment = experiments.build(overrides)
     which = experiment.config.evaluate.checkpoint
     step = checkpoint.choose(checkpoints, which, workdir)
+    identity = checkpoints.identity(step)
     if overrides is not None:
-      saved = checkpoints.config(step)
-      experiments.check_same_network(experiment, saved, workdir)
-    state = checkpoints.restore(experiments.first_state(experiment), step)
+      resume.check_config(
+        experiment.plain_config(), identity.config, workdir, training=False
+      )
+    logging.info('Restoring step %d', step)
+    params = checkpoints.params(
+      experiments.abstract_state(experiment).params, step
+    )
   finally:
     checkpoints.close()
-  return Trained(workdir, step, experiment, state.params)
+  return Trained(workdir, step, experiment, params, identity)
 
 
-def _experiment(checkpoints, workdir, overrides) -> Experiment:
-  if isinstance(overrides, Experiment):
-    return overrides
-  if overrides is not None:
-    return experiments.build(overrides)
-  step = checkpoint.choose(checkpoints, 'last', workdir)
-  saved = checkpoints.config(step)
+def _saved_experiment(identity: Identity, workdir: pathlib.Path) -> Experiment:
+  """Builds the experiment of a checkpoint's own config."""
   # configs/ has every key that the code reads; an older checkpoint may not.
   from configs import imagenet
 
+  saved = copy.deepcopy(identity.config)
   _fill(saved, imagenet.base('paper').to_dict(), workdir)
   # Where a network runs is a placement, and this may be another machine.
   saved['devices'] = 0

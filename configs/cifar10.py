@@ -20,7 +20,6 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
   config.data.name = 'cifar10'
   config.data.data_dir = 'data/cifar10'
   config.data.eval_split = 'test'
-  config.data.statistics = 'computed'
 
   # 28 of 32 is the paper's 224 of 256.
   config.input.image_size = 32

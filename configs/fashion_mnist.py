@@ -30,7 +30,6 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
     'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat',
     'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot',
   )  # fmt: skip
-  config.data.statistics = 'computed'
 
   config.input.image_size = 28
   config.input.crop_size = 28

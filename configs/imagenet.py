@@ -74,10 +74,11 @@ def base(preset: str) -> config_dict.ConfigDict:
   config.data.class_names = ()
   # Images in each split of the synthetic source.
   config.data.num_examples = 512
-  # Mean and principal components. imagenet: Krizhevsky's constants, one mean a
-  # channel. computed: from this training split, with the paper's mean image;
-  # one pass over it, kept beside the data (mode=prepare does it beforehand).
-  config.data.statistics = 'imagenet'
+  # Mean and principal components. computed: from this training split, with the
+  # paper's mean image; one pass over it at the first start, kept beside the
+  # data (mode=prepare does it beforehand). imagenet: Krizhevsky's published
+  # constants, which need no pass; with input.mean=channel.
+  config.data.statistics = 'computed'
   # The run stops when more than this share of a split cannot be read.
   config.data.max_unreadable = 0.001
   # A file with more pixels than this is not decoded; 2**28 is 16,384 squared,
@@ -151,6 +152,9 @@ def base(preset: str) -> config_dict.ConfigDict:
   config.checkpoint.every_steps = 2000
   # The last N are kept, and the best by validation error.
   config.checkpoint.keep = 2
+  # Whether a run may be resumed with another batch size, or other training
+  # images, than its checkpoint knows. A new epoch then begins.
+  config.checkpoint.accept_changes = False
 
   config.log = config_dict.ConfigDict()
   # Updates between lines.
@@ -178,6 +182,7 @@ def _as_the_source(config: config_dict.ConfigDict) -> None:
 
 def _as_torchvision(config: config_dict.ConfigDict) -> None:
   """Pixels of about unit variance, as torchvision's weights expect."""
+  config.data.statistics = 'imagenet'
   config.input.mean = 'channel'
   config.input.pixel_scale = 1 / 57.6  # 255 x the mean of .229, .224, .225
   config.input.color = 'none'

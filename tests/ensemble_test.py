@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from alexnet_jax import data
 from alexnet_jax import ensemble
 from alexnet_jax import errors
 from alexnet_jax import experiment
@@ -20,14 +21,14 @@ from tests import trained_testing
 def place(tmp_path_factory):
   """Holds data/ and three runs; c has other crops and means, and one tower."""
   folder = tmp_path_factory.mktemp('ensemble')
-  data = trained_testing.write_data(folder / 'data')
-  trained_testing.write_run(folder / 'a', data)
-  trained_testing.write_run(folder / 'b', data, 5, seed=1)
+  pictures = trained_testing.write_data(folder / 'data')
+  trained_testing.write_run(folder / 'a', pictures)
+  trained_testing.write_run(folder / 'b', pictures, 5, seed=1)
   other = {
     'seed': 2, 'input.image_size': 36, 'input.crop_size': 32,
     'input.mean': 'channel', 'network.towers': 1,
   }  # fmt: skip
-  trained_testing.write_run(folder / 'c', data, 5, **other)
+  trained_testing.write_run(folder / 'c', pictures, 5, **other)
   return folder
 
 
@@ -38,7 +39,7 @@ def opened(place):
 
 def _probabilities(run, cuts):
   """The mean over cuts, for the twelve test images, by numpy and forward."""
-  batches = list(run.data.eval_batches())
+  batches = list(run.data.read(run.data.eval_source, ''))
   images = np.concatenate([batch['image'] for batch in batches])
   images = images[np.concatenate([batch['mask'] for batch in batches]) > 0]
   size = run.experiment.config.input.crop_size
@@ -48,7 +49,7 @@ def _probabilities(run, cuts):
   for top, left, mirror in cuts:
     crops = images[:, top : top + size, left : left + size]
     crops = crops[:, :, ::-1] if mirror else crops
-    inputs = (crops.astype(np.float32) - run.data.mean()) / np.float32(64)
+    inputs = (crops.astype(np.float32) - run.mean) / np.float32(64)
     exps = np.exp(np.asarray(forward(inputs), np.float64))
     each.append(exps / exps.sum(axis=1, keepdims=True))
   return np.mean(each, axis=0)
@@ -108,9 +109,10 @@ def test_files(place, opened, tmp_path):
     assert plot.width > 1000
 
 
-def _other(place, data, **overrides):
-  parts = experiment.build(trained_testing.config(data, **overrides))
-  return trained.Trained(place / 'other', 1, parts, {})
+def _other(place, folder, **overrides):
+  parts = experiment.build(trained_testing.config(folder, **overrides))
+  identity = data.Data(parts).identity(0)
+  return trained.Trained(place / 'other', 1, parts, {}, identity)
 
 
 def test_runs_that_cannot_be_averaged_are_a_mistake_in_one_line(
@@ -122,7 +124,7 @@ def test_runs_that_cannot_be_averaged_are_a_mistake_in_one_line(
   classes = _other(place, tmp_path)
   split = _other(place, place / 'data', **{'data.eval_split': 'train'})
   for other, words in (
-    (classes, ("the label 1 is 'class2' against 'class1'",)),
+    (classes, ("label 1 is 'class2' and 'class1'",)),
     (split, ("pictures 'train' (15", "'test' (13", 'eval_split')),
   ):
     with pytest.raises(errors.UserError) as caught:

@@ -29,12 +29,12 @@ def run(place):
 @pytest.fixture(scope='module')
 def expected(run):
   """The test split's images by `model.forward` on networks cut off short."""
-  (batch, rest) = list(run.data.eval_batches())
+  (batch, rest) = list(run.data.read(run.data.eval_source, ''))
   # 13 files in batches of 8; the 7th, 001b.jpg, is no image.
   images = np.concatenate([batch['image'], rest['image'][:5]])
   images = np.delete(images, 6, axis=0)
   crops = images[:, 2:30, 2:30].astype(np.float32)
-  inputs = (crops - run.data.mean()) / np.float32(64)
+  inputs = (crops - run.mean) / np.float32(64)
   params = jax.tree.map(np.asarray, run.params)
   network, outputs = run.experiment.network, {}
   for name in _LAYERS:

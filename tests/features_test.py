@@ -30,7 +30,7 @@ def test_devices_share_batches_that_they_do_not_divide(place):
 def test_squares_are_those_of_the_split_in_any_order(place):
   run = trained.open_run(place / 'run')
   source = run.split('train')
-  every = np.concatenate([b['image'] for b in run.data.eval_batches(source)])
+  every = np.concatenate([b['image'] for b in run.data.read(source, '')])
   wanted = np.array([14, 0, 14, 7, 3, 2, 1, 5, 6])  # more than one batch
   squares = features.squares(run, source, wanted)
   np.testing.assert_array_equal(squares, every[wanted])

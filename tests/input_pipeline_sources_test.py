@@ -56,28 +56,6 @@ def test_unknown_kind():
     sources.open_source('webdataset', split='train')
 
 
-def test_classes_must_agree():
-  sources.check_same_classes(synthetic(), synthetic('test'))
-  with pytest.raises(errors.UserError) as caught:
-    sources.check_same_classes(synthetic(), synthetic('test', num_classes=2))
-  message = str(caught.value)
-  assert "2 classes and synthetic 'train' has 3" in message
-  assert "missing ['class2'], surplus []" in message
-
-
-def test_classes_must_be_in_the_same_order(tmp_path):
-  images = np.zeros((2, 16, 16), np.uint8)
-  testing.write_idx(tmp_path, 'train', images, np.arange(2))
-  one, other = (
-    sources.open_source(
-      'idx', split='train', data_dir=str(tmp_path), class_names=names
-    )
-    for names in (('a', 'b'), ('b', 'a'))
-  )
-  with pytest.raises(errors.UserError, match='in the same order'):
-    sources.check_same_classes(one, other)
-
-
 def test_a_subset_of_files(tmp_path):
   testing.write_folder(tmp_path, 2, 3)
   source = folder.open_folder(str(tmp_path), '')

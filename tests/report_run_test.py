@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from alexnet_jax import checkpoint
+from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import evaluate
 from alexnet_jax import experiment
@@ -31,6 +31,7 @@ from alexnet_jax.report import scoring
 from alexnet_jax.report import subject
 from configs import smoke
 from tests import browser_testing
+from tests import trained_testing
 
 _EXAMPLES = 40
 _KEYS = (
@@ -74,11 +75,7 @@ def workdir(tmp_path_factory):
 
 def _pretend_to_train(parts, folder):
   """Leaves behind what a run of ten updates does, untrained."""
-  state = experiment.first_state(parts)
-  state = state.replace(step=state.step + 10)
-  checkpoints = checkpoint.Checkpoints(folder)
-  checkpoints.save(state, parts.plain_config())
-  checkpoints.close()
+  trained_testing.save_first_state(folder, parts, 10)
   reporting.write_run_record(folder, parts.plain_config(), parts.devices())
   with contextlib.closing(reporting.Reporter(folder, 10)) as reporter:
     for step in (2, 4, 6, 8):
@@ -100,7 +97,10 @@ def _untrained(**overrides):
   """A network as it was drawn, without a run."""
   parts = experiment.build(_config(devices=1, **overrides))
   state = experiment.first_state(parts)
-  run = trained.Trained(pathlib.Path('nowhere'), 0, parts, state.params)
+  identity = data.Data(parts).identity(0)
+  run = trained.Trained(
+    pathlib.Path('nowhere'), 0, parts, state.params, identity
+  )
   return subject.open_subject(run)
 
 
@@ -140,10 +140,10 @@ def test_every_figure_and_table_has_its_file(workdir):
 def test_errors_are_those_of_the_evaluation(workdir):
   run = trained.open_run(workdir)
   sizes = (32, 28)
-  evaluator = evaluate.make_evaluator(run.experiment, run.data)
+  evaluator = evaluate.make_evaluator(run.experiment, run.mean)
   expected = evaluator(
     run.params,
-    run.data.eval_batches(),
+    run.data.read(run.data.eval_source, ''),
     {'1': pixels.centre_view(*sizes), '10': pixels.ten_views(*sizes)},
   )
   assert expected is not None

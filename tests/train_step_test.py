@@ -22,6 +22,7 @@ from alexnet_jax import train_state
 from alexnet_jax import train_step
 from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Dense
+from alexnet_jax.epochs import Epochs
 
 _CROP = 11
 _MEAN = np.array([100.0, 110.0, 120.0], np.float32)
@@ -195,7 +196,7 @@ def test_a_batch_of_masked_rows_alone_has_no_gradient():
 
 @functools.cache
 def _step(num_devices):
-  recipe = _recipe(log_every=2, steps_per_epoch=3)
+  recipe = _recipe(log_every=2, epochs=Epochs(3))
   return train_step.make_train_step(
     _JOINED, _mesh(_JOINED, num_devices), recipe
   )

@@ -1,15 +1,18 @@
-import json
+import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from alexnet_jax import checkpoint
 from alexnet_jax import class_names
+from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import experiment
 from alexnet_jax import trained
 from configs import smoke
+from tests import trained_testing
 
 _TINY = {
   **{f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)},
@@ -26,15 +29,10 @@ def _config(**overrides):
   return config
 
 
-def _save(workdir, step=0, saved=lambda config: config, **overrides):
+def _save(workdir, step=0, **overrides):
   """Saves a first state as if a run had come to `step`; returns its params."""
   parts = experiment.build(_config(**overrides))
-  state = experiment.first_state(parts)
-  state = state.replace(step=state.step + step)
-  checkpoints = checkpoint.Checkpoints(workdir)
-  checkpoints.save(state, saved(parts.plain_config()))
-  checkpoints.close()
-  return jax.tree.map(np.asarray, state.params)
+  return trained_testing.save_first_state(workdir, parts, step)
 
 
 def _listing(folder):
@@ -70,16 +68,43 @@ def test_a_config_takes_the_place_of_the_checkpoints(tmp_path):
 
 
 def test_a_checkpoint_older_than_a_key_has_its_usual_value(tmp_path):
-  def without(config):
-    del config['data']['max_unreadable'], config['evaluate']
-    return json.loads(json.dumps(config))
-
-  _save(tmp_path, saved=without)
+  parts = experiment.build(_config())
+  identity = data.Data(parts).identity(0)
+  del identity.config['data']['max_unreadable'], identity.config['evaluate']
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save(experiment.first_state(parts), identity)
+  checkpoints.close()
   config = trained.open_run(tmp_path).experiment.config
   assert config.data.max_unreadable == 0.001
   assert config.evaluate.checkpoint == 'last'
   # The network is the run's alone.
   assert config.network.fc6.features == 16
+
+
+def test_a_checkpoint_of_the_format_before_is_refused_by_name(tmp_path):
+  manager = ocp.CheckpointManager(tmp_path / 'checkpoints')
+  items = {
+    'state': ocp.args.StandardSave({'step': np.zeros(())}),
+    'config': ocp.args.JsonSave(experiment.build(_config()).plain_config()),
+  }
+  manager.save(12, args=ocp.args.Composite(**items))
+  manager.close()
+  with pytest.raises(errors.UserError) as caught:
+    trained.open_run(tmp_path)
+  message = str(caught.value)
+  assert f'{tmp_path}/checkpoints/12 is a checkpoint of format 1' in message
+  assert f'reads format 2: use it with the revision that {tmp_path}/run' in (
+    message
+  )
+
+
+def test_opening_reads_parameters_and_draws_none(tmp_path, monkeypatch):
+  params = _save(tmp_path)
+  monkeypatch.setattr(jax.random, 'normal', None)
+  # What a velocity would be read from.
+  shutil.rmtree(tmp_path / 'checkpoints' / '0' / 'state')
+  run = trained.open_run(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, run.params, params)
 
 
 def test_the_digest_is_of_the_parameters_alone(tmp_path):

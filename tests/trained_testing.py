@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from alexnet_jax import checkpoint
+from alexnet_jax import data
 from alexnet_jax import experiment
 from configs import smoke
 from tests import input_pipeline_testing as testing
@@ -23,7 +24,6 @@ _TINY = {
   'network.fc8.init_std': 0.1,
   'data.source': 'folder',
   'data.name': 'pictures',
-  'data.statistics': 'computed',
   'evaluate.batch_size': 8,
   'data.max_unreadable': 0.2,
   'devices': 1,
@@ -52,8 +52,17 @@ def write_run(
 ) -> dict:
   """Saves a first state as if training had come to `step`; returns params."""
   parts = experiment.build(config(data_dir, **overrides))
+  return save_first_state(workdir, parts, step)
+
+
+def save_first_state(
+  workdir: pathlib.Path, parts: experiment.Experiment, step: int = 0
+) -> dict:
+  """Saves the state of a run that begins as that of `step`; see `write_run`."""
   state = experiment.first_state(parts)
   checkpoints = checkpoint.Checkpoints(workdir)
-  checkpoints.save(state.replace(step=state.step + step), parts.plain_config())
+  checkpoints.save(
+    state.replace(step=state.step + step), data.Data(parts).identity(0)
+  )
   checkpoints.close()
   return jax.tree.map(np.asarray, state.params)

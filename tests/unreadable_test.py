@@ -9,6 +9,7 @@ from absl.testing import flagsaver
 import pytest
 
 from alexnet_jax import checkpoint
+from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import experiment
 from alexnet_jax import reporting
@@ -37,8 +38,8 @@ def place(tmp_path_factory):
     for path in (folder / f'bad_{split}' / split).glob('*/*.jpg'):
       path.write_bytes(b'no image')
   for name in ('good', 'bad_train', 'bad_test'):
-    data = folder / name
-    trained_testing.write_run(folder / f'run_{name}', data, **_SETTINGS)
+    bad = folder / name
+    trained_testing.write_run(folder / f'run_{name}', bad, **_SETTINGS)
   return folder
 
 
@@ -133,11 +134,14 @@ def test_training(place, tmp_path, split):
 
 
 def test_metrics_of_a_checkpoint(tmp_path):
-  state = experiment.first_state(
-    experiment.build(trained_testing.config(tmp_path / 'data'))
-  )
+  folder = trained_testing.write_data(tmp_path / 'data')
+  parts = experiment.build(trained_testing.config(folder))
   checkpoints = checkpoint.Checkpoints(tmp_path)
-  checkpoints.save(state, {}, {'top1_error': 0.5, 'nll': float('inf')})
+  checkpoints.save(
+    experiment.first_state(parts),
+    data.Data(parts).identity(0),
+    {'top1_error': 0.5, 'nll': float('inf')},
+  )
   checkpoints.close()
   (path,) = (tmp_path / 'checkpoints').glob('*/metrics/metrics')
   assert json.loads(path.read_text()) == {'top1_error': 0.5, 'nll': None}
@@ -153,12 +157,12 @@ def test_training_shorter_than_an_epoch(place, tmp_path):
 def test_a_report_of_the_one_test_image_that_can_be_read(
   place, tmp_path, monkeypatch
 ):
-  data = tmp_path / 'data'
-  shutil.copytree(place / 'bad_test', data)
+  bad = tmp_path / 'data'
+  shutil.copytree(place / 'bad_test', bad)
   good = place / 'good' / 'test' / 'class1' / '002.jpg'
-  shutil.copy(good, data / 'test' / 'class1' / '002.jpg')
+  shutil.copy(good, bad / 'test' / 'class1' / '002.jpg')
   for name in ('a', 'b'):
-    trained_testing.write_run(tmp_path / name, data, **_SETTINGS)
+    trained_testing.write_run(tmp_path / name, bad, **_SETTINGS)
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(reporting, 'set_up_terminal', lambda: None)
   for flags in (

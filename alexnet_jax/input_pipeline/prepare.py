@@ -14,11 +14,11 @@ class Summary(NamedTuple):
 
   Attributes:
     statistics: of the training images.
-    statistics_file: where they are kept.
+    statistics_file: where they are kept; None for data that are not on disk.
   """
 
   statistics: statistics_lib.Statistics
-  statistics_file: pathlib.Path
+  statistics_file: pathlib.Path | None
 
 
 def run(
@@ -57,5 +57,6 @@ def run(
     )
   statistics = statistics_lib.compute(measured, decoder, threads)
   path = statistics_lib.stored_path(measured, decoder)
-  statistics_lib.save(path, statistics)
+  if path is not None:
+    statistics_lib.save(path, statistics)
   return Summary(statistics, path)

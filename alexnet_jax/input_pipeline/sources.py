@@ -193,21 +193,3 @@ def open_source(
     f'--config.data.source={kind!r} is unknown: choose folder, idx, tfds or '
     'synthetic'
   )
-
-
-def check_same_classes(train: Source, evaluation: Source) -> None:
-  """Checks that a label means the same class in both sources.
-
-  Raises:
-    errors.UserError: naming what one has and the other has not.
-  """
-  if train.class_names == evaluation.class_names:
-    return
-  missing = sorted(set(train.class_names) - set(evaluation.class_names))
-  surplus = sorted(set(evaluation.class_names) - set(train.class_names))
-  raise errors.UserError(
-    f'{evaluation.name} {evaluation.split!r} has '
-    f'{len(evaluation.class_names)} classes and {train.name} {train.split!r} '
-    f'has {len(train.class_names)}: missing {missing[:3]}, surplus '
-    f'{surplus[:3]}; give both splits the same classes in the same order'
-  )

@@ -10,36 +10,13 @@ import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax import progress
+from alexnet_jax.identity import Statistics
 from alexnet_jax.input_pipeline import atomic_write
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import sources
 
 _BATCH_SIZE = 64
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Statistics:
-  """What the input of a network is centred and shifted by; 0..255 units.
-
-  Attributes:
-    mean_image: float32 [S, S, 3], or [3] where only the channels' are known.
-    channel_mean: float64 [3], RGB.
-    stdevs: float64 [3], standard deviations along the principal components of
-      RGB over all pixels, ascending.
-    eigenvectors: float64 [3, 3], those components, one a column.
-    num_examples: how many images were counted.
-    unreadable: how many were left out because they could not be read.
-    fingerprint: of the source that was measured.
-  """
-
-  mean_image: np.ndarray
-  channel_mean: np.ndarray
-  stdevs: np.ndarray
-  eigenvectors: np.ndarray
-  num_examples: int
-  unreadable: int
-  fingerprint: str
 
 
 # ILSVRC 2012, from the data that Krizhevsky published with cuda-convnet2.
@@ -119,8 +96,13 @@ def _products(image: np.ndarray) -> np.ndarray:
 
 def stored_path(
   source: sources.Source, decoder: decoding.Options
-) -> pathlib.Path:
-  """Returns where a source's statistics are kept; see `atomic_write.place`."""
+) -> pathlib.Path | None:
+  """Returns where a source's statistics are kept; see `atomic_write.place`.
+
+  None for data that are not on disk.
+  """
+  if source.directory is None:
+    return None
   split = atomic_write.split_name(source.split)
   upright = '-upright' if decoder.upright else ''
   filename = f'statistics-{split}-{decoder.image_size}{upright}.npz'
@@ -146,6 +128,8 @@ def load_or_compute(
     errors.UserError: when those kept are of other data or another size.
   """
   path = stored_path(source, decoder)
+  if path is None:
+    return compute(source, decoder, threads)
   if path.exists():
     return _load(path, source, decoder.image_size)
   logging.info('Computing the statistics of the training images, into %s', path)

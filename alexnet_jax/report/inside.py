@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 
-from alexnet_jax import progress
 from alexnet_jax.architecture import Conv
 from alexnet_jax.report import alone
 from alexnet_jax.report import mosaics
@@ -75,8 +74,8 @@ def _answers(
 
   parts: dict[str, list[units.Peaks]] = {name: [] for name in hidden}
   towers = alone.Parts(subject)
-  told = progress.Progress('Answers of all units', len(indices))
-  for batch in subject.batches(subject.eval_source, indices):
+  what = 'Activations of all units'
+  for batch in subject.batches(subject.eval_source, indices, what):
     kept = batch['mask'] > 0
     crops = subject.centre(batch['image'])
     outputs = subject.layers(subject.params, crops)
@@ -90,7 +89,6 @@ def _answers(
           width,
         )
       )
-    told.add(len(kept))
     towers.add(outputs['probabilities'], crops, batch['label'], kept)
   return {name: units.join(part) for name, part in parts.items()}, towers
 

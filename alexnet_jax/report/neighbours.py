@@ -4,7 +4,6 @@ from matplotlib.axes import Axes
 import numpy as np
 
 from alexnet_jax import errors
-from alexnet_jax import progress
 from alexnet_jax import similar
 from alexnet_jax.report import mosaics
 from alexnet_jax.report import page
@@ -75,10 +74,10 @@ def _features_of_train(subject: Subject):
   fit = _MEMORY // (4 * int(np.prod(width)))
   count = min(subject.affordable(source.num_examples), fit)
   indices = samples.choose(source.num_examples, count, seed=6)
-  told = progress.Progress('Activations of training images', count)
   features = np.empty((count, 0), np.float32)
   labels, places, found = [], [], 0
-  for batch in subject.batches(source, indices):
+  what = 'Activations of training images'
+  for batch in subject.batches(source, indices, what):
     kept = batch['mask'] > 0
     crops = subject.centre(batch['image'])
     some = np.asarray(subject.features(subject.params, crops))[kept]
@@ -86,7 +85,6 @@ def _features_of_train(subject: Subject):
       features = np.empty((count, some.shape[1]), np.float32)
     features[found : found + len(some)] = some
     found += len(some)
-    told.add(len(kept))
     labels.append(batch['label'][kept])
     places.append(batch['index'][kept])
   if not found:

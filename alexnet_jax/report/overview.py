@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from alexnet_jax import experiment as experiments
 from alexnet_jax import printable
 from alexnet_jax import progress
 from alexnet_jax import strict_json
@@ -150,7 +151,7 @@ def _plain(value: Any) -> str:
 def _config(subject: Subject) -> page.Table:
   rows = [
     (key, re.sub(r'\s+', ' ', strict_json.dumps(value)))
-    for key, value in _flatten(subject.run.experiment.plain_config())
+    for key, value in experiments.flatten(subject.run.experiment.plain_config())
   ]
   return page.Table(
     name='config',
@@ -160,15 +161,6 @@ def _config(subject: Subject) -> page.Table:
     caption='What the key means is a comment in configs/imagenet.py.',
     folded=True,
   )
-
-
-def _flatten(value: Any, prefix: str = '') -> list[tuple[str, Any]]:
-  if not isinstance(value, dict):
-    return [(prefix, value)]
-  rows = []
-  for key, item in value.items():
-    rows += _flatten(item, f'{prefix}.{key}' if prefix else key)
-  return rows
 
 
 def summary(subject: Subject) -> page.Facts:

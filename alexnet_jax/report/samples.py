@@ -1,7 +1,7 @@
 """Chosen examples of a split, as numpy arrays."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,38 +32,7 @@ def choose(total: int, count: int, seed: int = 0) -> np.ndarray:
   return np.sort(drawn)
 
 
-def batches(
-  source: Any,
-  indices: np.ndarray,
-  batch_size: int,
-  decoder: Any,
-  threads: int,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields the batches of some examples of a source.
-
-  Each is as `input_pipeline.pipeline.eval_batches` has it, but that 'index' is
-  the place among `indices`.
-
-  Args:
-    source: where the images come from.
-    indices: int [N], which examples, in the order wanted.
-    batch_size: images a batch.
-    decoder: how images are decoded, from `data.Data.decoder`.
-    threads: that read and decode; 0 for one per core.
-  """
-  # TensorFlow comes in here and not before.
-  from alexnet_jax.input_pipeline import pipeline
-  from alexnet_jax.input_pipeline import sources
-
-  return pipeline.eval_batches(
-    sources.Subset(source, np.asarray(indices)),
-    batch_size=batch_size,
-    decoder=decoder,
-    threads=threads,
-  )
-
-
-def read(parts: Iterable[dict[str, np.ndarray]]) -> Examples:
+def join(parts: Iterable[dict[str, np.ndarray]]) -> Examples:
   """Joins batches, leaving out padding and what could not be read."""
   places, images, labels = [], [], []
   for part in parts:

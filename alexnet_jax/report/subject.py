@@ -11,11 +11,11 @@ import numpy as np
 
 from alexnet_jax import activations
 from alexnet_jax import architecture
+from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import model
 from alexnet_jax import pixels
 from alexnet_jax import printable
-from alexnet_jax import progress
 from alexnet_jax import trained
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.report import samples
@@ -100,21 +100,16 @@ class Subject:
     return max(1, min(images, int(budget / (cost * passes))))
 
   def batches(
-    self, source: Any, indices: np.ndarray
-  ) -> Iterator[dict[str, np.ndarray]]:
-    """Returns batches of at most `BATCH` examples; see `samples.batches`."""
-    size = min(BATCH, len(indices))
-    return samples.batches(
-      source,
-      indices,
-      size,
-      self.run.data.decoder(),
-      self._config.data.threads,
+    self, source: Any, indices: np.ndarray, what: str
+  ) -> Iterator[data.Batch]:
+    """Returns batches of at most `BATCH` examples; see `data.Data.read`."""
+    return self.run.data.read(
+      source, what, indices=indices, batch_size=min(BATCH, len(indices))
     )
 
   def read(self, source: Any, indices: np.ndarray) -> samples.Examples:
     """Returns the examples of these indices that can be read."""
-    return samples.read(self.batches(source, indices))
+    return samples.join(self.batches(source, indices, 'Reading images'))
 
   def choose_tests(self, count: int, seed: int = 0) -> np.ndarray:
     """Draws test images that can be read; see `samples.choose`."""
@@ -225,13 +220,11 @@ class Subject:
     source = self.eval_source
     count = self.affordable(source.num_examples)
     indices = samples.choose(source.num_examples, count)
-    told = progress.Progress('Predictions', count)
     parts = []
-    for batch in self.batches(source, indices):
+    for batch in self.batches(source, indices, 'Predictions'):
       crops = self.centre(batch['image'])
       probabilities = np.asarray(self._probabilities(self.params, crops))
       kept = batch['mask'] > 0
-      told.add(len(kept))
       parts.append(
         scoring.score(
           probabilities[kept],
@@ -262,4 +255,4 @@ def open_subject(run: trained.Trained) -> Subject:
   """
   params = jax.device_put(jax.device_get(run.params), jax.local_devices()[0])
   params = jax.tree.map(jnp.asarray, params)
-  return Subject(run, params, run.data.mean())
+  return Subject(run, params, run.mean)

@@ -7,7 +7,6 @@ import numpy as np
 
 from alexnet_jax import metrics
 from alexnet_jax import pixels
-from alexnet_jax import progress
 from alexnet_jax.report import page
 from alexnet_jax.report import plots
 from alexnet_jax.report.subject import Subject
@@ -106,8 +105,7 @@ def _evaluate(subject, sets, views, indices) -> dict[str, dict[str, float]]:
     )
 
   sums = {name: np.zeros(5) for name in sets}
-  told = progress.Progress('Views', len(indices))
-  for batch in subject.batches(subject.eval_source, indices):
+  for batch in subject.batches(subject.eval_source, indices, 'Views'):
     images = jax.device_put(batch['image'])
     rest = {key: batch[key] for key in ('label', 'mask', 'unreadable')}
     each = {
@@ -117,7 +115,6 @@ def _evaluate(subject, sets, views, indices) -> dict[str, dict[str, float]]:
     for name, some in sets.items():
       result = scored([each[view] for view in some], rest)
       sums[name] += np.asarray(jax.tree.leaves(result), np.float64)
-    told.add(len(images))
   return {
     name: {
       'views': len(sets[name]),

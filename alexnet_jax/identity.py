@@ -1,0 +1,163 @@
+"""What a trained network is besides its parameters, and what made it.
+
+A checkpoint carries an `Identity`, so that whoever has a workdir has the
+function that was trained, whatever has become of the data folder since.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any, Self
+
+import numpy as np
+
+from alexnet_jax import errors
+
+_ARRAYS = ('mean_image', 'channel_mean', 'stdevs', 'eigenvectors')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+  """What the input of a network is centered and shifted by; 0..255 units.
+
+  Attributes:
+    mean_image: float32 [S, S, 3], or [3] where only the channels' are known.
+    channel_mean: float64 [3], RGB.
+    stdevs: float64 [3], standard deviations along the principal components of
+      RGB over all pixels, ascending.
+    eigenvectors: float64 [3, 3], those components, one per column.
+    num_examples: how many images were counted.
+    unreadable: how many were left out because they could not be read.
+    fingerprint: of the source that was measured.
+  """
+
+  mean_image: np.ndarray
+  channel_mean: np.ndarray
+  stdevs: np.ndarray
+  eigenvectors: np.ndarray
+  num_examples: int
+  unreadable: int
+  fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """A split of a data set, as it was.
+
+  Attributes:
+    name: of the data set.
+    split: of the data set, such as 'train'.
+    num_examples: how many images it had.
+    fingerprint: a digest that changes when the images do.
+  """
+
+  name: str
+  split: str
+  num_examples: int
+  fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Identity:
+  """All of a run but its state; see the module.
+
+  Attributes:
+    config: of the run, as JSON types.
+    class_names: one per label, in the order of the labels, as the data set
+      has them.
+    statistics: of the training split: mean and principal components.
+    train: the training split.
+    validation: the validation split.
+    epoch_shift: what is added to a step before it is divided by the steps of
+      an epoch; see `epochs.Epochs`.
+  """
+
+  config: dict[str, Any]
+  class_names: tuple[str, ...]
+  statistics: Statistics
+  train: Split
+  validation: Split
+  epoch_shift: int = 0
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns everything but the arrays, as JSON types."""
+    statistics = {
+      field.name: getattr(self.statistics, field.name)
+      for field in dataclasses.fields(Statistics)
+      if field.name not in _ARRAYS
+    }
+    shapes = {name: list(array.shape) for name, array in self.arrays().items()}
+    return {
+      'config': self.config,
+      'class_names': list(self.class_names),
+      'statistics': {**statistics, 'shapes': shapes},
+      'train': dataclasses.asdict(self.train),
+      'validation': dataclasses.asdict(self.validation),
+      'epoch_shift': self.epoch_shift,
+    }
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """Returns the arrays of the statistics by name."""
+    return {name: getattr(self.statistics, name) for name in _ARRAYS}
+
+  @staticmethod
+  def abstract_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns empty arrays of the right shape and dtype for a restore.
+
+    Args:
+      values: from `to_json`.
+    """
+    shapes = values['statistics']['shapes']
+    return {
+      name: np.empty(
+        shapes[name], np.float32 if name == 'mean_image' else np.float64
+      )
+      for name in _ARRAYS
+    }
+
+  @classmethod
+  def from_json(
+    cls, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+  ) -> Self:
+    """Returns what `to_json` and `arrays` were made from."""
+    statistics = dict(values['statistics'])
+    del statistics['shapes']
+    return cls(
+      config=values['config'],
+      class_names=tuple(values['class_names']),
+      statistics=Statistics(**statistics, **arrays),
+      train=Split(**values['train']),
+      validation=Split(**values['validation']),
+      epoch_shift=values['epoch_shift'],
+    )
+
+
+def check_class_names(
+  names: Sequence[str], expected: Sequence[str], whose: str, expected_of: str
+) -> None:
+  """Checks that a label means the same class to both.
+
+  Args:
+    names: by label.
+    expected: by label.
+    whose: the first, for the message.
+    expected_of: the second, for the message.
+
+  Raises:
+    UserError: naming the first label that differs.
+  """
+  if tuple(names) == tuple(expected):
+    return
+  both = zip(names, expected, strict=False)
+  label = next(
+    (i for i, (name, other) in enumerate(both) if name != other),
+    min(len(names), len(expected)),
+  )
+  ours, theirs = (
+    f"'{each[label]}'" if label < len(each) else 'missing'
+    for each in (names, expected)
+  )
+  raise errors.UserError(
+    f'the classes of {whose} ({len(names)}) are not those of {expected_of}'
+    f' ({len(expected)}): label {label} is {ours} and {theirs}; restore the'
+    ' class folders, or name other data with --config.data.data_dir'
+  )
