@@ -9,7 +9,7 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-  """Logs share, rate and time left now and then.
+  """Logs share, rate and ETA now and then.
 
   Work that ends before the first line is due says nothing.
   """
@@ -42,7 +42,7 @@ class Progress:
     self._reported = now
     rate = (done - self._done_before) / (now - self._start)
     logging.info(
-      '%s: %s of %s %s (%d %%), %.0f %s/s, left %s',
+      '%s: %s of %s %s (%d %%), %.0f %s/s, ETA %s',
       self._what,
       f'{done:,}',
       f'{self._total:,}',

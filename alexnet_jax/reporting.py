@@ -4,6 +4,7 @@ import importlib.metadata
 import io
 import json
 import logging as python_logging
+import math
 import pathlib
 import platform
 import subprocess
@@ -173,13 +174,22 @@ def _git_revision() -> str | None:
 def train_line(
   step: int, total: int, values: dict[str, float], seconds_left: float
 ) -> str:
-  """Returns the terminal's line for a window of training steps."""
+  """Returns the terminal's line for a window of training steps.
+
+  Args:
+    step: updates made.
+    total: updates of the whole run.
+    values: of the window, as in `metrics.jsonl`.
+    seconds_left: the ETA; NaN, like a speed not measured yet, becomes '?'.
+  """
+  speed, wait = values['images_per_second'], 100 * values['waiting']
   return (
     f'step {step}/{total}  epoch {values["epoch"]:.2f}'
     f'  loss {values["nll"]:.4f}  error {100 * values["top1_error"]:.1f} %'
-    f'  rate {values["rate"]:.2g}  {values["images_per_second"]:.0f} images/s'
-    f'  waiting {100 * values["waiting"]:.1f} %'
-    f'  left {progress.duration(seconds_left)}'
+    f'  learning rate {values["rate"]:.2g}'
+    f'  {"?" if math.isnan(speed) else round(speed)} images/s'
+    f'  data wait {"?" if math.isnan(wait) else f"{wait:.1f}"} %'
+    f'  ETA {progress.duration(seconds_left)}'
   )
 
 

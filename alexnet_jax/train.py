@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+import numpy as np
 
 from alexnet_jax import checkpoint
 from alexnet_jax import errors
 from alexnet_jax import evaluate
 from alexnet_jax import experiment as experiments
+from alexnet_jax import meter
 from alexnet_jax import optimizer
 from alexnet_jax import progress
 from alexnet_jax import reporting
@@ -46,6 +48,11 @@ class StopSignal:
     return self.number is not None
 
   @property
+  def name(self) -> str:
+    """The signal's: 'SIGTERM'."""
+    return '' if self.number is None else signal.Signals(self.number).name
+
+  @property
   def exit_code(self) -> int:
     """128 + the signal's number, as shells report it: 143 for SIGTERM."""
     return 0 if self.number is None else 128 + self.number
@@ -61,35 +68,6 @@ def _stop_signal() -> Iterator[StopSignal]:
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-
-
-class Meter:
-  """Times the steps of a window: images a second, share spent waiting."""
-
-  def __init__(self, batch_size: int):
-    self._batch_size = batch_size
-    self._steps, self._seconds, self._waited = 0, 0.0, 0.0
-    self._pace = math.nan  # seconds a step, over the last whole window
-
-  def add(self, seconds: float, waited: float) -> None:
-    """Counts one step and how much of it was spent waiting for its images."""
-    self._steps += 1
-    self._seconds += seconds
-    self._waited += waited
-
-  def read(self) -> dict[str, float]:
-    """Returns the figures since the last call, and starts anew."""
-    seconds = self._seconds or math.nan
-    self._pace = seconds / (self._steps or math.nan)
-    figures = {
-      'images_per_second': self._batch_size / self._pace,
-      'waiting': self._waited / seconds,
-    }
-    self._steps, self._seconds, self._waited = 0, 0.0, 0.0
-    return figures
-
-  def seconds_left(self, steps: int) -> float:
-    return steps * self._pace
 
 
 class Run:
@@ -112,8 +90,14 @@ class Run:
     self.evaluator = evaluate.make_evaluator(experiment, self.data)
     self.checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
     self.state = self._first_state(workdir)
-    self.reporter = reporting.Reporter(workdir, int(self.state.step))
-    self.meter = Meter(config.batch_size)
+    # Copies on the host of what decides what is due: reading the state itself
+    # would wait for the step that runs.
+    self.step = int(self.state.step)
+    self.validated = int(self.state.validated)
+    self.plateau_ended = self._plateau_ended()
+    self.readable = int(self.state.epoch.examples)  # images of this epoch
+    self.reporter = reporting.Reporter(workdir, self.step)
+    self.meter = meter.Meter(config.batch_size)
     self.stuck_since: int | None = None
 
   def _first_state(self, workdir) -> train_state.TrainState:
@@ -126,20 +110,67 @@ class Run:
     )
     return self.checkpoints.restore(state, latest)
 
-  def validation_is_due(self, step: int) -> bool:
-    every = self.config.validate_every_steps or self.data.steps_per_epoch
-    return step > 0 and (step % every == 0 or step == self.total_steps)
+  def place(self, **fields: Any) -> None:
+    """Replaces fields of the state by values that are on every device."""
+    everywhere = NamedSharding(self.experiment.mesh, PartitionSpec())
+    self.state = self.state.replace(**jax.device_put(fields, everywhere))
+    self.plateau_ended = self._plateau_ended()
 
-  def finished(self, step: int) -> bool:
-    plateau = self.config.optimizer.schedule == 'plateau'
-    return step >= self.total_steps or (
-      plateau
+  def _plateau_ended(self) -> bool:
+    return (
+      self.config.optimizer.schedule == 'plateau'
       and optimizer.plateau_finished(
         self.state.plateau, self.experiment.plateau_rule
       )
     )
 
+  @property
+  def validate_every(self) -> int:
+    return self.config.validate_every_steps or self.data.steps_per_epoch
+
+  def validation_is_due(self) -> bool:
+    return self.step > 0 and (
+      self.step % self.validate_every == 0 or self.step == self.total_steps
+    )
+
+  def checkpoint_is_due(self) -> bool:
+    """Whether to save here; a validation saves by itself."""
+    every = self.config.checkpoint.every_steps
+    return self.step % every == 0 and not self.validation_is_due()
+
+  def why_ended(self) -> str:
+    """Returns why there is nothing more to train; '' while there is."""
+    if self.plateau_ended:
+      return (
+        'plateau: no better validation error after'
+        f' max_drops={self.experiment.plateau_rule.max_drops} drops of the'
+        ' learning rate'
+      )
+    if self.step < self.total_steps:
+      return ''
+    key = 'max_steps' if self.config.max_steps else 'num_epochs'
+    return f'{key}={self.config[key]} reached (step {self.total_steps})'
+
+  def seconds_left(self) -> float:
+    """Returns the ETA in seconds, validations and checkpoints included.
+
+    It is of the whole schedule; the plateau rule may end the run earlier.
+    """
+    every, end = self.validate_every, self.total_steps
+    save_every = self.config.checkpoint.every_steps
+
+    def count(every):
+      """Returns how many multiples there are from this step to the end."""
+      return end // every - (self.step - 1) // every
+
+    return self.meter.seconds_left(
+      end - self.step,
+      validation=count(every) + (end % every > 0),
+      checkpoint=count(save_every) - count(math.lcm(every, save_every)),
+    )
+
   def close(self) -> None:
+    self.meter.close()
     self.checkpoints.close()
     self.reporter.close()
 
@@ -165,99 +196,99 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
       workdir, experiment.plain_config(), experiment.devices()
     )
     with _stop_signal() as stop:
-      _loop(run, stop)
+      logging.info('%s', _loop(run, stop))
     _summarize(workdir, run)
   return stop.exit_code
 
 
-def _loop(run: Run, stop: StopSignal) -> None:
+def _loop(run: Run, stop: StopSignal) -> str:
   """Steps, and does what is due between steps.
 
   What is due is a function of the state, so a restarted run does the same.
+  Between lines of the log, validations and checkpoints nothing here reads a
+  value from the device, so that it always has a step to run.
+
+  Returns:
+    Why the run ended, as a line for the log.
   """
-  step = first = int(run.state.step)
-  validated = int(run.state.validated)
-  batches = run.data.train_batches(step)
-  loss = jnp.float32(0)
+  first = run.step
+  batches = run.data.train_batches(first)
   while not stop.received():
-    if run.validation_is_due(step) and validated != step:
-      result = _validate(run, stop)
-      if result is None:
-        break
-      validated = step
-      _save(run, result)
-    if run.finished(step):
-      return
+    if run.validation_is_due() and run.validated != run.step:
+      with run.meter.pause('validation'):
+        result = _validate(run, stop)
+        if result is None:
+          break
+        _save(run, result)
+    if reason := run.why_ended():
+      verb = 'Nothing to train' if run.step == first else 'Training ended'
+      return f'{verb} at step {run.step}: {reason}'
     started = time.perf_counter()
+    _step(run, batches)
+    if run.step == first + 1:
+      run.meter.drain()
+      seconds = time.perf_counter() - started
+      logging.info('First step after %s', progress.duration(seconds))
+      run.meter.restart()
+    if run.step % run.config.log.every_steps == 0:
+      _log(run)
+    if run.checkpoint_is_due():
+      with run.meter.pause('checkpoint'):
+        _save(run)
+  if run.checkpoints.latest() != run.step:
+    _save(run)
+  return (
+    f'Training stopped at step {run.step} by {stop.name}: run again to go on'
+  )
+
+
+def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
+  """Dispatches one update.
+
+  Raises:
+    UserError: at the end of an epoch in which no image at all could be read,
+      whatever share `data.max_unreadable` allows.
+  """
+  epoch = run.data.steps_per_epoch
+  if run.step % epoch == 0:
+    run.readable = 0
+  with run.meter.input():
     batch = next(batches)
-    # Nothing was lost to the images while the step before still runs.
-    idle = loss.is_ready()  # pyrefly: ignore[missing-attribute]
-    waited = time.perf_counter() - started if idle else 0.0
+    run.readable += int(batch['mask'].sum())
     batch = train_step.put_batch(
       batch, run.config.accumulation, run.experiment.mesh
     )
-    previous, (run.state, loss) = loss, run.train_step(run.state, batch)
-    # One step runs while the next is prepared; no more pile up.
-    previous.block_until_ready()
-    step += 1
-    log_is_due = step % run.config.log.every_steps == 0
-    if log_is_due or step == first + 1:
-      loss.block_until_ready()
-    seconds = time.perf_counter() - started
-    run.meter.add(seconds, waited)
-    if step == first + 1:
-      logging.info('First step after %s', progress.duration(seconds))
-    _check_any_readable(run, step)
-    if log_is_due:
-      _log(run, step)
-    if (
-      step % run.config.checkpoint.every_steps == 0
-      and not run.validation_is_due(step)
-    ):
-      _save(run)
-  if run.checkpoints.latest() != step:
-    _save(run)
-
-
-def _check_any_readable(run: Run, step: int) -> None:
-  """Stops at the end of an epoch in which no image at all could be read.
-
-  Raises:
-    UserError: if so, whatever share `data.max_unreadable` allows.
-  """
-  epoch = run.data.steps_per_epoch
-  ended = step % epoch == 0 or (step == run.total_steps and step < epoch)
-  if ended and not int(run.state.epoch.examples):
+  run.state, loss = run.train_step(run.state, batch)
+  run.meter.add(loss)
+  run.step += 1
+  ended = run.step % epoch == 0 or (run.step == run.total_steps < epoch)
+  if ended and not run.readable:
     raise errors.NothingReadableError(run.data.train_source)
 
 
-def _log(run: Run, step: int) -> None:
+def _log(run: Run) -> None:
   """Reports the window that ends with this step, and looks for trouble."""
+  figures = run.meter.read()
   _check_finite(run)
   state = run.state
   rates = run.recipe.schedule(state.step - 1, state.plateau)
   values = {
-    'epoch': step / run.data.steps_per_epoch,
+    'epoch': run.step / run.data.steps_per_epoch,
     **state.window.means(),
     'rate': float(rates.rate),
     'color_noise': float(rates.color_noise),
     'unreadable': int(state.epoch.unreadable),
-    **run.meter.read(),
+    **figures,
   }
-  run.reporter.write(step, 'train', values)
-  logging.info(
-    '%s',
-    reporting.train_line(
-      step,
-      run.total_steps,
-      values,
-      run.meter.seconds_left(run.total_steps - step),
-    ),
+  run.reporter.write(run.step, 'train', values)
+  line = reporting.train_line(
+    run.step, run.total_steps, values, run.seconds_left()
   )
+  logging.info('%s', line)
   run.data.check_unreadable(
     values['unreadable'], run.data.train_source.num_examples
   )
-  _warn_if_stuck(run, step, values['nll'])
+  _warn_if_stuck(run, run.step, values['nll'])
 
 
 def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
@@ -300,8 +331,7 @@ def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
   )
   if not result['examples']:
     raise errors.NothingReadableError(run.data.eval_source)
-  state = run.state
-  step = int(state.step)
+  state, step = run.state, run.step
   epoch = step / run.data.steps_per_epoch
   if step % run.data.steps_per_epoch == 0:
     training = {'epoch': epoch, **state.epoch.means()}
@@ -311,11 +341,17 @@ def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
   plateau = optimizer.plateau_update(
     state.plateau, result['top1_error'], run.experiment.plateau_rule
   )
-  if run.config.optimizer.schedule == 'plateau' and int(plateau.drops) > int(
-    state.plateau.drops
+  run.place(plateau=plateau, validated=jnp.int32(step))
+  run.validated = step
+  if (
+    run.config.optimizer.schedule == 'plateau'
+    and int(plateau.drops) > int(state.plateau.drops)
+    and not run.plateau_ended
   ):
-    logging.info('No better validation error: rate %.2g', float(plateau.rate))
-  run.state = _place(run, state, plateau=plateau, validated=jnp.int32(step))
+    rates = run.recipe.schedule(state.step, plateau)
+    logging.info(
+      'No better validation error: learning rate %.2g', float(rates.rate)
+    )
   return result
 
 
@@ -327,12 +363,6 @@ def validation_line(step: int, epoch: float, result: dict[str, float]) -> str:
     f'  top-5 error {100 * result["top5_error"]:.2f} %'
     f'  of {result["examples"]} images'
   )
-
-
-def _place(run: Run, state: train_state.TrainState, **fields: Any):
-  """Replaces fields by values that lie on every device."""
-  everywhere = NamedSharding(run.experiment.mesh, PartitionSpec())
-  return state.replace(**jax.device_put(fields, everywhere))
 
 
 @jax.jit
@@ -350,7 +380,7 @@ def _check_finite(run: Run) -> None:
   bad_step = int(run.state.bad_step)
   if bad_step < 0 and bool(_all_finite(run.state.params)):
     return
-  step = bad_step if bad_step >= 0 else int(run.state.step) - 1
+  step = bad_step if bad_step >= 0 else run.step - 1
   latest = run.checkpoints.latest()
   saved = 'none was saved' if latest is None else f'step {latest}'
   raise errors.DivergedError(
@@ -365,7 +395,7 @@ def _save(run: Run, validation: dict[str, float] | None = None) -> None:
 
 
 def _summarize(workdir: pathlib.Path, run: Run) -> None:
-  """Logs the curve of the validation error and the last one."""
+  """Logs the curve of the validation error, the last one and the best."""
   lines = reporting.read(workdir / 'metrics.jsonl')
   history = [
     line
@@ -376,14 +406,18 @@ def _summarize(workdir: pathlib.Path, run: Run) -> None:
     return
   errors_so_far = [line['top1_error'] for line in history]
   logging.info(
-    'Validation error by epoch: %s  %s',
+    'Validation errors, %%: %s  %s',
     reporting.curve(errors_so_far),
     ' '.join(f'{100 * error:.1f}' for error in errors_so_far[-20:]),
   )
+  last, best = history[-1], min(history, key=lambda line: line['top1_error'])
+  validated = f', validated at step {last["step"]}'
   logging.info(
-    'Step %d: top-1 error %.2f %%, best %.2f %%; %s',
-    int(run.state.step),
-    100 * errors_so_far[-1],
-    100 * min(errors_so_far),
+    'Step %d%s: top-1 error %.2f %%, best %.2f %% at step %d; %s',
+    run.step,
+    validated if last['step'] != run.step else '',
+    100 * last['top1_error'],
+    100 * best['top1_error'],
+    best['step'],
     workdir,
   )

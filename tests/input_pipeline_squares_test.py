@@ -401,7 +401,7 @@ def test_progress_and_time_left_are_shown(tmp_path, monkeypatch, caplog):
     write(photos(tmp_path), tmp_path)
   shown = [m for m in caplog.messages if m.startswith('Store train: 8 of 12')]
   assert len(shown) == 1
-  assert 'left' in shown[0]
+  assert 'ETA' in shown[0]
 
 
 def test_prepare_keeps_the_statistics_in_the_store(tmp_path):

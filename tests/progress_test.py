@@ -20,8 +20,8 @@ def test_a_line_every_ten_seconds(clock, caplog):
     clock[0] = 100 + seconds
     done.add(count)
   assert [record.getMessage() for record in caplog.records] == [
-    'Computing fc7: 12,000 of 60,000 images (20 %), 1091 images/s, left 44 s',
-    'Computing fc7: 24,000 of 60,000 images (40 %), 1091 images/s, left 33 s',
+    'Computing fc7: 12,000 of 60,000 images (20 %), 1091 images/s, ETA 44 s',
+    'Computing fc7: 24,000 of 60,000 images (40 %), 1091 images/s, ETA 33 s',
   ]
 
 
@@ -62,5 +62,5 @@ def test_what_an_earlier_run_did_is_no_part_of_the_rate(clock, caplog):
   clock[0] += 10
   done.report(600)
   assert caplog.messages == [
-    'Store: 600 of 1,000 images (60 %), 10 images/s, left 40 s'
+    'Store: 600 of 1,000 images (60 %), 10 images/s, ETA 40 s'
   ]
