@@ -105,10 +105,6 @@ class Data:
       seed=self._config.seed,
     )
 
-  @property
-  def steps_per_epoch(self) -> int:
-    return -(-self.train_source.num_examples // self._config.batch_size)
-
   @functools.cached_property
   def statistics(self) -> identities.Statistics:
     """Mean and principal components of the training split's colors.
@@ -132,7 +128,7 @@ class Data:
     sizes = self._config.input
     return pixels.mean(sizes.mean, self.statistics, sizes.crop_size)
 
-  def identity(self, epoch_shift: int) -> Identity:
+  def identity(self) -> Identity:
     """Returns what a checkpoint of a run on these data carries."""
     return Identity(
       config=self._experiment.plain_config(),
@@ -140,7 +136,6 @@ class Data:
       statistics=self.statistics,
       train=_as_split(self.train_source),
       validation=_as_split(self.eval_source),
-      epoch_shift=epoch_shift,
     )
 
   def decoder(self, upright: bool = False) -> Any:

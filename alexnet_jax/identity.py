@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from alexnet_jax import errors
+from alexnet_jax.epochs import Epochs
 
 _ARRAYS = ('mean_image', 'channel_mean', 'stdevs', 'eigenvectors')
 
@@ -77,6 +78,12 @@ class Identity:
   train: Split
   validation: Split
   epoch_shift: int = 0
+
+  @property
+  def epochs(self) -> Epochs:
+    """How the steps of the run are counted in epochs."""
+    steps = -(-self.train.num_examples // self.config['batch_size'])
+    return Epochs(steps, self.epoch_shift)
 
   def to_json(self) -> dict[str, Any]:
     """Returns everything but the arrays, as JSON types."""

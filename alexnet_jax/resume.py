@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+import dataclasses
 import enum
 import fnmatch
 import pathlib
@@ -50,8 +51,8 @@ _ON_CHANGE = {
   'checkpoint.*': OnChange.APPLIES,
   'log.*': OnChange.APPLIES,
   'evaluate.*': OnChange.APPLIES,
-  # seed, compute_dtype, batch_size, num_epochs, max_steps,
-  # validate_every_steps, input.*, optimizer.*
+  # batch_size as well; the rest are seed, compute_dtype, num_epochs, max_steps,
+  # validate_every_steps, and what is left of input.* and optimizer.*.
   '*': OnChange.WARNS,
 }
 
@@ -99,56 +100,67 @@ def on_change(key: str) -> OnChange:
 
 
 def check_data(
-  identity: Identity,
-  train: Split,
-  validation: Split,
-  batch_size: int,
-  accepted: bool,
-) -> bool:
+  identity: Identity, saved: Identity, step: int, accepted: bool
+) -> Identity:
   """Holds data and batch size against those of a checkpoint.
 
   Args:
-    identity: of the checkpoint.
-    train: the training split now.
-    validation: the validation split now.
-    batch_size: now.
+    identity: of the run now.
+    saved: of the checkpoint.
+    step: of the checkpoint.
     accepted: whether the user accepts what has changed.
 
   Returns:
-    Whether the epochs are others from here on.
+    The identity with the epochs counted from where they were.
 
   Raises:
-    UserError: if they are, and it was not accepted.
+    UserError: if what its steps count has changed and was not accepted.
   """
-  if validation.fingerprint != identity.validation.fingerprint:
+  if identity.validation.fingerprint != saved.validation.fingerprint:
     logging.warning(
-      'The validation images are others than the checkpoint knows (%s of %d,'
-      ' now %s of %d): errors before and after do not compare',
-      identity.validation.split,
-      identity.validation.num_examples,
-      validation.split,
-      validation.num_examples,
+      'The validation images are not those of the checkpoint (%s, now %s):'
+      ' errors before and after do not compare',
+      _describe(saved.validation),
+      _describe(identity.validation),
     )
-  before = identity.config['batch_size']
-  changes = []
-  if train.num_examples != identity.train.num_examples:
-    changes.append(
-      f'{identity.train.num_examples} training images, now {train.num_examples}'
-    )
-  elif train.fingerprint != identity.train.fingerprint:
-    changes.append(
-      f'other training images (fingerprint {identity.train.fingerprint[:12]},'
-      f' now {train.fingerprint[:12]})'
-    )
-  if batch_size != before:
-    changes.append(f'a batch size of {before}, now {batch_size}')
+  changes = _changes(identity, saved)
   if not changes:
-    return False
-  told = f'the checkpoint is of {" and ".join(changes)}'
+    return dataclasses.replace(identity, epoch_shift=saved.epoch_shift)
+  told = f'the checkpoint of step {step} is of {" and ".join(changes)}'
   if not accepted:
     raise errors.UserError(
-      f'{told}: restore it, or accept it with'
-      ' --config.checkpoint.accept_changes=True, which begins a new epoch'
+      f'{told}: restore that, or add --config.checkpoint.accept_changes=True,'
+      ' which ends the epoch there and begins the next'
     )
-  logging.warning('Accepted: %s; a new epoch begins', told)
-  return True
+  epochs = saved.epochs.changed(step, identity.epochs.steps)
+  logging.warning(
+    '%s%s: accepted; epoch %d begins, with %d steps',
+    told[0].upper(),
+    told[1:],
+    epochs.at(step),
+    epochs.steps,
+  )
+  return dataclasses.replace(identity, epoch_shift=epochs.shift)
+
+
+def _changes(identity: Identity, saved: Identity) -> list[str]:
+  """Says what of the epochs is other than it was."""
+  changes = []
+  if identity.train.num_examples != saved.train.num_examples:
+    changes.append(
+      f'{saved.train.num_examples} training images, now'
+      f' {identity.train.num_examples}'
+    )
+  elif identity.train.fingerprint != saved.train.fingerprint:
+    changes.append(
+      f'other training images ({_describe(saved.train)}, now'
+      f' {_describe(identity.train)})'
+    )
+  before, now = (each.config['batch_size'] for each in (saved, identity))
+  if before != now:
+    changes.append(f'batch_size={before}, now {now}')
+  return changes
+
+
+def _describe(split: Split) -> str:
+  return f"{split.name} '{split.split}' {split.fingerprint[:8]}"

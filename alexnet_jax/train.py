@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import math
 import pathlib
 import signal
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+from ml_collections import config_dict
 import numpy as np
 
 from alexnet_jax import checkpoint
@@ -23,10 +25,11 @@ from alexnet_jax import meter
 from alexnet_jax import optimizer
 from alexnet_jax import progress
 from alexnet_jax import reporting
-from alexnet_jax import train_state
+from alexnet_jax import resume
 from alexnet_jax import train_step
 from alexnet_jax.data import Data
 from alexnet_jax.experiment import Experiment
+from alexnet_jax.identity import Identity
 
 
 class StopSignal:
@@ -77,19 +80,33 @@ class Run:
     config = experiment.config
     self.experiment = experiment
     self.config = config
-    self.data = Data(experiment)
-    self.total_steps = experiments.total_steps(
-      experiment, self.data.steps_per_epoch
-    )
+    self.checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+    latest = self.checkpoints.latest()
+    saved = None if latest is None else self.checkpoints.identity(latest)
+    if saved is not None:
+      resume.check_config(experiment.plain_config(), saved.config, workdir)
+    self.data = Data(experiment, saved)
+    self.identity = self.data.identity()
+    if latest is not None and saved is not None:
+      self.identity = resume.check_data(
+        self.identity, saved, latest, config.checkpoint.accept_changes
+      )
+    self.epochs = self.identity.epochs
+    self.total_steps = experiments.total_steps(experiment, self.epochs)
     self.recipe = experiments.make_recipe(
-      experiment, self.data.steps_per_epoch, self.data.mean()
+      experiment, self.epochs, self.data.mean
     )
     self.train_step = train_step.make_train_step(
       experiment.network, experiment.mesh, self.recipe
     )
-    self.evaluator = evaluate.make_evaluator(experiment, self.data)
-    self.checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
-    self.state = self._first_state(workdir)
+    self.evaluator = evaluate.make_evaluator(experiment, self.data.mean)
+    if latest is not None and saved is not None:
+      self.state = self.checkpoints.restore(
+        experiments.abstract_state(experiment), latest
+      )
+      self._warn_of_another_rate(saved)
+    else:
+      self.state = experiments.first_state(experiment)
     # Copies on the host of what decides what is due: reading the state itself
     # would wait for the step that runs.
     self.step = int(self.state.step)
@@ -100,15 +117,23 @@ class Run:
     self.meter = meter.Meter(config.batch_size)
     self.stuck_since: int | None = None
 
-  def _first_state(self, workdir) -> train_state.TrainState:
-    state = experiments.first_state(self.experiment)
-    latest = self.checkpoints.latest()
-    if latest is None:
-      return state
-    experiments.check_same_network(
-      self.experiment, self.checkpoints.config(latest), workdir
+  def _warn_of_another_rate(self, saved: Identity) -> None:
+    """Says so where the learning rate is not that of the saved config."""
+    config = config_dict.ConfigDict(saved.config)
+    before = experiments.make_schedule(
+      dataclasses.replace(self.experiment, config=config), saved.epochs
     )
-    return self.checkpoints.restore(state, latest)
+    step, plateau = int(self.state.step), self.state.plateau
+    was = float(before(saved.epochs.place(step), plateau).rate)
+    now = float(self.recipe.schedule(self.epochs.place(step), plateau).rate)
+    if was != now:
+      logging.warning(
+        'The learning rate at step %d is %.3g; by the config of the checkpoint'
+        ' it was %.3g',
+        step,
+        now,
+        was,
+      )
 
   def place(self, **fields: Any) -> None:
     """Replaces fields of the state by values that are on every device."""
@@ -124,14 +149,13 @@ class Run:
       )
     )
 
-  @property
-  def validate_every(self) -> int:
-    return self.config.validate_every_steps or self.data.steps_per_epoch
-
   def validation_is_due(self) -> bool:
-    return self.step > 0 and (
-      self.step % self.validate_every == 0 or self.step == self.total_steps
-    )
+    if self.step == self.total_steps:
+      return self.step > 0
+    every = self.config.validate_every_steps
+    if every:
+      return self.step > 0 and self.step % every == 0
+    return self.epochs.ends(self.step)
 
   def checkpoint_is_due(self) -> bool:
     """Whether to save here; a validation saves by itself."""
@@ -149,24 +173,35 @@ class Run:
     if self.step < self.total_steps:
       return ''
     key = 'max_steps' if self.config.max_steps else 'num_epochs'
-    return f'{key}={self.config[key]} reached (step {self.total_steps})'
+    ends = f'{key}={self.config[key]} ends at step {self.total_steps}'
+    if self.step > self.total_steps:
+      ends += f', and step {self.step} is reached'
+    return ends
 
   def seconds_left(self) -> float:
     """Returns the ETA in seconds, validations and checkpoints included.
 
     It is of the whole schedule; the plateau rule may end the run earlier.
     """
-    every, end = self.validate_every, self.total_steps
+    every = self.config.validate_every_steps
+    # Epochs are counted in places, the rest in steps.
+    shift = 0 if every else self.epochs.shift
+    every = every or self.epochs.steps
     save_every = self.config.checkpoint.every_steps
+    first, end = self.step + shift, self.total_steps + shift
 
-    def count(every):
-      """Returns how many multiples there are from this step to the end."""
-      return end // every - (self.step - 1) // every
+    def count(first, end, every):
+      """Returns how many multiples there are from `first` to `end`."""
+      return end // every - (first - 1) // every
 
+    saves = count(self.step, self.total_steps, save_every)
+    if not shift:  # A validation saves by itself.
+      both = math.lcm(every, save_every)
+      saves -= count(self.step, self.total_steps, both)
     return self.meter.seconds_left(
-      end - self.step,
-      validation=count(every) + (end % every > 0),
-      checkpoint=count(save_every) - count(math.lcm(every, save_every)),
+      self.total_steps - self.step,
+      validation=count(first, end, every) + (end % every > 0),
+      checkpoint=saves,
     )
 
   def close(self) -> None:
@@ -212,7 +247,7 @@ def _loop(run: Run, stop: StopSignal) -> str:
     Why the run ended, as a line for the log.
   """
   first = run.step
-  batches = run.data.train_batches(first)
+  batches = run.data.train_batches(run.epochs.place(first))
   while not stop.received():
     if run.validation_is_due() and run.validated != run.step:
       with run.meter.pause('validation'):
@@ -249,8 +284,8 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
     UserError: at the end of an epoch in which no image at all could be read,
       whatever share `data.max_unreadable` allows.
   """
-  epoch = run.data.steps_per_epoch
-  if run.step % epoch == 0:
+  epochs = run.epochs
+  if epochs.place(run.step) % epochs.steps == 0:
     run.readable = 0
   with run.meter.input():
     batch = next(batches)
@@ -261,7 +296,7 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
   run.state, loss = run.train_step(run.state, batch)
   run.meter.add(loss)
   run.step += 1
-  ended = run.step % epoch == 0 or (run.step == run.total_steps < epoch)
+  ended = epochs.ends(run.step) or run.step == run.total_steps < epochs.steps
   if ended and not run.readable:
     raise errors.NothingReadableError(run.data.train_source)
 
@@ -271,9 +306,10 @@ def _log(run: Run) -> None:
   figures = run.meter.read()
   _check_finite(run)
   state = run.state
-  rates = run.recipe.schedule(state.step - 1, state.plateau)
+  place = run.epochs.place(run.step - 1)
+  rates = run.recipe.schedule(place, state.plateau)
   values = {
-    'epoch': run.step / run.data.steps_per_epoch,
+    'epoch': run.epochs.at(run.step),
     **state.window.means(),
     'rate': float(rates.rate),
     'color_noise': float(rates.color_noise),
@@ -320,20 +356,14 @@ def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
   """Validates the state and updates the plateau rule; None if interrupted."""
   _check_finite(run)
   views = {'centre_view': experiments.centre_view(run.experiment)}
-  results = run.evaluator(
-    run.state.params, run.data.eval_batches(), views, stop.received
-  )
+  batches = run.data.read(run.data.eval_source, 'Validating', strict=True)
+  results = run.evaluator(run.state.params, batches, views, stop.received)
   if results is None:
     return None
   result = results['centre_view']
-  run.data.check_unreadable(
-    result['unreadable'], run.data.eval_source.num_examples
-  )
-  if not result['examples']:
-    raise errors.NothingReadableError(run.data.eval_source)
   state, step = run.state, run.step
-  epoch = step / run.data.steps_per_epoch
-  if step % run.data.steps_per_epoch == 0:
+  epoch = run.epochs.at(step)
+  if run.epochs.ends(step):
     training = {'epoch': epoch, **state.epoch.means()}
     run.reporter.write(step, 'epoch', training)
   run.reporter.write(step, 'validation', {'epoch': epoch, **result})
@@ -348,7 +378,7 @@ def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
     and int(plateau.drops) > int(state.plateau.drops)
     and not run.plateau_ended
   ):
-    rates = run.recipe.schedule(state.step, plateau)
+    rates = run.recipe.schedule(run.epochs.place(step), plateau)
     logging.info(
       'No better validation error: learning rate %.2g', float(rates.rate)
     )
@@ -391,7 +421,7 @@ def _check_finite(run: Run) -> None:
 
 def _save(run: Run, validation: dict[str, float] | None = None) -> None:
   _check_finite(run)
-  run.checkpoints.save(run.state, run.experiment.plain_config(), validation)
+  run.checkpoints.save(run.state, run.identity, validation)
 
 
 def _summarize(workdir: pathlib.Path, run: Run) -> None:

@@ -8,7 +8,6 @@ from ml_collections import config_dict
 from alexnet_jax import experiment
 from alexnet_jax import train_step
 from alexnet_jax.data import Data
-from alexnet_jax.epochs import Epochs
 
 
 class StepAlone:
@@ -17,9 +16,7 @@ class StepAlone:
   def __init__(self, config: config_dict.ConfigDict):
     parts = experiment.build(config)
     data = Data(parts)
-    recipe = experiment.make_recipe(
-      parts, Epochs(data.steps_per_epoch), data.mean
-    )
+    recipe = experiment.make_recipe(parts, data.identity().epochs, data.mean)
     self._step = train_step.make_train_step(parts.network, parts.mesh, recipe)
     self._state = experiment.first_state(parts)
     batch = next(data.train_batches(0))

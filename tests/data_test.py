@@ -21,7 +21,7 @@ def _build(**overrides):
 
 
 def test_steps_of_an_epoch():
-  assert data.Data(_build()).steps_per_epoch == 512 // 32
+  assert data.Data(_build()).identity().epochs.steps == 512 // 32
 
 
 def test_number_of_classes_must_fit():

@@ -111,7 +111,7 @@ def test_files(place, opened, tmp_path):
 
 def _other(place, folder, **overrides):
   parts = experiment.build(trained_testing.config(folder, **overrides))
-  identity = data.Data(parts).identity(0)
+  identity = data.Data(parts).identity()
   return trained.Trained(place / 'other', 1, parts, {}, identity)
 
 

@@ -1,4 +1,5 @@
 import os
+import types
 
 import numpy as np
 import pytest
@@ -112,12 +113,15 @@ def test_another_size_is_refused(source):
     statistics.load_or_compute(source, decoding.Options(24))
 
 
-def test_a_part_of_a_split_has_a_file_name():
+def test_a_part_of_a_split_has_a_file_name(tmp_path):
   source = arrays.Synthetic(
     split='train[:90%]', num_examples=1, num_classes=1, image_size=8
   )
-  path = statistics.stored_path(source, decoding.Options(8))
-  assert path.name == 'statistics-train__90__-8.npz'
+  # Nothing is kept of images that are on no disk.
+  assert statistics.stored_path(source, decoding.Options(8)) is None
+  on_disk = types.SimpleNamespace(split=source.split, directory=tmp_path)
+  path = statistics.stored_path(on_disk, decoding.Options(8))
+  assert path == tmp_path / 'statistics-train__90__-8.npz'
 
 
 def test_imagenet_constants():

@@ -97,7 +97,7 @@ def _untrained(**overrides):
   """A network as it was drawn, without a run."""
   parts = experiment.build(_config(devices=1, **overrides))
   state = experiment.first_state(parts)
-  identity = data.Data(parts).identity(0)
+  identity = data.Data(parts).identity()
   run = trained.Trained(
     pathlib.Path('nowhere'), 0, parts, state.params, identity
   )

@@ -50,7 +50,7 @@ def _saved(parts, workdir):
   """Returns the last checkpoint's step and every array of it as numpy."""
   checkpoints = checkpoint.Checkpoints(workdir)
   step = checkpoints.latest()
-  state = checkpoints.restore(experiment.first_state(parts), step)
+  state = checkpoints.restore(experiment.abstract_state(parts), step)
   checkpoints.close()
   return step, jax.tree.map(np.asarray, state)
 
@@ -161,18 +161,18 @@ def test_validation_put_off_by_a_signal_happens_on_restart(
   assert train.train(parts, tmp_path / 'whole') == 0
 
   # The signal arrives while the first validation reads its first batch.
-  original = Data.eval_batches
+  original = Data.read
 
   def interrupting(self):
     signal.raise_signal(signal.SIGTERM)
     return original(self)
 
-  monkeypatch.setattr(Data, 'eval_batches', interrupting)
+  monkeypatch.setattr(Data, 'read', interrupting)
   assert train.train(parts, tmp_path / 'stopped') == 128 + signal.SIGTERM
   step, state = _saved(parts, tmp_path / 'stopped')
   assert (step, state.validated) == (5, -1)
 
-  monkeypatch.setattr(Data, 'eval_batches', original)
+  monkeypatch.setattr(Data, 'read', original)
   assert train.train(parts, tmp_path / 'stopped') == 0
   _assert_same_run(parts, tmp_path / 'whole', tmp_path / 'stopped')
 
@@ -334,7 +334,7 @@ def test_state_is_saved_before_it_is_donated(tmp_path):
   step = train.train_step.make_train_step(
     parts.network,
     parts.mesh,
-    experiment.make_recipe(parts, data.steps_per_epoch, data.mean()),
+    experiment.make_recipe(parts, data.identity().epochs, data.mean),
   )
   state = experiment.first_state(parts)
   batches = data.train_batches(0)
@@ -342,7 +342,7 @@ def test_state_is_saved_before_it_is_donated(tmp_path):
     state, train.train_step.put_batch(next(batches), 1, parts.mesh)
   )
   expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
-  checkpoints.save(state, parts.plain_config())
+  checkpoints.save(state, data.identity())
   for _ in range(5):  # overwrites the buffers while they are being written
     batch = train.train_step.put_batch(next(batches), 1, parts.mesh)
     state, _ = step(state, batch)

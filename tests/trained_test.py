@@ -69,7 +69,7 @@ def test_a_config_takes_the_place_of_the_checkpoints(tmp_path):
 
 def test_a_checkpoint_older_than_a_key_has_its_usual_value(tmp_path):
   parts = experiment.build(_config())
-  identity = data.Data(parts).identity(0)
+  identity = data.Data(parts).identity()
   del identity.config['data']['max_unreadable'], identity.config['evaluate']
   checkpoints = checkpoint.Checkpoints(tmp_path)
   checkpoints.save(experiment.first_state(parts), identity)

@@ -62,7 +62,7 @@ def save_first_state(
   state = experiment.first_state(parts)
   checkpoints = checkpoint.Checkpoints(workdir)
   checkpoints.save(
-    state.replace(step=state.step + step), data.Data(parts).identity(0)
+    state.replace(step=state.step + step), data.Data(parts).identity()
   )
   checkpoints.close()
   return jax.tree.map(np.asarray, state.params)

@@ -139,7 +139,7 @@ def test_metrics_of_a_checkpoint(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path)
   checkpoints.save(
     experiment.first_state(parts),
-    data.Data(parts).identity(0),
+    data.Data(parts).identity(),
     {'top1_error': 0.5, 'nll': float('inf')},
   )
   checkpoints.close()
