@@ -226,7 +226,7 @@ def _loop(run: Run, stop: StopSignal) -> str:
     started = time.perf_counter()
     _step(run, batches)
     if run.step == first + 1:
-      run.meter.drain()
+      _training_values(run)  # Compiles what reads them, too.
       seconds = time.perf_counter() - started
       logging.info('First step after %s', progress.duration(seconds))
       run.meter.restart()
@@ -266,20 +266,27 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
     raise errors.NothingReadableError(run.data.train_source)
 
 
-def _log(run: Run) -> None:
-  """Reports the window that ends with this step, and looks for trouble."""
-  figures = run.meter.read()
+def _training_values(run: Run) -> dict[str, float]:
+  """Reads from the device what a line of the log tells; waits for the step.
+
+  Raises:
+    DivergedError: if the loss or the parameters are no longer finite.
+  """
   _check_finite(run)
   state = run.state
   rates = run.recipe.schedule(state.step - 1, state.plateau)
-  values = {
+  return {
     'epoch': run.step / run.data.steps_per_epoch,
     **state.window.means(),
     'rate': float(rates.rate),
     'color_noise': float(rates.color_noise),
     'unreadable': int(state.epoch.unreadable),
-    **figures,
   }
+
+
+def _log(run: Run) -> None:
+  """Reports the window that ends with this step, and looks for trouble."""
+  values = {**_training_values(run), **run.meter.read()}
   run.reporter.write(run.step, 'train', values)
   line = reporting.train_line(
     run.step, run.total_steps, values, run.seconds_left()
