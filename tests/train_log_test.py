@@ -333,10 +333,3 @@ def test_a_stop_after_a_validation_names_both_steps(start, caplog, monkeypatch):
   assert last.startswith(
     'Step 24, validated at step 20: top-1 error 25.00 %, best 25.00 % at step'
   )
-
-
-def test_a_speed_that_is_not_known_yet(start, caplog):
-  start(**{'log.every_steps': 1, 'max_steps': 2})
-  texts = [m for m in caplog.messages if m.startswith('step 1/2')]
-  assert len(texts) == 1
-  assert texts[0].endswith('  ? images/s  data wait ? %  ETA ?')
