@@ -81,14 +81,13 @@ def run(steps: int, given: list[str]) -> tuple[float, float, float]:
   return printed, batch_size * (last - first) / (ended - begun), wait
 
 
-def _given() -> tuple[list[str], config_dict.ConfigDict]:
-  """Returns --config and its overrides as they were given, and the config."""
+def _given() -> list[str]:
+  """Returns --config and its overrides, as they were given."""
   flag = flags.FLAGS['config']
-  overrides = config_flags.get_override_values(flag)
   return [
     f'--config={config_flags.get_config_filename(flag)}',
-    *_as_flags(overrides),
-  ], flag.value
+    *_as_flags(config_flags.get_override_values(flag)),
+  ]
 
 
 def _as_flags(overrides: dict[str, Any]) -> list[str]:
@@ -151,7 +150,7 @@ def measure() -> dict[str, list[float]]:
       folder = stack.enter_context(tempfile.TemporaryDirectory())
       given, config = _flagship(folder)
     else:
-      given, config = _given()
+      given, config = _given(), flags.FLAGS.config
     workers = []
     for name, factory in (
       ('step alone', 'StepAlone'),
