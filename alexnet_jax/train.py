@@ -173,10 +173,7 @@ class Run:
     if self.step < self.total_steps:
       return ''
     key = 'max_steps' if self.config.max_steps else 'num_epochs'
-    ends = f'{key}={self.config[key]} ends at step {self.total_steps}'
-    if self.step > self.total_steps:
-      ends += f', and step {self.step} is reached'
-    return ends
+    return f'{key}={self.config[key]} reached (step {self.total_steps})'
 
   def seconds_left(self) -> float:
     """Returns the ETA in seconds, validations and checkpoints included.
@@ -261,7 +258,7 @@ def _loop(run: Run, stop: StopSignal) -> str:
     started = time.perf_counter()
     _step(run, batches)
     if run.step == first + 1:
-      run.meter.drain()
+      _training_values(run)  # Compiles what reads them, too.
       seconds = time.perf_counter() - started
       logging.info('First step after %s', progress.duration(seconds))
       run.meter.restart()
@@ -301,21 +298,28 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
     raise errors.NothingReadableError(run.data.train_source)
 
 
-def _log(run: Run) -> None:
-  """Reports the window that ends with this step, and looks for trouble."""
-  figures = run.meter.read()
+def _training_values(run: Run) -> dict[str, float]:
+  """Reads from the device what a line of the log tells; waits for the step.
+
+  Raises:
+    DivergedError: if the loss or the parameters are no longer finite.
+  """
   _check_finite(run)
   state = run.state
   place = run.epochs.place(run.step - 1)
   rates = run.recipe.schedule(place, state.plateau)
-  values = {
+  return {
     'epoch': run.epochs.at(run.step),
     **state.window.means(),
     'rate': float(rates.rate),
     'color_noise': float(rates.color_noise),
     'unreadable': int(state.epoch.unreadable),
-    **figures,
   }
+
+
+def _log(run: Run) -> None:
+  """Reports the window that ends with this step, and looks for trouble."""
+  values = {**_training_values(run), **run.meter.read()}
   run.reporter.write(run.step, 'train', values)
   line = reporting.train_line(
     run.step, run.total_steps, values, run.seconds_left()

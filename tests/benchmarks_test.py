@@ -37,6 +37,7 @@ from benchmarks import report
 from benchmarks import scaling
 from benchmarks import serving
 from benchmarks import train_step
+from configs import imagenet
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Two towers that meet before conv2 and fc6, for images of 8x8.
@@ -418,23 +419,54 @@ def test_speed_of_a_run():
   assert waiting == pytest.approx((1 * 0.1 + 2 * 0.4) / 3)
 
 
-def test_end_to_end(in_process, monkeypatch, capsys):
-  runs = iter([(90.0, 0.01), (110.0, 0.03)])
-  monkeypatch.setattr(end_to_end, 'run', lambda steps: next(runs))
+@pytest.fixture
+def tiny_flagship(monkeypatch):
+  """Makes the flagship's images small; its schedule stays."""
+  original = imagenet.get_config
+
+  def small():
+    config = original('small')
+    config.input.image_size, config.input.crop_size = 32, 28
+    config.data.num_examples = 16
+    return config
+
+  monkeypatch.setattr(imagenet, 'get_config', small)
+
+
+def test_end_to_end(in_process, tiny_flagship, monkeypatch, capsys):
+  runs = iter([(90.0, 92.0, 0.01), (110.0, 108.0, 0.03)])
+  commands = []
+  monkeypatch.setattr(
+    end_to_end,
+    'run',
+    lambda steps, given: commands.append(given) or next(runs),
+  )
+  monkeypatch.delenv('ALEXNET_DATA', raising=False)
   with _flags():
     end_to_end.main([])
+  assert commands[0][0] == '--config=configs/imagenet.py'
+  assert not any('schedule' in flag for flag in commands[0])
   (rows,) = _tables(capsys.readouterr().out)
   assert [row['what'] for row in rows] == [
-    'run', 'step alone', 'pipeline alone', 'limit: the slower of the two',
-    'limit: both in turn',
+    'run', 'by the clock', 'step alone', 'pipeline alone',
+    'limit: the slower of the two', 'limit: both in turn',
   ]  # fmt: skip
-  run, step, pipeline, slower, in_turn = (
+  run, clock, step, pipeline, slower, in_turn = (
     float(row['images/s'].replace(',', '')) for row in rows
   )
-  assert run == 100
-  assert rows[0]['waiting for images'] == '2.0 %'
+  assert run == clock == 100
+  assert rows[0]['data wait'] == '2.0 %'
   assert slower == min(step, pipeline)
   assert in_turn == pytest.approx(1 / (1 / step + 1 / pipeline), rel=1e-2)
+
+
+def test_a_printed_speed_that_the_clock_denies(
+  in_process, tiny_flagship, monkeypatch
+):
+  monkeypatch.setattr(end_to_end, 'run', lambda *args: (800.0, 41.0, 0.0))
+  monkeypatch.delenv('ALEXNET_DATA', raising=False)
+  with _flags(), pytest.raises(SystemExit, match=r'800.0 .* 41.0'):
+    end_to_end.main([])
 
 
 def test_torch_computes_the_same_function():

@@ -93,6 +93,20 @@ def test_run_record(tmp_path):
   assert record['git_revision'] is None or len(record['git_revision']) >= 40
 
 
+def test_a_training_line():
+  values = {
+    'epoch': 0.213, 'nll': 1.1308, 'top1_error': 0.397, 'rate': 0.03,
+    'images_per_second': 1065.2, 'waiting': 0.079,
+  }  # fmt: skip
+  assert reporting.train_line(200, 4690, values, 270.0) == (
+    'step 200/4690  epoch 0.21  loss 1.1308  error 39.7 %  learning rate 0.03'
+    '  1065 images/s  data wait 7.9 %  ETA 4 min 30 s'
+  )
+  unknown = {**values, 'images_per_second': math.nan, 'waiting': math.nan}
+  line = reporting.train_line(1, 4690, unknown, math.nan)
+  assert line.endswith('  ? images/s  data wait ? %  ETA ?')
+
+
 def test_curve_goes_from_low_to_high():
   assert reporting.curve([0.0, 0.5, 1.0]) == '▁▄█'
   assert reporting.curve([0.3, 0.3]) == '▁▁'

@@ -166,8 +166,7 @@ def test_more_images_are_refused_or_begin_an_epoch(place, capsys, caplog):
   assert {step: line['epoch'] for step, line in steps.items()} == {
     4: 1, 8: 2, 13: 3, 18: 4,
   }  # fmt: skip
-  examples = [line['examples'] for line in _metrics(place, 'epoch')]
-  assert examples == [15, 15, 20, 20]
+  assert [line['step'] for line in _metrics(place, 'epoch')] == list(steps)
 
 
 def test_another_batch_size_is_refused_or_begins_an_epoch(place, capsys):
@@ -184,7 +183,6 @@ def test_another_batch_size_is_refused_or_begins_an_epoch(place, capsys):
   assert [(line['step'], line['epoch']) for line in lines] == [
     (4, 1), (8, 2), (10, 3), (12, 4), (14, 5),
   ]  # fmt: skip
-  assert {line['examples'] for line in _metrics(place, 'epoch')} == {15}
 
 
 def test_images_of_another_content_are_refused(place, capsys):
@@ -213,7 +211,8 @@ def test_a_schedule_that_ends_earlier_says_so(place, caplog):
   with caplog.at_level(logging.INFO, logger='absl'):
     assert _run(config, f'--workdir={place}/run') == 0
   assert 'num_epochs was 2 in' in caplog.text
-  assert 'num_epochs=1 ends at step 4, and step 8 is reached' in caplog.text
+  said = 'Nothing to train at step 8: num_epochs=1 reached (step 4)'
+  assert said in caplog.text
 
 
 def test_a_cosine_of_another_length_says_so(place, caplog):

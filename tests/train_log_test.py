@@ -1,0 +1,335 @@
+"""The log of the training loop, held against a clock and a made-up device.
+
+The device computes nothing: a step takes a known time, steps run one after
+another, and whoever reads a value of the state waits for the last of them, as
+with a real one.
+"""
+
+import dataclasses
+import logging as python_logging
+import re
+import signal
+import threading
+import time
+
+from absl import logging
+import numpy as np
+import pytest
+
+from alexnet_jax import checkpoint
+from alexnet_jax import evaluate
+from alexnet_jax import experiment
+from alexnet_jax import metrics
+from alexnet_jax import progress
+from alexnet_jax import train
+from alexnet_jax import train_state
+from alexnet_jax import train_step
+from alexnet_jax.data import Data
+from configs import smoke
+
+_FIELDS = frozenset(
+  field.name for field in dataclasses.fields(train_state.TrainState)
+)
+_VALIDATION, _SAVE = 0.3, 0.1  # seconds
+_EVERY = 10  # steps between lines
+_CONFIG = {
+  **{f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)},
+  'network.fc6.features': 16,
+  'network.fc7.features': 16,
+  'data.num_examples': 80,
+  'batch_size': 4,  # 20 steps an epoch
+  'devices': 1,
+  'log.every_steps': _EVERY,
+  'checkpoint.every_steps': 30,
+  'num_epochs': 4,
+  'optimizer.cosine.warmup_epochs': 1.0,
+  'optimizer.plateau.patience': 9,
+}
+_LINE = re.compile(
+  r'step (\d+)/(\d+)  epoch \S+  loss \S+  error \S+ %  learning rate (\S+)'
+  r'  (\S+) images/s  data wait (\S+) %  ETA (.+)'
+)
+
+
+class _Device:
+  """Runs steps of a known duration, one after another."""
+
+  def __init__(self, seconds):
+    self.seconds = seconds
+    self.free_at = 0.0
+    self.steps = 0
+    self.idle = []  # before each step
+    self.reads = []  # steps dispatched when a value was read, and its name
+    self.pauses = []  # (begin, end) of validations and checkpoints
+    self._pause_begun = None
+
+  def dispatch(self):
+    now = time.perf_counter()
+    self.idle.append(max(0.0, now - self.free_at))
+    self.free_at = max(now, self.free_at) + self.seconds
+    self.steps += 1
+    return _Loss(self.free_at)
+
+  def read(self, name):
+    if threading.current_thread() is threading.main_thread():
+      self.reads.append((self.steps, name))
+      _sleep_until(self.free_at)
+
+  def validate(self):
+    self._pause_begun = time.perf_counter()
+    time.sleep(_VALIDATION)
+    return []
+
+  def save(self):
+    begun = self._pause_begun or time.perf_counter()
+    self._pause_begun = None
+    time.sleep(_SAVE)
+    self.pauses.append((begun, time.perf_counter()))
+
+
+def _sleep_until(moment):
+  time.sleep(max(0.0, moment - time.perf_counter()))
+
+
+class _Loss:
+  """Can be waited for; reading it is an error."""
+
+  def __init__(self, ready_at):
+    self._ready_at = ready_at
+
+  def block_until_ready(self):
+    _sleep_until(self._ready_at)
+
+  def is_ready(self):
+    return time.perf_counter() >= self._ready_at
+
+
+class _OnDevice(train_state.TrainState):
+  """A state whose fields the device holds."""
+
+  def __getattribute__(self, name):
+    if name in _FIELDS and _device is not None:
+      _device.read(name)
+    return object.__getattribute__(self, name)
+
+
+_device: _Device | None = None
+
+
+def _fake_step(log_every, epoch):
+  """Returns a step that keeps the books and trains nothing."""
+  one = metrics.Sums(*map(np.float32, (4.0, 8.0, 2.0, 1.0, 0.0)))
+
+  def restart(sums, step, every):
+    return one if step % every == 0 else sums + one
+
+  def step(state, batch):
+    del batch
+    old = {name: object.__getattribute__(state, name) for name in _FIELDS}
+    number = int(old['step'])
+    changed = {
+      'step': np.int32(number + 1),
+      'window': restart(old['window'], number, log_every),
+      'epoch': restart(old['epoch'], number, epoch),
+    }
+    return _OnDevice(**{**old, **changed}), _device.dispatch()
+
+  return step
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch, caplog):
+  """Returns a function that trains on a device of this speed."""
+  monkeypatch.setattr(logging.get_absl_logger(), 'propagate', True)
+  caplog.set_level(python_logging.INFO, 'absl')
+  original = Data.train_batches
+
+  def run(step=0.0, image_input=0.0, errors=(0.5,), **overrides):
+    global _device
+    config = smoke.get_config()
+    config.update_from_flattened_dict({**_CONFIG, **overrides})
+    device = _Device(step)
+    errors = iter(errors)
+
+    def batches(self, first):
+      for batch in original(self, first):
+        time.sleep(image_input)
+        yield batch
+
+    def evaluator(*args):
+      result = {'examples': 80, 'unreadable': 0, 'nll': 2.0}
+      error = next(errors, 0.5)
+      return {'centre_view': {**result, 'top1_error': error, 'top5_error': 0.0}}
+
+    monkeypatch.setattr(Data, 'train_batches', batches)
+    monkeypatch.setattr(
+      train_step,
+      'make_train_step',
+      lambda network, mesh, recipe: _fake_step(
+        recipe.log_every, recipe.epochs.steps
+      ),
+    )
+    monkeypatch.setattr(evaluate, 'make_evaluator', lambda *args: evaluator)
+    if step:
+      monkeypatch.setattr(Data, 'read', lambda *args, **_: device.validate())
+      monkeypatch.setattr(
+        checkpoint.Checkpoints, 'save', lambda *args: device.save()
+      )
+    caplog.clear()
+    _device = device
+    try:
+      code = train.train(experiment.build(config), tmp_path)
+    finally:
+      _device = None
+    return code, device
+
+  return run
+
+
+def _train_lines(caplog):
+  """Returns time, step, images/s, data wait and ETA of each line."""
+  found = []
+  for record in caplog.records:
+    match = _LINE.fullmatch(record.getMessage())
+    if match:
+      step, _, _, speed, wait, eta = match.groups()
+      found.append((record.created, int(step), float(speed), float(wait), eta))
+  return found
+
+
+def _time_of(caplog, words):
+  return next(r.created for r in caplog.records if words in r.getMessage())
+
+
+@pytest.mark.parametrize(
+  'schedule', ['plateau', 'phases', 'cosine', 'constant']
+)
+def test_the_log_agrees_with_the_clock(start, caplog, monkeypatch, schedule):
+  durations = []
+  monkeypatch.setattr(
+    progress, 'duration', lambda s: durations.append(s) or f'{s:.2f} s'
+  )
+  code, device = start(
+    step=0.02, image_input=0.01, **{'optimizer.schedule': schedule}
+  )
+  assert code == 0
+  lines = _train_lines(caplog)
+  assert [step for _, step, *_ in lines] == list(range(10, 81, 10))
+  ended = _time_of(caplog, 'Training ended at step 80: num_epochs=4 reached')
+
+  # Each line tells of the time since the line before, less validations and
+  # checkpoints.
+  assert len(device.pauses) == 4 + 1  # at 30; that of 60 is a validation's
+  begun = _time_of(caplog, 'First step after')
+  to_wall = time.time() - time.perf_counter()
+  for i, (moment, _, speed, wait, _) in enumerate(lines):
+    seconds = (
+      moment
+      - begun
+      - sum(
+        end - start
+        for start, end in device.pauses
+        if begun < start + to_wall < moment
+      )
+    )
+    assert speed == pytest.approx(4 * (10 if i else 9) / seconds, rel=0.25)
+    # The step after a line is late because of the line.
+    idle = sum(device.idle[10 * i + (1 if i else 2) : 10 * i + 10])
+    assert wait / 100 == pytest.approx(idle / seconds, abs=0.15)
+    begun = moment
+
+  # The first validation compiles; after the second the ETA is right.
+  for moment, step, _, _, eta in lines[4:]:
+    told = float(eta.removesuffix(' s'))
+    assert told == pytest.approx(ended - moment, rel=0.35), step
+
+  # Values are read where a line, a validation or a checkpoint is due alone. The
+  # first line is that of the first step.
+  assert {steps for steps, _ in device.reads} == {1, *range(10, 81, 10)}
+  assert {name for _, name in device.reads} >= {'window', 'plateau', 'params'}
+
+
+@pytest.mark.parametrize('schedule', ['plateau', 'constant'])
+def test_input_and_steps_overlap(start, caplog, schedule):
+  start(
+    step=0.04,
+    image_input=0.04,
+    num_epochs=2,
+    **{'optimizer.schedule': schedule},
+  )
+  lines = _train_lines(caplog)
+  # In turn they would take 80 ms, at 50 images/s.
+  assert np.median([speed for _, _, speed, *_ in lines]) > 60
+
+
+def test_data_wait_is_the_time_the_device_is_idle(start, caplog):
+  start(step=0.02, image_input=0.05, num_epochs=2)
+  waits = [wait for _, _, _, wait, _ in _train_lines(caplog)]
+  # 30 ms of 50, although every batch takes 50.
+  assert np.median(waits) == pytest.approx(60, abs=12)
+
+
+def _ends(caplog):
+  last = [m for m in caplog.messages if m.startswith('Step ')][-1]
+  return last, [
+    message
+    for message in caplog.messages
+    if message.startswith(('Training ', 'Nothing to train'))
+  ]
+
+
+def test_every_end_says_why(start, caplog):
+  start(max_steps=25)
+  last, ends = _ends(caplog)
+  assert ends == ['Training ended at step 25: max_steps=25 reached (step 25)']
+  assert last.startswith('Step 25: top-1 error 50.00 %, best 50.00 % at step 2')
+
+  start(errors=[0.4])
+  last, ends = _ends(caplog)
+  assert ends == ['Training ended at step 80: num_epochs=4 reached (step 80)']
+  assert last.startswith('Step 80: top-1 error 50.00 %, best 40.00 % at step 4')
+
+  for epochs, end in ((4, 80), (1, 20)):
+    start(num_epochs=epochs)
+    _, ends = _ends(caplog)
+    assert ends == [
+      f'Nothing to train at step 80: num_epochs={epochs} reached (step {end})'
+    ]
+
+  changed = {
+    'num_epochs': 9,
+    'optimizer.plateau.patience': 1,
+    'optimizer.plateau.max_drops': 1,
+  }
+  reason = (
+    'plateau: no better validation error after max_drops=1 drops of the'
+    ' learning rate'
+  )
+  start(**changed)
+  _, ends = _ends(caplog)
+  (line,) = ends
+  assert line.startswith('Training ended at step ')
+  assert line.endswith(reason)
+  start(**changed)
+  _, ends = _ends(caplog)
+  (line,) = ends
+  assert line.startswith('Nothing to train at step ')
+  assert line.endswith(reason)
+
+
+def test_a_stop_after_a_validation_names_both_steps(start, caplog, monkeypatch):
+  original = train._step
+
+  def interrupted(run, batches):
+    original(run, batches)
+    if run.step == 24:
+      signal.raise_signal(signal.SIGINT)
+
+  monkeypatch.setattr(train, '_step', interrupted)
+  code, _ = start(errors=[0.25])
+  assert code == 128 + signal.SIGINT
+  last, ends = _ends(caplog)
+  assert ends == ['Training stopped at step 24 by SIGINT: run again to go on']
+  assert last.startswith(
+    'Step 24, validated at step 20: top-1 error 25.00 %, best 25.00 % at step'
+  )
