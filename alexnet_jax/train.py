@@ -314,7 +314,8 @@ def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
   if run.config.optimizer.schedule == 'plateau' and int(plateau.drops) > int(
     state.plateau.drops
   ):
-    logging.info('No better validation error: rate %.2g', float(plateau.rate))
+    rate = float(run.recipe.schedule(state.step, plateau).rate)
+    logging.info('No better validation error: rate %.2g', rate)
   run.state = _place(run, state, plateau=plateau, validated=jnp.int32(step))
   return result
 

@@ -58,12 +58,7 @@ def shardings(mesh: Mesh) -> TrainState:
 
 
 def create(
-  network: Architecture,
-  mesh: Mesh,
-  *,
-  seed: int,
-  crop_size: int,
-  learning_rate: float,
+  network: Architecture, mesh: Mesh, *, seed: int, crop_size: int
 ) -> TrainState:
   """Returns the state before the first step, made where it will lie.
 
@@ -72,7 +67,6 @@ def create(
     mesh: the devices.
     seed: of initial values and dropout masks.
     crop_size: side of the input images.
-    learning_rate: the first one.
   """
 
   def make():
@@ -82,7 +76,7 @@ def create(
       step=jnp.int32(0),
       params=params,
       velocity=jax.tree.map(jnp.zeros_like, params),
-      plateau=optimizer.plateau_init(learning_rate),
+      plateau=optimizer.plateau_init(),
       key=jax.random.key_data(mask_key),
       window=metrics.zeros(),
       epoch=metrics.zeros(),

@@ -90,9 +90,7 @@ def _masked(batch, real):
 @functools.cache
 def _state(network, num_devices, crop=_CROP):
   mesh = _mesh(network, num_devices)
-  state = train_state.create(
-    network, mesh, seed=0, crop_size=crop, learning_rate=0.01
-  )
+  state = train_state.create(network, mesh, seed=0, crop_size=crop)
   # The step donates its state: keep what it does not reach.
   return jax.tree.map(np.asarray, state)
 
@@ -431,9 +429,7 @@ def _collectives(name, num_devices, rows_per_device):
   network = presets.get(name)
   mesh = _mesh(network, num_devices)
   state = jax.eval_shape(
-    lambda: train_state.create(
-      network, mesh, seed=0, crop_size=224, learning_rate=0.01
-    )
+    lambda: train_state.create(network, mesh, seed=0, crop_size=224)
   )
   state = jax.tree.map(
     lambda place, part: jax.tree.map(
@@ -539,9 +535,7 @@ def test_first_steps_of_the_small_network():
     pixel_scale=1 / 64,
   )
   step = train_step.make_train_step(network, mesh, recipe)
-  state = train_state.create(
-    network, mesh, seed=0, crop_size=28, learning_rate=0.02
-  )
+  state = train_state.create(network, mesh, seed=0, crop_size=28)
   # Numbers from a formula, not from a generator that may change.
   pixels = np.arange(8 * 28 * 28 * 3) ** 2 % 251
   batch = {
@@ -580,7 +574,7 @@ step = modules['train_step'].make_train_step(
   train_step_test._JOINED, mesh, train_step_test._recipe()
 )
 state = modules['train_state'].create(
-  train_step_test._JOINED, mesh, seed=0, crop_size=11, learning_rate=0.01
+  train_step_test._JOINED, mesh, seed=0, crop_size=11
 )
 batch = modules['train_step'].put_batch(train_step_test._batch(), 1, mesh)
 state, loss = step(state, batch)
