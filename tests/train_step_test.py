@@ -525,6 +525,39 @@ def test_towers_without_communication_meet_at_the_classifier():
   }
 
 
+@pytest.mark.parametrize('name', ['paper', 'source'])
+def test_bfloat16_gradients_are_those_of_float32(name):
+  # At the start of training, of the convolutions. If every tied maximum got the
+  # whole gradient in bfloat16, norms would come out too large.
+  network = presets.get(name)
+  network = dataclasses.replace(
+    network,
+    layers=tuple(
+      dataclasses.replace(layer, features=min(layer.features, 1000))
+      for layer in network.layers
+    ),
+  )
+  mesh = _mesh(network, 1)
+  state = _placed(_state(network, 1, crop=99), mesh)
+  batch = train_step.put_batch(_batch(rows=16, crop=99, classes=1000), 1, mesh)
+  exact, rounded = (
+    jax.jit(
+      train_step.make_gradient(
+        network, mesh, _recipe(network, pixel_scale=1.0, dtype=dtype)
+      )
+    )(state.params, batch, state.key, 0.0)[0]
+    for dtype in (jnp.float32, jnp.bfloat16)
+  )
+  for layer in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5'):
+    a, b = (
+      np.asarray(gradient[layer]['kernel'], np.float64)
+      for gradient in (exact, rounded)
+    )
+    norms = np.linalg.norm(a), np.linalg.norm(b)
+    assert norms[1] / norms[0] == pytest.approx(1, abs=0.03), layer
+    assert np.sum(a * b) / math.prod(norms) > 0.95, layer
+
+
 def test_first_steps_of_the_small_network():
   network = presets.small()
   mesh = _mesh(network, 2)
