@@ -1,10 +1,10 @@
 """What every layer computes: outputs by tower, joined outputs, one tower mute.
 
-The forward pass of `model.py` layer by layer, at test time, with all towers in
-turn. Under `jit` the batch may lie on several devices; the towers do not.
+What `model.walk` yields at test time, with all towers on one device. Under
+`jit` the batch may lie on several devices; the towers do not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from alexnet_jax import errors
 from alexnet_jax import model
 from alexnet_jax.architecture import Architecture
-from alexnet_jax.architecture import Layer
 
 
 def forward_all(
@@ -48,11 +47,20 @@ def forward_all(
       f'tower {silence} cannot be silenced: the network has towers 0 to'
       f' {network.towers - 1}'
     )
+
+  def join(outputs: Sequence[jax.Array], is_logits: bool) -> jax.Array:
+    heard = [
+      jnp.zeros_like(output) if tower == silence else output
+      for tower, output in enumerate(outputs)
+    ]
+    return model.concatenate(heard, is_logits)
+
   results = {}
   outputs: list[jax.Array] = []
-  for layer, outputs in _walk(network, params, images, dtype, silence):
+  walk = model.walk(network, params, images, dtype=dtype, join=join)
+  for layer, outputs in walk:
     results[layer.name] = jnp.stack(outputs).astype(jnp.float32)
-  logits = _joined(network, network.layers[-1], outputs)
+  logits = model.join_logits(network, outputs, model.concatenate)
   results['logits'] = logits
   results['probabilities'] = jax.nn.softmax(logits)
   return results
@@ -82,9 +90,12 @@ def layer_output(
     UserError: if there is no such layer.
   """
   check_layer(network, layer)
-  for current, outputs in _walk(network, params, images, dtype, None):
-    if current.name == layer:
-      return _joined(network, current, outputs)
+  for current, outputs in model.walk(network, params, images, dtype=dtype):
+    if current.name != layer:
+      continue
+    if current is network.layers[-1]:
+      return model.join_logits(network, outputs, model.concatenate)
+    return model.concatenate(outputs, False).astype(jnp.float32)
   raise AssertionError(layer)
 
 
@@ -99,41 +110,3 @@ def check_layer(network: Architecture, layer: str) -> None:
     raise errors.UserError(
       f"the network has no layer '{layer}': use one of {', '.join(names)}"
     )
-
-
-def _walk(
-  network: Architecture,
-  params: model.Params,
-  images: jax.Array,
-  dtype: Any,
-  silence: int | None,
-) -> Iterator[tuple[Layer, list[jax.Array]]]:
-  """Yields each layer with the towers' outputs, [N, ..., C] each."""
-  outputs = [images.astype(dtype)] * network.towers
-  for i, layer in enumerate(network.layers):
-    if i > 0 and layer.reads == 'all':
-      heard = [
-        jnp.zeros_like(output) if tower == silence else output
-        for tower, output in enumerate(outputs)
-      ]
-      outputs = [model.concatenate(heard, False)] * network.towers
-    stage = model.Stage(network, (layer,), dtype)
-    outputs = [
-      _apply(stage, layer, params, tower, x) for tower, x in enumerate(outputs)
-    ]
-    yield layer, outputs
-
-
-def _apply(stage, layer, params, tower, x) -> jax.Array:
-  own = {name: value[tower] for name, value in params[layer.name].items()}
-  return stage.apply({'params': {layer.name: own}}, x)
-
-
-def _joined(
-  network: Architecture, layer: Layer, outputs: list[jax.Array]
-) -> jax.Array:
-  joined = model.concatenate(outputs, False).astype(jnp.float32)
-  if layer is network.layers[-1]:
-    # Units beyond the last class, where the towers cannot share it equally.
-    return joined[..., : network.num_classes]
-  return joined

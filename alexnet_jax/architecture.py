@@ -43,10 +43,38 @@ class Norm:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-  """Max-pooling; overlapping when size > stride (paper, Section 3.4)."""
+  """Max-pooling; overlapping when size > stride (paper, Section 3.4).
+
+  Attributes:
+    size: side of the square windows, in pixels.
+    stride: distance between windows, in pixels.
+    past_border: whether a last window may reach past the border, where it sees
+      fewer pixels. cuda-convnet rounds the number of windows up; 3x3 windows
+      on the paper's 55, 27 and 13 pixels end at the border either way.
+    ties: what a window's equal maxima get of its gradient: equal shares, if
+      'shared'; the whole of it each, if 'whole', as cuda-convnet's kernel does.
+      Ties are rare in float32 but not below it: there they always share.
+  """
 
   size: int
   stride: int
+  past_border: bool = False
+  ties: str = 'shared'
+
+  def __post_init__(self):
+    if self.ties not in ('shared', 'whole'):
+      raise errors.UserError(
+        f"--config.network.pool.ties='{self.ties}' is not a choice: set"
+        " --config.network.pool.ties to 'shared' or 'whole'"
+      )
+
+  def windows(self, side: int) -> int:
+    """Returns how many windows there are along `side` pixels; 0 for none."""
+    if not self.past_border:
+      return max(0, (side - self.size) // self.stride + 1)
+    # Every window has a pixel, also where the stride is larger than the window.
+    beyond = -(-(side - self.size) // self.stride)
+    return min(max(0, beyond) + 1, -(-side // self.stride))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +128,7 @@ class Architecture:
     towers: into how many halves (or quarters) each layer's kernels are split.
     activation: the name of a function of `jax.nn` (relu, tanh, gelu, ...).
     response_norm: across neighbouring maps of one tower.
-    map_norm: within one map; used by `source` alone.
+    map_norm: within one map; used by the 2012 nets alone.
     pool: the same everywhere, as in the paper.
     dropout_rate: probability that an output is zeroed.
     dropout_scaling: 'test' multiplies by 1 - rate at test time (the paper);
@@ -215,7 +243,7 @@ def layer_shapes(
       LayerShape(layer.name, output, weights, biases, weights * places)
     )
     for _ in range(layer.order.count('pool')):
-      side = (side - network.pool.size) // network.pool.stride + 1
+      side = network.pool.windows(side)
       _check_side(side, f"{layer.name}'s pooling", crop_size)
     maps = width
   return tuple(rows)
@@ -233,7 +261,8 @@ def to_dict(network: Architecture) -> dict[str, Any]:
   """Returns the network as nested dicts with one entry a layer.
 
   `layers` is the tuple of names, so that a layer can be left out by one
-  override (the paper's Section 3.5: removing any layer costs about 2 %).
+  override (paper, Section 7: removing any of the middle layers costs about 2 %
+  of top-1 accuracy).
   """
   fields = dataclasses.asdict(network)
   layers = fields.pop('layers')

@@ -124,8 +124,8 @@ _RANGES = {
   'optimizer.plateau.max_drops': _Range(
     0, _INT32, zero='the first plateau ends the run'
   ),
-  # Epochs and rates alike; a conv1 rate of 0 freezes the layer.
-  'optimizer.phases': _Range(0.0, 1e6, shape=(None, 5)),
+  # Epochs, rates and multipliers alike; a multiplier of 0 freezes its layer.
+  'optimizer.phases.rows': _Range(0.0, 1e6, shape=(None, None)),
   'optimizer.cosine.warmup_epochs': _Range(0.0, 1e6, zero='no warm-up'),
   'optimizer.cosine.end_rate': _Range(0.0, _FLOAT),
   'checkpoint.every_steps': _Range(1, _INT32),
@@ -243,10 +243,9 @@ def _check_range(key: str, value: Any, limits: _Range) -> None:
   values = _numbers(value, limits.shape)
   if values is None:
     length = limits.shape[-1]
-    kind = 'numbers' if len(limits.shape) == 1 else 'numbers in every row'
+    kind = 'rows of numbers' if length is None else f'{length} numbers'
     raise errors.UserError(
-      f'{flag}={value} does not have {length} {kind}: set {flag} to a tuple'
-      f' with {length} {kind}'
+      f'{flag}={value} does not have {kind}: set {flag} to a tuple with {kind}'
     )
   for number in values:
     if not limits.contains(number):
@@ -294,24 +293,42 @@ def _devices(config, num_towers: int) -> list[jax.Device]:
 
 def _plateau(settings, steps_per_epoch, total_steps):
   del steps_per_epoch, total_steps
-  return optimizer.plateau_schedule(settings.color_noise)
+  return optimizer.plateau_schedule(
+    settings.learning_rate, settings.plateau.factor, settings.color_noise
+  )
 
 
 def _phases(settings, steps_per_epoch, total_steps):
   del total_steps
-  starts = [row[0] for row in settings.phases]
+  rows, layers = settings.phases.rows, settings.phases.layers
+  for layer in layers:
+    if layer not in settings.rate_multipliers:
+      raise errors.UserError(
+        f"--config.optimizer.phases.layers names '{layer}', which the network"
+        ' does not have: leave it out, and its column in'
+        ' --config.optimizer.phases.rows'
+      )
+  for row in rows:
+    if len(row) != 4 + len(layers):
+      raise errors.UserError(
+        f'--config.optimizer.phases.rows has a row of {len(row)} numbers:'
+        f' needed are {4 + len(layers)}, first epoch, rate, bias rate, colour'
+        ' noise and a multiplier for each of --config.optimizer.phases.layers='
+        f'{tuple(layers)}'
+      )
+  starts = [row[0] for row in rows]
   if not starts or starts[0] != 0 or sorted(starts) != starts:
     raise errors.UserError(
-      f'optimizer.phases start at epochs {starts}: needed are rising epochs,'
-      ' the first 0'
+      f'--config.optimizer.phases.rows start at epochs {starts}: needed are'
+      ' rising epochs, the first 0'
     )
   if starts[-1] * steps_per_epoch > _INT32:
     raise errors.UserError(
-      f'optimizer.phases start at epoch {starts[-1]}, which at'
+      f'--config.optimizer.phases.rows start at epoch {starts[-1]}, which at'
       f' {steps_per_epoch} steps an epoch is beyond step {_INT32}: leave out'
       ' phases that are never reached'
     )
-  return optimizer.phase_schedule(settings.phases, steps_per_epoch)
+  return optimizer.phase_schedule(rows, steps_per_epoch, layers)
 
 
 def _cosine(settings, steps_per_epoch, total_steps):

@@ -5,6 +5,7 @@ the paper's section; `tests/layers_test.py` holds each against a float64 numpy
 reference, and each hand-written derivative against finite differences.
 """
 
+import dataclasses
 import functools
 import itertools
 
@@ -13,6 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from alexnet_jax.architecture import Norm
+from alexnet_jax.architecture import Pool
 
 
 def response_norm(x: jax.Array, norm: Norm) -> jax.Array:
@@ -53,18 +55,23 @@ def _normalize(x: jax.Array, axes: tuple[int, ...], norm: Norm) -> jax.Array:
   return _normalize_fwd(x, axes, norm)[0]
 
 
+# Sum and power are float32 at least: in bfloat16 the factor of the 2012 nets
+# would take a handful of values.
 def _normalize_fwd(x, axes, norm):
-  denominator = norm.k + norm.alpha * _window_sum(x * x, axes, norm.size)
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  denominator = norm.k + norm.alpha * _window_sum(wide * wide, axes, norm.size)
   factor = _negative_power(denominator, norm.beta)
-  return x * factor, (x, denominator, factor)
+  return (wide * factor).astype(x.dtype), (x, denominator, factor)
 
 
 def _normalize_bwd(axes, norm, residuals, dy):
   # With s = k + alpha * W(x^2) and y = x s^-beta, where the window sum W is its
   # own transpose: dx = dy s^-beta - 2 alpha beta x W(dy x s^-beta / s).
   x, denominator, factor = residuals
-  inner = _window_sum(dy * x * factor / denominator, axes, norm.size)
-  return (dy * factor - 2 * norm.alpha * norm.beta * x * inner,)
+  wide, dy = (a.astype(factor.dtype) for a in (x, dy))
+  inner = _window_sum(dy * wide * factor / denominator, axes, norm.size)
+  dx = dy * factor - 2 * norm.alpha * norm.beta * wide * inner
+  return (dx.astype(x.dtype),)
 
 
 _normalize.defvjp(_normalize_fwd, _normalize_bwd)
@@ -89,36 +96,46 @@ def _negative_power(x: jax.Array, beta: float) -> jax.Array:
   return x**-beta
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
+def max_pool(x: jax.Array, pool: Pool) -> jax.Array:
   """Max-pooling, overlapping when size > stride (paper, Section 3.4).
 
-  Windows lie wholly inside the image: side -> (side - size) // stride + 1.
-  Where several inputs of a window are the maximum, each gets the whole
-  gradient, as in the 2012 source.
+  Where several inputs of a window are the maximum, `pool.ties` tells which of
+  them get its gradient. cuda-convnet gives all of them the whole of it, which
+  adds up below float32: in bfloat16 every fifth window after conv5 ties at the
+  start of training. So there, they always share it.
 
   Args:
     x: maps, [N, H, W, C].
-    size: side of the window.
-    stride: distance between windows.
+    pool: the windows, and the rule for ties.
 
   Returns:
-    Pooled maps, [N, H', W', C].
+    Pooled maps, [N, pool.windows(H), pool.windows(W), C].
   """
-  return _max_pool_fwd(x, size, stride)[0]
+  if jnp.finfo(x.dtype).bits < 32:
+    pool = dataclasses.replace(pool, ties='shared')
+  return _max_pool(x, pool, x.shape[1:3])
 
 
-def _max_pool_fwd(x, size, stride):
-  y = functools.reduce(jnp.maximum, _window_slices(x, size, stride))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(x: jax.Array, pool: Pool, sides: tuple[int, int]) -> jax.Array:
+  return _max_pool_fwd(x, pool, sides)[0]
+
+
+def _max_pool_fwd(x, pool, sides):
+  y = functools.reduce(jnp.maximum, _window_slices(x, pool, sides))
   return y, (x, y)
 
 
-def _max_pool_bwd(size, stride, residuals, dy):
+def _max_pool_bwd(pool, sides, residuals, dy):
   # Seen from an input, not from a window: a pixel lies `offset` rows into the
   # block of `stride` rows that its last window begins, and further into the
   # windows before. So dx is a sum of few terms that nothing has to scatter.
   x, y = residuals
-  blocks = [-(-side // stride) for side in x.shape[1:3]]
+  if pool.ties == 'shared':
+    equal = [a == y for a in _window_slices(x, pool, sides)]
+    dy = dy / sum(a.astype(dy.dtype) for a in equal)
+  size, stride = pool.size, pool.stride
+  blocks = [-(-side // stride) for side in sides]
   reach = -(-size // stride) - 1
   pixels = _split_in_blocks(x, blocks, stride)
   maxima, shares = (_pad_windows(a, blocks, reach) for a in (y, dy))
@@ -136,21 +153,27 @@ def _max_pool_bwd(size, stride, residuals, dy):
     dx += jnp.where(inside & is_maximum, share, zero)
   height, width = (count * stride for count in blocks)
   dx = dx.reshape(x.shape[0], height, width, x.shape[3])
-  return (dx[:, : x.shape[1], : x.shape[2]],)
+  return (dx[:, : sides[0], : sides[1]],)
 
 
-max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+_max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
-def _window_slices(x, size, stride):
+def _window_slices(x, pool, sides):
   """Returns the size^2 strided slices whose maximum is the pooled map."""
-  height, width = (
-    ((side - size) // stride) * stride + 1 for side in x.shape[1:3]
-  )
+  reached = [(pool.windows(side) - 1) * pool.stride + 1 for side in sides]
+  beyond = [
+    max(0, length + pool.size - 1 - side)
+    for length, side in zip(reached, sides, strict=True)
+  ]
+  if any(beyond):
+    pads = ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0))
+    x = jnp.pad(x, pads, constant_values=-jnp.inf)
+  height, width = reached
   return [
-    x[:, top : top + height : stride, left : left + width : stride]
-    for top in range(size)
-    for left in range(size)
+    x[:, top : top + height : pool.stride, left : left + width : pool.stride]
+    for top in range(pool.size)
+    for left in range(pool.size)
   ]
 
 

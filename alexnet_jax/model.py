@@ -5,7 +5,7 @@ every array has the towers on its leading axis. A function here sees as many
 towers as it is handed: both on one device, one on each of two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 from typing import Any
 
@@ -31,7 +31,7 @@ class Stage(nn.Module):
   Attributes:
     network: the network that the stage belongs to.
     layers: the stage's layers.
-    dtype: of the arithmetic; parameters stay float32.
+    dtype: of the arithmetic; parameters, and the logits, stay float32.
     summed: whether it is handed its first layer's weighted sums (`first_sums`)
       instead of that layer's inputs.
   """
@@ -47,21 +47,28 @@ class Stage(nn.Module):
     x: jax.Array,
     key: jax.Array | None = None,
     positions: jax.Array | None = None,
-  ) -> jax.Array:
-    """Applies the stage; `key` and `positions` as in `layers.dropout`."""
+  ) -> tuple[jax.Array, ...]:
+    """Applies the stage; `key` and `positions` as in `layers.dropout`.
+
+    Returns:
+      The output of each layer; the last one is the stage's.
+    """
+    outputs = []
     for i, layer in enumerate(self.layers):
       if i > 0 or not self.summed:
         x = self._weighted_sum(layer, x)
       for operation in layer.order:
         x = self._apply(operation, layer, x, key, positions)
-    return x
+      outputs.append(x)
+    return tuple(outputs)
 
   def _weighted_sum(self, layer: Layer, x: jax.Array) -> jax.Array:
     features = self.network.features_per_tower(layer)
+    makes_logits = layer.name == self.network.layers[-1].name
     initial: dict[str, Any] = {
       'kernel_init': nn.initializers.normal(layer.init_std),
       'bias_init': nn.initializers.constant(layer.init_bias),
-      'dtype': self.dtype,
+      'dtype': _logits_dtype(self.dtype) if makes_logits else self.dtype,
       'name': layer.name,
     }
     if isinstance(layer, Conv):
@@ -85,7 +92,7 @@ class Stage(nn.Module):
       case 'map_norm':
         return layers.map_norm(x, network.map_norm)
       case 'pool':
-        return layers.max_pool(x, network.pool.size, network.pool.stride)
+        return layers.max_pool(x, network.pool)
       case 'dropout':
         if key is not None:
           # A layer is known by its place, so that no two share a mask.
@@ -94,6 +101,11 @@ class Stage(nn.Module):
           x, network.dropout_rate, network.dropout_scaling, key, positions
         )
     raise ValueError(f'{operation!r} is no operation')
+
+
+def _logits_dtype(dtype: Any) -> Any:
+  """Returns what the logits are computed in: float32 at least."""
+  return jnp.promote_types(dtype, jnp.float32)
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
@@ -137,7 +149,7 @@ def first_sums(
   layer = dataclasses.replace(network.layers[0], order=())
   stage = Stage(network, (layer,), dtype)
   own = {layer.name: params[layer.name]}
-  return jax.vmap(lambda own: _apply(stage, own, images))(own)
+  return jax.vmap(lambda own: _apply(stage, own, images)[-1])(own)
 
 
 def init(network: Architecture, key: jax.Array, crop_size: int) -> Params:
@@ -162,7 +174,7 @@ def init(network: Architecture, key: jax.Array, crop_size: int) -> Params:
     outputs, variables = jax.vmap(stage.init_with_output, (0, None))(keys, x)
     params |= variables['params']
     # Only its shape is of use to the next stage.
-    x = jnp.zeros_like(concatenate(list(outputs), False))
+    x = jnp.zeros_like(concatenate(list(outputs[-1]), False))
   return params
 
 
@@ -172,12 +184,39 @@ def forward(
   images: jax.Array,
   *,
   join: Join = concatenate,
+  **options: Any,
+) -> jax.Array:
+  """Computes the logits.
+
+  Args:
+    network: the architecture.
+    params: of the towers at hand, on each leading axis.
+    images: float32 [N, H, W, 3], centred.
+    join: puts all towers' outputs side by side.
+    **options: the others of `walk`.
+
+  Returns:
+    float32 [N, classes], the same on every tower's device.
+  """
+  *_, (_, outputs) = walk(network, params, images, join=join, **options)
+  return join_logits(network, outputs, join)
+
+
+def walk(
+  network: Architecture,
+  params: Params,
+  images: jax.Array,
+  *,
+  join: Join = concatenate,
   first_tower: jax.Array | int = 0,
   key: jax.Array | None = None,
   positions: jax.Array | None = None,
   dtype: Any = jnp.float32,
-) -> jax.Array:
-  """Computes the logits.
+) -> Iterator[tuple[Layer, list[jax.Array]]]:
+  """The forward pass: the one of training, evaluation and all pictures.
+
+  Whoever needs no later layer stops here; under `jit`, what nobody uses is not
+  computed.
 
   Args:
     network: the architecture.
@@ -189,26 +228,39 @@ def forward(
     positions: int32 [N], each example's place in the whole batch; in training.
     dtype: of the arithmetic.
 
-  Returns:
-    float32 [N, classes], the same on every tower's device.
+  Yields:
+    Each layer, and what it passes on in each tower at hand, [N, ..., C].
   """
   towers = jax.tree.leaves(params)[0].shape[0]
   keys = [
     None if key is None else jax.random.fold_in(key, first_tower + tower)
     for tower in range(towers)
   ]
-  outputs = list(first_sums(network, params, images.astype(dtype), dtype))
+  xs = list(first_sums(network, params, images.astype(dtype), dtype))
   for i, stage_layers in enumerate(network.stages):
     if i > 0:
-      outputs = [join(outputs, False)] * towers
+      xs = [join(xs, False)] * towers
     stage = Stage(network, stage_layers, dtype, summed=i == 0)
     names = [layer.name for layer in stage_layers]
-    outputs = [
-      _apply(stage, _tower(params, names, t), outputs[t], keys[t], positions)
+    by_tower = [
+      _apply(stage, _tower(params, names, t), xs[t], keys[t], positions)
       for t in range(towers)
     ]
+    for layer, *outputs in zip(stage_layers, *by_tower, strict=True):
+      yield layer, outputs
+    xs = [outputs[-1] for outputs in by_tower]
+
+
+def join_logits(
+  network: Architecture, outputs: Sequence[jax.Array], join: Join
+) -> jax.Array:
+  """Returns the logits of all classes, float32 [N, classes].
+
+  Units beyond the last class, where towers cannot share them equally, are cut
+  off.
+  """
   logits = join(outputs, True).astype(jnp.float32)
-  return logits[:, : network.num_classes]
+  return logits[..., : network.num_classes]
 
 
 def _tower(params: Params, names: Sequence[str], tower: int) -> Params:
@@ -217,5 +269,5 @@ def _tower(params: Params, names: Sequence[str], tower: int) -> Params:
   return jax.tree.map(lambda x: x[tower], chosen)
 
 
-def _apply(stage, params, x, key=None, positions=None) -> jax.Array:
+def _apply(stage, params, x, key=None, positions=None) -> tuple[jax.Array, ...]:
   return stage.apply({'params': params}, x, key, positions)

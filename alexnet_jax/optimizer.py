@@ -20,30 +20,31 @@ class Rates(flax.struct.PyTreeNode):
 
   Attributes:
     rate: of the weights.
-    conv1_rate: of conv1's weights. The source cut it earlier than the others
-      and then froze the layer: 0 stops its biases too.
     bias_rate: of the biases, before the multiplier (2 in the source).
     color_noise: magnitude of the colour shift.
+    layer_rates: of the weights of those layers that have another rate, by
+      name. 0 freezes the layer, its biases too.
   """
 
   rate: jax.Array
-  conv1_rate: jax.Array
   bias_rate: jax.Array
   color_noise: jax.Array
+  layer_rates: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
 class PlateauState(flax.struct.PyTreeNode):
   """Where the plateau rule stands; scalars.
 
+  It holds no rate: that follows from `drops` and the config, so that a run can
+  be resumed with another one.
+
   Attributes:
-    rate: float32, the learning rate now.
-    best: float32, the lowest validation error seen.
+    best: float32, the validation error of the last improvement that counts.
     stalled: int32, validations since then.
     drops: int32, how often the rate was divided. Beyond the number allowed, the
       run is over.
   """
 
-  rate: jax.Array
   best: jax.Array
   stalled: jax.Array
   drops: jax.Array
@@ -66,24 +67,24 @@ class PlateauRule(NamedTuple):
   max_drops: int
 
 
-def plateau_init(learning_rate: float = 0.01) -> PlateauState:
+def plateau_init() -> PlateauState:
   """Returns the state before the first validation."""
   return PlateauState(
-    rate=jnp.float32(learning_rate),
-    best=jnp.float32(jnp.inf),
-    stalled=jnp.int32(0),
-    drops=jnp.int32(0),
+    best=jnp.float32(jnp.inf), stalled=jnp.int32(0), drops=jnp.int32(0)
   )
 
 
 def plateau_update(
   state: PlateauState, error: float | jax.Array, rule: PlateauRule
 ) -> PlateauState:
-  """Divides the rate when the validation error stops improving (Section 5).
+  """Counts a drop when the validation error stops improving (Section 5).
+
+  Errors are held against the last improvement of at least `min_delta`, as in
+  torch's ReduceLROnPlateau: many small gains in a row add up to one.
 
   Args:
     state: before this validation.
-    error: the validation error, a fraction.
+    error: the validation error, a fraction. One that is NaN is no improvement.
     rule: the numbers.
 
   Returns:
@@ -94,8 +95,7 @@ def plateau_update(
   stalled = jnp.where(improved, 0, state.stalled + 1)
   drop = stalled >= rule.patience
   return PlateauState(
-    rate=jnp.where(drop, state.rate / rule.factor, state.rate),
-    best=jnp.fmin(state.best, error),  # an error of NaN is no best
+    best=jnp.where(improved, error, state.best),
     stalled=jnp.where(drop, 0, stalled).astype(jnp.int32),
     drops=state.drops + drop.astype(jnp.int32),
   )
@@ -109,38 +109,47 @@ def plateau_finished(state: PlateauState, rule: PlateauRule) -> bool:
 Schedule = Callable[[jax.Array, PlateauState], Rates]
 
 
-def plateau_schedule(color_noise: float) -> Schedule:
-  """Takes the rate, one for all layers, from the plateau state."""
+def plateau_schedule(
+  learning_rate: float, factor: float, color_noise: float
+) -> Schedule:
+  """Divides the rate, one for all layers, by `factor` at every drop."""
 
   def schedule(step, plateau):
     del step
-    rate = plateau.rate
-    return Rates(rate, rate, rate, jnp.float32(color_noise))
+    rate = jnp.float32(learning_rate) / jnp.float32(factor) ** plateau.drops
+    return Rates(rate, rate, jnp.float32(color_noise))
 
   return schedule
 
 
 def phase_schedule(
-  phases: Sequence[Sequence[float]], steps_per_epoch: int
+  rows: Sequence[Sequence[float]],
+  steps_per_epoch: int,
+  layers: Sequence[str] = (),
 ) -> Schedule:
   """Reads a table of phases, such as the log of a run driven by hand.
 
   Args:
-    phases: rows (first epoch, rate, conv1 rate, bias rate, colour noise), by
-      rising epoch, the first at epoch 0.
+    rows: of first epoch, rate, bias rate, colour noise, and a multiplier of the
+      rate for each of `layers`; by rising epoch, the first at epoch 0.
     steps_per_epoch: epochs become steps by it.
+    layers: those whose weights have a rate of their own, by name.
 
   Returns:
     The schedule.
   """
-  table = np.asarray(phases, np.float64)
+  table = np.asarray(rows, np.float64)
   starts = np.round(table[:, 0] * steps_per_epoch).astype(np.int32)
+  # Rates, not multipliers, go to the step: rounded once.
+  table[:, 4:] *= table[:, 1:2]
   columns = jnp.asarray(table[:, 1:], jnp.float32)
 
   def schedule(step, plateau):
     del plateau
     row = jnp.searchsorted(jnp.asarray(starts), step, side='right') - 1
-    return Rates(*columns[row])
+    rate, bias_rate, color_noise, *layer_rates = columns[row]
+    by_layer = dict(zip(layers, layer_rates, strict=True))
+    return Rates(rate, bias_rate, color_noise, by_layer)
 
   return schedule
 
@@ -160,16 +169,14 @@ def cosine_schedule(
   def schedule(step, plateau):
     del plateau
     rate = jnp.asarray(rate_at(step), jnp.float32)
-    return Rates(rate, rate, rate, jnp.float32(color_noise))
+    return Rates(rate, rate, jnp.float32(color_noise))
 
   return schedule
 
 
 def constant_schedule(learning_rate: float, color_noise: float) -> Schedule:
   """One rate for ever."""
-  return phase_schedule(
-    [(0, learning_rate, learning_rate, learning_rate, color_noise)], 1
-  )
+  return phase_schedule([(0, learning_rate, learning_rate, color_noise)], 1)
 
 
 def rate_tree(
@@ -190,7 +197,7 @@ def rate_tree(
   """
 
   def leaf(layer, name):
-    weight_rate = rates.conv1_rate if layer == 'conv1' else rates.rate
+    weight_rate = rates.layer_rates.get(layer, rates.rate)
     if name != 'bias':
       return weight_rate * multipliers[layer]
     bias_rate = rates.bias_rate * multipliers['bias'] * multipliers[layer]
@@ -210,9 +217,9 @@ def momentum_sgd(
     v <- momentum * v - decay * rate * w - rate * g
     w <- w + v
 
-  The rate is inside the velocity: when it drops, the steps already gathered in
-  v go on at their old size, whereas `optax.sgd` would shrink them. A parameter
-  whose rate is 0 stands still, its velocity included (2012 source,
+  The rate is applied before the momentum: when it drops, the steps already
+  gathered in v go on at their old size, whereas `optax.sgd` would shrink them.
+  A parameter whose rate is 0 stands still, its velocity included (2012 source,
   weights.cu:148).
 
   Args:
@@ -224,27 +231,51 @@ def momentum_sgd(
     An optax transformation. Its state is the velocity; its `update` takes the
     keyword `rates`, the output of `rate_tree`.
   """
+  steps = optax.chain(
+    optax.add_decayed_weights(weight_decay, mask=_mask('kernel')),
+    optax.add_decayed_weights(bias_decay, mask=_mask('bias')),
+    scale_by_rates(),
+  )
+  trace = optax.trace(momentum)
 
   def init(params):
-    return jax.tree.map(jnp.zeros_like, params)
+    return trace.init(params).trace
 
   def update(
     updates: Any, state: Any, params: Any = None, **extra_args: Any
   ) -> tuple[Any, Any]:
     rates = extra_args['rates']
-
-    def step(path, v, g, w, rate):
-      decay = bias_decay if path[-1].key == 'bias' else weight_decay
-      return jnp.where(
-        rate > 0, momentum * v - decay * rate * w - rate * g, v
-      ).astype(v.dtype)
-
-    velocity = jax.tree_util.tree_map_with_path(
-      step, state, updates, params, rates
-    )
-    updates = jax.tree.map(
-      lambda v, rate: jnp.where(rate > 0, v, jnp.zeros_like(v)), velocity, rates
-    )
-    return updates, velocity
+    # None of the chain's parts has a state.
+    updates, _ = steps.update(updates, steps.init(params), params, rates=rates)
+    updates, (velocity,) = trace.update(updates, optax.TraceState(state))
+    updates = _where_moving(rates, updates, jax.tree.map(jnp.zeros_like, state))
+    return updates, _where_moving(rates, velocity, state)
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def scale_by_rates() -> optax.GradientTransformationExtraArgs:
+  """Multiplies each parameter's update by its own negative learning rate."""
+
+  def update(
+    updates: Any, state: Any, params: Any = None, **extra_args: Any
+  ) -> tuple[Any, Any]:
+    del params
+    rates = extra_args['rates']
+    return jax.tree.map(lambda g, rate: -rate * g, updates, rates), state
+
+  return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _mask(name: str) -> Callable[[Any], Any]:
+  """Returns what tells the parameters of this name, in a tree of them."""
+  return lambda params: jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == name, params
+  )
+
+
+def _where_moving(rates: Any, moved: Any, kept: Any) -> Any:
+  """Returns `moved`, but `kept` where the rate is 0."""
+  return jax.tree.map(
+    lambda rate, a, b: jnp.where(rate > 0, a, b), rates, moved, kept
+  )

@@ -1,8 +1,10 @@
 """The networks that a config can name, each a value of `Architecture`.
 
-Numbers are the paper's (Section 3.5 and 5) unless a comment names the 2012
-source, that is, layers-145.cfg and its siblings in the archive published by the
-Computer History Museum.
+Numbers are the paper's (Sections 3.5 and 5) unless a comment names the 2012
+source: the archive published by the Computer History Museum, of which
+layers-145.cfg and its siblings describe the nets. The archive lacks the GPU
+kernels; what they do at borders and ties is read in the public cuda-convnet of
+July 2012.
 """
 
 import dataclasses
@@ -14,14 +16,22 @@ from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Dense
 
 # 224 pixels give 55 only if the last window may reach past the border: the
-# source's convolution rounds up and reads zeros there, on one side.
+# source rounds up (layer.py:1004), and cuda-convnet's kernel reads zeros there,
+# on one side.
 _CONV1_PADDING = (0, 3)
 _NORM_POOL = ('activation', 'response_norm', 'pool')
 _POOL_NORM = ('activation', 'pool', 'response_norm')
 
 
 def paper() -> Architecture:
-  """The text as printed: two towers, 60,965,224 parameters."""
+  """Two towers as in Sections 3 and 5: 60,965,224 parameters.
+
+  Where the text does not determine it, this is what Figure 2 needs: response
+  normalization sums over the maps of one tower, although Section 3.3 speaks of
+  all N kernels of the layer, because towers that see each other's maps nowhere
+  else before conv3 cannot see them there. The text does not say either how 224
+  pixels become 55 (see `_CONV1_PADDING`), or what tied maxima get.
+  """
   return Architecture(
     layers=(
       Conv('conv1', 96, 11, stride=4, padding=_CONV1_PADDING, order=_NORM_POOL),
@@ -62,24 +72,70 @@ def source() -> Architecture:
     conv4={'init_std': 0.03},
     conv5={'init_std': 0.03, 'order': ('pool', 'activation')},
   )
-  # The parser divides the file's 1e-4 by the number of maps (layer.py:1183).
-  norm = dataclasses.replace(network.response_norm, alpha=1e-4 / 5)
-  return dataclasses.replace(network, response_norm=norm)
+  return dataclasses.replace(
+    network,
+    # The parser divides the file's 1e-4 by the number of maps (layer.py:1183).
+    response_norm=dataclasses.replace(network.response_norm, alpha=1e-4 / 5),
+    # cuda-convnet's kernel; the archive has none.
+    pool=dataclasses.replace(network.pool, ties='whole'),
+  )
 
 
 def one_gpu() -> Architecture:
   """Half the kernels, but conv5 and the dense layers whole (Section 3.2)."""
+  return _halved(paper())
+
+
+def net_145_half() -> Architecture:
+  """Net 145-half: the one-GPU net as coded (layers-145-half.cfg)."""
+  return _halved(source())
+
+
+def _halved(network: Architecture) -> Architecture:
   halves = {'conv1': 48, 'conv2': 128, 'conv3': 192, 'conv4': 192}
   network = _replace(
-    paper(), **{name: {'features': n} for name, n in halves.items()}
+    network, **{name: {'features': n} for name, n in halves.items()}
   )
   return dataclasses.replace(network, towers=1)
 
 
+def net_147() -> Architecture:
+  """Net 147: pooling without overlap as coded (layers-147.cfg).
+
+  Windows of 2x2 whose last row and column reach past the border, and other
+  paddings, which keep 13x13 maps for conv3 and 6x6 for fc6: 55, 28, 26, 13, 13,
+  13, 11 and 6 pixels on the way. `paper` with network.pool.size=2 keeps the
+  paddings, and has 13x13 and 6x6 maps too.
+  """
+  network = _replace(
+    source(), conv2={'padding': (1, 1)}, conv5={'padding': (0, 0)}
+  )
+  pool = dataclasses.replace(network.pool, size=2, past_border=True)
+  return dataclasses.replace(network, pool=pool)
+
+
+def net_148() -> Architecture:
+  """Net 148: no normalization, neither kind (layers-148.cfg)."""
+  return _replace(
+    source(),
+    conv1={'order': ('pool', 'activation')},
+    conv2={'order': ('activation', 'pool')},
+  )
+
+
 def no_communication() -> Architecture:
-  """Net 150 of the source: towers that meet at the classifier alone."""
-  own = {'reads': 'own'}
-  return _replace(source(), conv3=own, fc6=own, fc7=own)
+  """Net 150: towers that meet at the classifier alone (layers-150.cfg).
+
+  It is wider than net 145 elsewhere, 160 maps a tower in conv2 and 4096 units a
+  tower in fc6, which leaves it as many parameters and multiply-adds.
+  """
+  return _replace(
+    source(),
+    conv2={'features': 320},
+    conv3={'reads': 'own'},
+    fc6={'features': 8192, 'reads': 'own'},
+    fc7={'reads': 'own'},
+  )
 
 
 def ungrouped() -> Architecture:
@@ -91,8 +147,9 @@ def torchvision() -> Architecture:
   """The "one weird trick" net (Krizhevsky 2014) as torchvision builds it.
 
   One tower, no normalization, dropout before fc6 and fc7 and scaled in
-  training. torchvision draws its weights from U(-b, b) with b = fan_in ** -0.5;
-  the normal weights here have the same standard deviation, b / sqrt(3).
+  training. torchvision draws weights and biases from U(-b, b) with
+  b = fan_in ** -0.5; the weights here are normal with the same standard
+  deviation, b / sqrt(3), and the biases begin at 0.
   """
 
   def std(fan_in):
@@ -153,10 +210,34 @@ def small() -> Architecture:
   )  # fmt: skip
 
 
+def four_layer() -> Architecture:
+  """A four-layer net for CIFAR-10, such as Figure 1's: ReLU against tanh.
+
+  The paper gives no sizes. These are those of the only four-layer net among
+  cuda-convnet's examples (layers-19pct.cfg), whose second and third poolings
+  average; here, all take the maximum. One tower, no normalization, no dropout.
+  """
+  order = ('activation', 'pool')
+  return Architecture(
+    towers=1,
+    pool=architecture.Pool(size=3, stride=2, past_border=True, ties='whole'),
+    layers=(
+      Conv(
+        'conv1', 32, 5, init_std=1e-4, padding=(2, 2),
+        order=('pool', 'activation'),
+      ),
+      Conv('conv2', 32, 5, padding=(2, 2), order=order),
+      Conv('conv3', 64, 5, padding=(2, 2), order=order),
+      Dense('fc4', 10, order=()),
+    ),
+  )  # fmt: skip
+
+
 PRESETS = {
   preset.__name__: preset
   for preset in (
-    paper, source, one_gpu, no_communication, ungrouped, torchvision, small,
+    paper, source, one_gpu, net_145_half, net_147, net_148, no_communication,
+    ungrouped, torchvision, small, four_layer,
   )
 }  # fmt: skip
 

@@ -48,7 +48,7 @@ def joins(network: Architecture, crop_size: int) -> tuple[Join, ...]:
     if isinstance(layer, Conv):
       side = shape.output[0]
       for _ in range(layer.order.count('pool')):
-        side = (side - network.pool.size) // network.pool.stride + 1
+        side = network.pool.windows(side)
       floats *= side**2
   return (*found, Join('loss', floats))
 

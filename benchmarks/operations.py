@@ -46,7 +46,7 @@ def weighted(network: Architecture, layer: architecture.Layer, dtype: Any):
     if not isinstance(xs, Sequence):
       xs = [xs] * network.towers
     return [
-      stage.apply({'params': jax.tree.map(lambda p, t=t: p[t], params)}, x)
+      stage.apply({'params': jax.tree.map(lambda p, t=t: p[t], params)}, x)[-1]
       for t, x in enumerate(xs)
     ]
 
@@ -68,7 +68,7 @@ def operation(network: Architecture, operation: str):
       case 'map_norm':
         return layers.map_norm(x, network.map_norm)
       case 'pool':
-        return layers.max_pool(x, network.pool.size, network.pool.stride)
+        return layers.max_pool(x, network.pool)
       case 'dropout':
         key = jax.random.fold_in(jax.random.key(0), tower)
         rows = jnp.arange(x.shape[0], dtype=jnp.int32)

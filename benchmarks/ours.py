@@ -51,7 +51,9 @@ def make_recipe(
 ) -> train_step.Recipe:
   """Returns the paper's recipe, as `configs/imagenet.py` makes it."""
   defaults: dict[str, Any] = {
-    'schedule': optimizer.plateau_schedule(random_batch.NOISE),
+    'schedule': optimizer.plateau_schedule(
+      random_batch.RATE, 10.0, random_batch.NOISE
+    ),
     'optimizer': optimizer.momentum_sgd(0.9, 0.0005, 0.0),
     'multipliers': {'bias': 1.0, **{x.name: 1.0 for x in network.layers}},
     'mean': np.array(random_batch.MEAN, np.float32),
@@ -97,13 +99,7 @@ class Step:
     network = networks.get(preset, num_classes)
     self._mesh = towers.make_mesh(network.towers, jax.devices()[:devices])
     mesh = self._mesh
-    self._state = train_state.create(
-      network,
-      mesh,
-      seed=0,
-      crop_size=crop_size,
-      learning_rate=random_batch.RATE,
-    )
+    self._state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
     self._step: Any = train_step.make_train_step(
       network, mesh, make_recipe(network, dtype=dtype_of(precision))
     )
@@ -152,9 +148,7 @@ def first_gradient(
   step is the negative gradient: the compiled step itself gives it away.
   """
   mesh = towers.make_mesh(network.towers, jax.devices()[:1])
-  state = train_state.create(
-    network, mesh, seed=0, crop_size=crop_size, learning_rate=1.0
-  )
+  state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
   params = jax.tree.map(np.array, state.params)
   recipe = make_recipe(
     network,

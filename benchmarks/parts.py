@@ -42,9 +42,7 @@ class Parts:
     network = networks.get(preset)
     self._parts: list[part.Part] = []
     mesh = towers.make_mesh(network.towers, jax.devices()[:1])
-    state = train_state.create(
-      network, mesh, seed=0, crop_size=crop_size, learning_rate=0.01
-    )
+    state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
     batch = random_batch.make(batch_size, crop_size, network.num_classes)
     batch = jax.device_put(batch)
     recipe = ours.make_recipe(network, dtype=ours.dtype_of(precision))

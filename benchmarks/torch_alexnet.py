@@ -97,7 +97,10 @@ class AlexNet(nn.Module):
           [self._norm(group, network.response_norm) for group in groups], 1
         )
       case 'pool':
-        return functional.max_pool2d(x, network.pool.size, network.pool.stride)
+        pool = network.pool
+        return functional.max_pool2d(
+          x, pool.size, pool.stride, ceil_mode=pool.past_border
+        )
       case 'dropout':
         # torch divides by what is kept; the paper does not.
         kept = functional.dropout(x, network.dropout_rate, self.training)

@@ -4,23 +4,21 @@
   python main.py --config=configs/imagenet.py:source --workdir=runs/source
 
 Expected errors on the 50,000 validation images with ten views are in README,
-one row a preset. Every number is a key: --config.optimizer.momentum=0.8.
+one row per preset. Every number is a key: --config.optimizer.momentum=0.8.
 """
 
 from ml_collections import config_dict
 
 from alexnet_jax import architecture
 from alexnet_jax import presets
-
-# Presets that come from the 2012 source and bring its recipe along.
-_OF_THE_SOURCE = ('source', 'no_communication')
+from configs import runs_2012
 
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   """Returns the config; `preset` is one of `presets.PRESETS`."""
   config = base(preset)
-  if preset in _OF_THE_SOURCE:
-    _as_the_source(config)
+  if preset in runs_2012.RUNS:
+    runs_2012.apply(runs_2012.RUNS[preset], config)
   if preset == 'torchvision':
     _as_torchvision(config)
   return config
@@ -113,6 +111,8 @@ def base(preset: str) -> config_dict.ConfigDict:
   config.optimizer = config_dict.ConfigDict()
   # plateau, phases, cosine or constant.
   config.optimizer.schedule = 'plateau'
+  # Of schedules plateau (before its first drop), cosine (its top) and constant.
+  # A run that is resumed with another rate goes on with that one.
   config.optimizer.learning_rate = 0.01
   config.optimizer.momentum = 0.9
   config.optimizer.weight_decay = 0.0005
@@ -132,17 +132,13 @@ def base(preset: str) -> config_dict.ConfigDict:
   # "Divide the learning rate by 10", three times (Section 5).
   config.optimizer.plateau.factor = 10.0
   config.optimizer.plateau.max_drops = 3
-  # Rows of schedule=phases: first epoch, rate, conv1 rate, bias rate, colour
-  # noise. This is the log of net 145 (layer-params-145.cfg), whose bias rate
-  # was never cut; a conv1 rate of 0 freezes the layer.
-  config.optimizer.phases = (
-    (0, 1e-2, 1e-2, 1e-2, 0.1),
-    (25, 1e-3, 1e-3, 1e-2, 0.1),
-    (51, 1e-4, 1e-4, 1e-2, 0.1),
-    (67, 1e-4, 1e-5, 1e-2, 0.0),
-    (72, 1e-4, 0.0, 1e-2, 0.0),
-    (79, 1e-5, 0.0, 1e-2, 0.0),
-  )
+  # Rows of schedule=phases: first epoch, rate, bias rate, colour noise, and a
+  # multiplier of the weights' rate for each of `layers`; 0 freezes a layer, its
+  # biases too. This is the log of net 145, whose bias rate was never cut; other
+  # 2012 presets bring their own (configs/runs_2012.py).
+  config.optimizer.phases = config_dict.ConfigDict()
+  config.optimizer.phases.layers = ('conv1',)
+  config.optimizer.phases.rows = runs_2012.phases(runs_2012.RUNS['source'])
   config.optimizer.cosine = config_dict.ConfigDict()
   config.optimizer.cosine.warmup_epochs = 5.0
   config.optimizer.cosine.end_rate = 0.0
@@ -168,16 +164,6 @@ def base(preset: str) -> config_dict.ConfigDict:
   # last or best.
   config.evaluate.checkpoint = 'last'
   return config
-
-
-def _as_the_source(config: config_dict.ConfigDict) -> None:
-  """Net 145's recipe (layer-params-145.cfg, convdata_jpeg.py)."""
-  config.num_epochs = 91
-  config.optimizer.schedule = 'phases'
-  config.optimizer.rate_multipliers.bias = 2.0
-  config.input.color = 'source'
-  config.input.crop_chunk = 32
-  config.input.shuffle = False
 
 
 def _as_torchvision(config: config_dict.ConfigDict) -> None:

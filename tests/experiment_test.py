@@ -13,8 +13,11 @@ from alexnet_jax import optimizer
 from alexnet_jax import presets
 from alexnet_jax.epochs import Epochs
 from configs import cifar10
+from configs import cifar10_four_layer
 from configs import fashion_mnist
 from configs import imagenet
+from configs import imagenet2010
+from configs import runs_2012
 from configs import smoke
 
 
@@ -131,10 +134,9 @@ def test_impossible_number_is_one_line(key, value, range_):
     ('network.conv1.padding', (1.5, 2), '1.5 in --config.* 0..16384 .whole'),
     ('network.conv1.padding', (1,), 'does not have 2 numbers'),
     ('network.conv1.padding', ('a', 1), "'a' in --config"),
-    ('optimizer.phases', ((0, 0.1, 0.1, 0.1),), '5 numbers in every row'),
-    ('optimizer.phases', (0, 0.1, 0.1, 0.1, 0.0), '5 numbers in every row'),
-    ('optimizer.phases', ((0, -0.1, 0.1, 0.1, 0.0),), '-0.1 in --config'),
-    ('optimizer.phases', ((0, 0.1, 0.1, 0.1, math.nan),), 'nan in --config'),
+    ('optimizer.phases.rows', (0, 0.1, 0.1, 0.1, 1.0), 'have rows of numbers'),
+    ('optimizer.phases.rows', ((0, -0.1, 0.1, 0.1, 1.0),), '-0.1 in --config'),
+    ('optimizer.phases.rows', ((0, 0.1, 0.1, 0.1, math.nan),), 'nan in --co'),
   ],
 )
 def test_impossible_tuple_is_one_line(key, value, words):
@@ -174,7 +176,10 @@ def test_every_number_has_one_range_and_the_reverse(preset):
 
 
 @pytest.mark.parametrize('preset', list(presets.PRESETS))
-@pytest.mark.parametrize('module', [cifar10, fashion_mnist, imagenet, smoke])
+@pytest.mark.parametrize(
+  'module',
+  [cifar10, cifar10_four_layer, fashion_mnist, imagenet, imagenet2010, smoke],
+)
 def test_every_default_is_in_its_range(module, preset):
   experiment._check_ranges(module.get_config(preset))
 
@@ -247,7 +252,8 @@ def test_batch_must_divide_among_copies():
 
 @pytest.mark.parametrize('preset', list(presets.PRESETS))
 def test_every_preset_builds_at_its_size(preset):
-  config = (smoke if preset == 'small' else imagenet).get_config(preset)
+  module = {'small': smoke, 'four_layer': cifar10_four_layer}
+  config = module.get(preset, imagenet).get_config(preset)
   config.devices = 1
   parts = experiment.build(config)
   assert parts.network == presets.get(preset)
@@ -266,13 +272,44 @@ def test_unknown_preset_names_the_others():
     imagenet.get_config('papier')
 
 
-def test_source_brings_its_recipe():
-  config = imagenet.get_config('source')
+@pytest.mark.parametrize('preset', list(runs_2012.RUNS))
+def test_a_net_of_2012_brings_its_recipe(preset):
+  config = imagenet.get_config(preset)
   assert config.optimizer.schedule == 'phases'
   assert config.optimizer.rate_multipliers.bias == 2.0
   assert config.input.color == 'source'
   assert config.input.crop_chunk == 32
   assert imagenet.get_config('paper').optimizer.schedule == 'plateau'
+
+
+def test_ilsvrc_2010_has_the_schedule_of_its_own_run():
+  config = imagenet2010.get_config('source')
+  starts = [row[0] for row in config.optimizer.phases.rows]
+  assert (starts, config.num_epochs) == ([0, 22, 50, 67, 71, 77], 92)
+  other = imagenet.get_config('source')
+  assert [row[1:] for row in config.optimizer.phases.rows] == [
+    row[1:] for row in other.optimizer.phases.rows
+  ]
+  assert config.data.source == 'folder'
+  assert config.data.eval_split == 'test'
+  # The paper's recipe, and that of net 145-half, trained on 2010, stay.
+  for preset in ('paper', 'net_145_half'):
+    mine, theirs = (
+      module.get_config(preset) for module in (imagenet2010, imagenet)
+    )
+    assert mine.optimizer == theirs.optimizer
+    assert mine.network == theirs.network
+
+
+def test_figure_1_has_no_regularization():
+  config = cifar10_four_layer.get_config()
+  parts = experiment.build(config)
+  assert len(parts.network.layers) == 4
+  orders = {name for layer in parts.network.layers for name in layer.order}
+  assert orders == {'activation', 'pool'}
+  assert config.optimizer.weight_decay == config.optimizer.bias_decay == 0
+  assert (config.input.random_crop, config.input.flip) == (False, False)
+  assert config.input.color == 'none'
 
 
 def test_warm_up_longer_than_the_run():
@@ -282,15 +319,35 @@ def test_warm_up_longer_than_the_run():
 
 
 def test_phases_must_rise_from_zero():
-  rows = ((1, 0.1, 0.1, 0.1, 0.0),)
-  parts = _build(**{'optimizer.schedule': 'phases', 'optimizer.phases': rows})
+  rows = ((1, 0.1, 0.1, 0.1, 1.0),)
+  parts = _build(
+    **{'optimizer.schedule': 'phases', 'optimizer.phases.rows': rows}
+  )
   with pytest.raises(errors.UserError, match='rising epochs'):
     experiment.make_recipe(parts, Epochs(16), np.zeros(3))
 
 
+@pytest.mark.parametrize(
+  ('layers', 'match'),
+  [
+    (('conv1', 'fc8'), 'row of 5 numbers: needed are 6'),
+    ((), 'row of 5 numbers: needed are 4'),
+    (('conv9',), "phases.layers names 'conv9', which the network does not"),
+  ],
+)
+def test_phases_have_a_column_for_each_of_their_layers(layers, match):
+  parts = _build(
+    **{'optimizer.schedule': 'phases', 'optimizer.phases.layers': layers}
+  )
+  with pytest.raises(errors.UserError, match=match):
+    experiment.make_recipe(parts, Epochs(16), np.zeros(3))
+
+
 def test_phases_beyond_the_count_of_steps():
-  rows = ((0, 0.1, 0.1, 0.1, 0.0), (1e6, 0.0, 0.0, 0.0, 0.0))
-  parts = _build(**{'optimizer.schedule': 'phases', 'optimizer.phases': rows})
+  rows = ((0, 0.1, 0.1, 0.1, 1.0), (1e6, 0.0, 0.0, 0.0, 1.0))
+  parts = _build(
+    **{'optimizer.schedule': 'phases', 'optimizer.phases.rows': rows}
+  )
   experiment.make_recipe(parts, Epochs(2147), np.zeros(3))
   with pytest.raises(errors.UserError, match=r'1000000\.0, .* 2148 steps'):
     experiment.make_recipe(parts, Epochs(2148), np.zeros(3))
@@ -306,7 +363,7 @@ def test_schedules_end_where_the_config_says():
   )
   epoch = 512 // 32
   recipe = experiment.make_recipe(parts, Epochs(epoch), np.zeros(3))
-  state = optimizer.plateau_init(0.01)
+  state = optimizer.plateau_init()
   rates = [float(recipe.schedule(s, state).rate) for s in range(4 * epoch + 1)]
   assert rates[0] == 0.0
   assert rates[epoch] == pytest.approx(0.01)

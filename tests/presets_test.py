@@ -8,7 +8,11 @@ import pytest
 from alexnet_jax import architecture
 from alexnet_jax import errors
 from alexnet_jax import model
+from alexnet_jax import optimizer
 from alexnet_jax import presets
+from alexnet_jax import towers
+from alexnet_jax import train_state
+from alexnet_jax import train_step
 
 # (name, output, weights, biases, multiply-adds) of two towers, per image.
 _TWO_TOWERS = [
@@ -22,23 +26,28 @@ _TWO_TOWERS = [
   ('fc8', (1000,), 4_096_000, 1_000, 4_096_000),
 ]
 
+# (name, output, multiply-adds) of net 147, whose paddings and pooling differ.
+_NET_147 = [
+  ('conv1', (55, 55, 96), 105_415_200),
+  ('conv2', (26, 26, 256), 26**2 * 307_200),
+  ('conv3', (13, 13, 384), 149_520_384),
+  ('conv4', (13, 13, 384), 112_140_288),
+  ('conv5', (11, 11, 256), 11**2 * 442_368),
+  ('fc6', (4096,), 37_748_736),
+  ('fc7', (4096,), 16_777_216),
+  ('fc8', (1000,), 4_096_000),
+]
+
 _PARAMETERS = {
   'paper': 60_965_224,
   'source': 60_965_224,
   'one_gpu': 59_798_312,
+  'net_145_half': 59_798_312,
+  'net_147': 60_965_224,
+  'net_148': 60_965_224,
+  'no_communication': 60_714_408,
   'ungrouped': 62_378_344,
   'torchvision': 61_100_840,
-  # conv3, fc6 and fc7 read one tower: half the weights of `paper`.
-  'no_communication': (
-    (11 * 11 * 3 * 96 + 96)
-    + (5 * 5 * 48 * 256 + 256)
-    + (3 * 3 * 128 * 384 + 384)
-    + (3 * 3 * 192 * 384 + 384)
-    + (3 * 3 * 192 * 256 + 256)
-    + (6 * 6 * 128 * 4096 + 4096)
-    + (2048 * 4096 + 4096)
-    + (4096 * 1000 + 1000)
-  ),
   # Sides 28 -> pool 13 -> pool 6 -> pool 2.
   'small': (
     (5 * 5 * 3 * 32 + 32)
@@ -50,24 +59,48 @@ _PARAMETERS = {
     + (256 * 256 + 256)
     + (256 * 10 + 10)
   ),
+  # Sides 32 -> pool 16 -> pool 8 -> pool 4.
+  'four_layer': (
+    (5 * 5 * 3 * 32 + 32)
+    + (5 * 5 * 32 * 32 + 32)
+    + (5 * 5 * 32 * 64 + 64)
+    + (4 * 4 * 64 * 10 + 10)
+  ),
 }
 # (neurons, multiply-adds).
 _NEURONS_AND_WORK = {
   'paper': (659_272, 724_406_816),
   'source': (659_272, 724_406_816),
   'one_gpu': (355_864, 391_514_384),
+  'net_145_half': (355_864, 391_514_384),
+  'net_148': (659_272, 724_406_816),
+  # 64 more maps of conv2, 4,096 more units of fc6.
+  'no_communication': (659_272 + 27 * 27 * 64 + 4_096, 724_323_872),
   'ungrouped': (659_272, 1_135_256_096),
 }
 
 
 def _crop_size(name):
-  return 28 if name == 'small' else 224
+  return {'small': 28, 'four_layer': 32}.get(name, 224)
 
 
 @pytest.mark.parametrize('name', ['paper', 'source'])
 def test_table_of_two_towers(name):
   rows = architecture.layer_shapes(presets.get(name), 224)
   assert [dataclasses.astuple(row) for row in rows] == _TWO_TOWERS
+
+
+def test_table_of_net_147():
+  rows = architecture.layer_shapes(presets.net_147(), 224)
+  actual = [(row.name, row.output, row.multiply_adds) for row in rows]
+  assert actual == _NET_147
+  # By the override alone, which leaves the paddings: the same maps for conv3
+  # and fc6, by another way.
+  network = presets.paper()
+  pool = dataclasses.replace(network.pool, size=2)
+  rows = architecture.layer_shapes(dataclasses.replace(network, pool=pool), 224)
+  assert [row.output[0] for row in rows[:5]] == [55, 27, 13, 13, 13]
+  assert rows[5].weights == 6 * 6 * 256 * 4096
 
 
 @pytest.mark.parametrize('name', list(presets.PRESETS))
@@ -110,14 +143,23 @@ def test_initial_arrays_agree_with_the_table(name):
     )
 
 
-@pytest.mark.parametrize('name', ['paper', 'source', 'one_gpu', 'torchvision'])
-def test_sides_of_the_real_modules(name):
+@pytest.mark.parametrize(
+  ('name', 'sums', 'passed'),
+  [
+    *(
+      (name, (55, 27, 13, 13, 13), (27, 13, 13, 13, 6))
+      for name in ('paper', 'source', 'one_gpu', 'net_148', 'torchvision')
+    ),
+    ('net_147', (55, 26, 13, 13, 11), (28, 13, 13, 13, 6)),
+  ],
+)
+def test_sides_of_the_real_modules(name, sums, passed):
   network = presets.get(name)
   maps = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 
   def apply(layer, x):
     stage = model.Stage(network, (layer,))
-    return jax.eval_shape(stage.init_with_output, jax.random.key(0), x)[0]
+    return jax.eval_shape(stage.init_with_output, jax.random.key(0), x)[0][0]
 
   summed, passed_on = [], []
   for layer in network.layers[:5]:
@@ -125,8 +167,8 @@ def test_sides_of_the_real_modules(name):
     summed.append(apply(bare, maps).shape[1:3])
     maps = apply(layer, maps)
     passed_on.append(maps.shape[1:3])
-  assert summed == [(s, s) for s in (55, 27, 13, 13, 13)]
-  assert passed_on == [(s, s) for s in (27, 13, 13, 13, 6)]
+  assert summed == [(s, s) for s in sums]
+  assert passed_on == [(s, s) for s in passed]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +236,52 @@ def test_order_of_operations():
     assert orders['fc8'] == ()
 
 
+def test_nets_147_148_and_150_differ_from_145_by_what_they_leave_out():
+  source = presets.source()
+
+  def without(network, *fields):
+    layers = [
+      {k: v for k, v in dataclasses.asdict(layer).items() if k not in fields}
+      for layer in network.layers
+    ]
+    return layers, {**dataclasses.asdict(network), 'layers': None}
+
+  assert without(presets.net_148(), 'order') == without(source, 'order')
+  orders = {layer.name: layer.order for layer in presets.net_148().layers}
+  assert orders['conv1'] == orders['conv5'] == ('pool', 'activation')
+  assert orders['conv2'] == ('activation', 'pool')
+  no_communication = presets.no_communication()
+  changed = ('reads', 'features')
+  assert without(no_communication, *changed) == without(source, *changed)
+  reads = [
+    layer.name for layer in no_communication.layers if layer.reads == 'all'
+  ]
+  assert reads == ['fc8']
+  layers, fields = without(presets.net_147(), 'padding')
+  expected = without(source, 'padding')
+  assert layers == expected[0]
+  assert fields['pool'] == {
+    'size': 2, 'stride': 2, 'past_border': True, 'ties': 'whole',
+  }  # fmt: skip
+  half = presets.net_145_half()
+  assert [x.features for x in half.layers] == [
+    48, 128, 192, 192, 256, 4096, 4096, 1000,
+  ]  # fmt: skip
+  assert [x.order for x in half.layers] == [x.order for x in source.layers]
+  assert [x.init_std for x in half.layers] == [
+    x.init_std for x in source.layers
+  ]
+
+
+def test_tied_maxima_are_treated_as_in_2012_by_the_2012_nets_alone():
+  ties = {name: presets.get(name).pool.ties for name in presets.PRESETS}
+  whole = {name for name, rule in ties.items() if rule == 'whole'}
+  assert whole == {
+    'source', 'net_145_half', 'net_147', 'net_148', 'no_communication',
+    'four_layer',
+  }  # fmt: skip
+
+
 def test_constants_of_the_normalizations():
   norms = presets.paper().response_norm, presets.source().response_norm
   assert [dataclasses.astuple(n) for n in norms] == [
@@ -203,6 +291,44 @@ def test_constants_of_the_normalizations():
   assert dataclasses.astuple(presets.source().map_norm) == (
     5, 1.0, pytest.approx(4e-5), 0.75,
   )  # fmt: skip
+
+
+# A smaller crop whose sides work out, and fewer units where they are many.
+@pytest.mark.parametrize('name', list(presets.PRESETS))
+def test_every_preset_takes_a_step(name):
+  network = presets.get(name)
+  network = dataclasses.replace(
+    network,
+    dropout_rate=0.0,
+    layers=tuple(
+      dataclasses.replace(layer, features=min(layer.features, 64))
+      for layer in network.layers
+    ),
+  )
+  crop_size = {'small': 28, 'four_layer': 32}.get(name, 67)
+  mesh = towers.make_mesh(network.towers, jax.devices()[:1])
+  recipe = train_step.Recipe(
+    schedule=optimizer.constant_schedule(0.01, 0.1),
+    optimizer=optimizer.momentum_sgd(0.9, 0.0005, 0.0),
+    multipliers={'bias': 2.0, **{x.name: 1.0 for x in network.layers}},
+    mean=np.float32([127, 120, 105]),
+  )
+  step = train_step.make_train_step(network, mesh, recipe)
+  state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
+  before = jax.tree.map(np.array, state.params)
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': rng.integers(0, 256, (4, crop_size, crop_size, 3), np.uint8),
+    'label': np.arange(4, dtype=np.int32),
+    'mask': np.ones(4, np.float32),
+    'unreadable': np.zeros(4, np.float32),
+    'shift': np.zeros((4, 3), np.float32),
+  }
+  state, loss = step(state, train_step.put_batch(batch, 1, mesh))
+  assert np.isfinite(loss)
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, before)
+  assert all(jax.tree.leaves(moved))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 
 def test_an_unknown_preset_is_named_with_those_that_there_are():

@@ -91,9 +91,7 @@ def _masked(batch, real):
 @functools.cache
 def _state(network, num_devices, crop=_CROP):
   mesh = _mesh(network, num_devices)
-  state = train_state.create(
-    network, mesh, seed=0, crop_size=crop, learning_rate=0.01
-  )
+  state = train_state.create(network, mesh, seed=0, crop_size=crop)
   # The step donates its state: keep what it does not reach.
   return jax.tree.map(np.asarray, state)
 
@@ -432,9 +430,7 @@ def _collectives(name, num_devices, rows_per_device):
   network = presets.get(name)
   mesh = _mesh(network, num_devices)
   state = jax.eval_shape(
-    lambda: train_state.create(
-      network, mesh, seed=0, crop_size=224, learning_rate=0.01
-    )
+    lambda: train_state.create(network, mesh, seed=0, crop_size=224)
   )
   state = jax.tree.map(
     lambda place, part: jax.tree.map(
@@ -530,6 +526,39 @@ def test_towers_without_communication_meet_at_the_classifier():
   }
 
 
+@pytest.mark.parametrize('name', ['paper', 'source'])
+def test_bfloat16_gradients_are_those_of_float32(name):
+  # At the start of training, of the convolutions. If every tied maximum got the
+  # whole gradient in bfloat16, norms would come out too large.
+  network = presets.get(name)
+  network = dataclasses.replace(
+    network,
+    layers=tuple(
+      dataclasses.replace(layer, features=min(layer.features, 1000))
+      for layer in network.layers
+    ),
+  )
+  mesh = _mesh(network, 1)
+  state = _placed(_state(network, 1, crop=99), mesh)
+  batch = train_step.put_batch(_batch(rows=16, crop=99, classes=1000), 1, mesh)
+  exact, rounded = (
+    jax.jit(
+      train_step.make_gradient(
+        network, mesh, _recipe(network, pixel_scale=1.0, dtype=dtype)
+      )
+    )(state.params, batch, state.key, 0.0)[0]
+    for dtype in (jnp.float32, jnp.bfloat16)
+  )
+  for layer in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5'):
+    a, b = (
+      np.asarray(gradient[layer]['kernel'], np.float64)
+      for gradient in (exact, rounded)
+    )
+    norms = np.linalg.norm(a), np.linalg.norm(b)
+    assert norms[1] / norms[0] == pytest.approx(1, abs=0.03), layer
+    assert np.sum(a * b) / math.prod(norms) > 0.95, layer
+
+
 def test_first_steps_of_the_small_network():
   network = presets.small()
   mesh = _mesh(network, 2)
@@ -540,9 +569,7 @@ def test_first_steps_of_the_small_network():
     pixel_scale=1 / 64,
   )
   step = train_step.make_train_step(network, mesh, recipe)
-  state = train_state.create(
-    network, mesh, seed=0, crop_size=28, learning_rate=0.02
-  )
+  state = train_state.create(network, mesh, seed=0, crop_size=28)
   # Numbers from a formula, not from a generator that may change.
   pixels = np.arange(8 * 28 * 28 * 3) ** 2 % 251
   batch = {
@@ -581,7 +608,7 @@ step = modules['train_step'].make_train_step(
   train_step_test._JOINED, mesh, train_step_test._recipe()
 )
 state = modules['train_state'].create(
-  train_step_test._JOINED, mesh, seed=0, crop_size=11, learning_rate=0.01
+  train_step_test._JOINED, mesh, seed=0, crop_size=11
 )
 batch = modules['train_step'].put_batch(train_step_test._batch(), 1, mesh)
 state, loss = step(state, batch)

@@ -285,10 +285,36 @@ def test_plateau_rule_ends_the_run(tmp_path):
   step, state = _saved(parts, tmp_path)
   assert step == 5 * 5
   assert state.plateau.drops == 2
-  assert state.plateau.rate == pytest.approx(1e-8)
   rates = [line['rate'] for line in _lines(tmp_path) if line['kind'] == 'train']
   assert rates[0] == pytest.approx(1e-6)
   assert rates[-1] == pytest.approx(1e-7)
+
+
+def test_a_resumed_run_takes_the_configs_rate(tmp_path):
+  # One drop in four epochs: 0.01, then 0.001.
+  settings = {
+    'optimizer.plateau.patience': 3,
+    'optimizer.plateau.min_delta': 0.9,
+    'optimizer.plateau.max_drops': 9,
+  }
+  parts = _build(num_epochs=4, **settings)
+  assert train.train(parts, tmp_path) == 0
+  _, before = _saved(parts, tmp_path)
+  assert before.plateau.drops == 1
+  # The paper's own procedure: stopped, changed by hand, resumed. The drop
+  # stays a drop, of the new rate.
+  for epochs, rate in ((5, 0.002), (6, 0.0)):
+    parts = _build(
+      num_epochs=epochs, **settings, **{'optimizer.learning_rate': rate}
+    )
+    assert train.train(parts, tmp_path) == 0
+    lines = [line for line in _lines(tmp_path) if line['kind'] == 'train']
+    assert lines[-1]['rate'] == pytest.approx(rate / 10)
+    _, after = _saved(parts, tmp_path)
+    # At a rate of 0 nothing is learned: it is what the steps used, too.
+    equal = jax.tree.map(np.array_equal, after.params, before.params)
+    assert all(jax.tree.leaves(equal)) == (rate == 0)
+    before = after
 
 
 def test_metrics_are_of_the_window(tmp_path):
@@ -348,4 +374,4 @@ def test_state_is_saved_before_it_is_donated(tmp_path):
   checkpoints.close()
   _, saved = _saved(parts, tmp_path)
   jax.tree.map(np.testing.assert_array_equal, expected, saved)
-  assert saved.plateau.best == optimizer.plateau_init(0.01).best
+  assert saved.plateau.best == optimizer.plateau_init().best
