@@ -159,17 +159,19 @@ def make_train_step(
     gradients, sums = gradient(
       state.params, batch, jax.random.key_data(key), rates.color_noise
     )
-    updates, velocity = recipe.optimizer.update(
-      gradients,
-      state.velocity,
-      state.params,
-      rates=optimizer.rate_tree(state.params, rates, recipe.multipliers),
-    )
+    with jax.named_scope('update'):
+      updates, velocity = recipe.optimizer.update(
+        gradients,
+        state.velocity,
+        state.params,
+        rates=optimizer.rate_tree(state.params, rates, recipe.multipliers),
+      )
+      params = optax.apply_updates(state.params, updates)
     loss = sums.nll / jnp.maximum(sums.examples, 1.0)
     bad = (state.bad_step < 0) & ~jnp.isfinite(loss)
     state = state.replace(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       velocity=velocity,
       window=_restart(state.window, state.step, recipe.log_every) + sums,
       epoch=_restart(state.epoch, place, recipe.epochs.steps) + sums,

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-_COLLECTIVE = re.compile(
-  r' = (?P<result>\(.*?\)|\S+) (?P<kind>all-gather|all-reduce|reduce-scatter'
-  r'|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast'
-  r'|send|recv)(?P<start>-start)?\(.*'
-)
-_ITEM_BYTES = {'f32': 4, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4, 'pred': 1}
+from benchmarks import hlo
+
+KINDS = (
+  'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
+  'ragged-all-to-all', 'collective-permute', 'collective-broadcast', 'send',
+  'recv',
+)  # fmt: skip
 
 
 class Collective(NamedTuple):
@@ -48,33 +49,36 @@ class Collective(NamedTuple):
     raise ValueError(f'{self.kind}: this was not to be expected')
 
 
+def kind_of(instruction: hlo.Instruction) -> str:
+  """Returns the kind of an exchange at its start, '' of all else."""
+  kind = instruction.opcode.removesuffix('-start')
+  return kind if kind in KINDS else ''
+
+
 def read(program: str) -> list[Collective]:
   """Returns the exchanges of a compiled program's text."""
   found = []
-  for match in _COLLECTIVE.finditer(program):
-    shapes = re.findall(r'([a-z]+\d*)\[([\d,]*)\]', match['result'])
-    if match['start'] and match['kind'] == 'all-gather':
-      shapes = shapes[len(shapes) // 2 :]  # operands stand before results
-    size = sum(
-      _ITEM_BYTES[dtype] * math.prod(int(n) for n in sides.split(',') if n)
-      for dtype, sides in shapes
-    )
-    found.append(Collective(match['kind'], size, _groups(match[0])))
+  for line in program.splitlines():
+    instruction = hlo.parse_line(line)
+    if instruction and kind_of(instruction):
+      size = hlo.byte_size(hlo.result_type(instruction))
+      groups = _groups(instruction.attributes)
+      found.append(Collective(kind_of(instruction), size, groups))
   return found
 
 
-def _groups(line: str) -> tuple[tuple[int, ...], ...]:
+def _groups(attributes: str) -> tuple[tuple[int, ...], ...]:
   """Returns the groups of devices among which a collective works."""
-  listed = re.search(r'replica_groups=\{(\{.*?\})\}', line)
+  listed = re.search(r'replica_groups=\{(\{.*?\})\}', attributes)
   if listed:
     return tuple(
       tuple(int(n) for n in group.split(','))
       for group in re.findall(r'\{([\d,]+)\}', listed[1])
     )
   # Or as mesh['data'=2,'tower'=2] {'tower'}: the axes, and those joined.
-  named = re.search(r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', line)
+  named = re.search(r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', attributes)
   if not named:
-    raise ValueError(f'no groups of devices in: {line[:200]}')
+    raise ValueError(f'no groups of devices in: {attributes[:200]}')
   sizes = {
     name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])
   }

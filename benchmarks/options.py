@@ -12,6 +12,19 @@ CROP_SIZE = flags.DEFINE_integer(
 BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', 32, 'Images a batch.', lower_bound=1
 )
+BATCH_SIZES = flags.DEFINE_list(
+  'batch_sizes', ['128'], 'Images a step, of scripts that compare several.'
+)
+PRECISIONS = flags.DEFINE_list(
+  'precisions',
+  [],
+  'Of float32, tf32, bfloat16; unless named, float32 on a CPU and all on a GPU.'
+  ' bfloat16 keeps parameters in float32, torch by autocast; "torch, pure" has'
+  ' them in bfloat16 too.',
+)
+DEVICES = flags.DEFINE_list(
+  'devices', [], "Numbers of devices; unless named, the script's own."
+)
 ROUNDS = flags.DEFINE_integer(
   'rounds', 5, 'Turns of every contender.', lower_bound=1
 )
@@ -37,6 +50,12 @@ def platform() -> str:
   if _PLATFORM.value != 'auto':
     return _PLATFORM.value
   return 'gpu' if report.gpus() else 'cpu'
+
+
+def precisions(platform: str) -> list[str]:
+  """Returns the arithmetics to compare on 'cpu' or 'gpu'."""
+  everything = ['float32', 'tf32', 'bfloat16']
+  return PRECISIONS.value or everything[: 1 if platform == 'cpu' else None]
 
 
 def environment() -> dict[str, str]:

@@ -1,10 +1,11 @@
 """This project's training step as a contender."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 import numpy as np
 
 from alexnet_jax import architecture
@@ -59,6 +60,38 @@ def make_recipe(
     'mean': np.array(random_batch.MEAN, np.float32),
   }
   return train_step.Recipe(**{**defaults, **fields})
+
+
+def lower(
+  network: architecture.Architecture,
+  devices: Sequence[Any],
+  *,
+  batch_size: int,
+  crop_size: int,
+  precision: str,
+) -> jax.stages.Lowered:
+  """Returns the step before compilation, for devices that need not be here.
+
+  Args:
+    network: the architecture.
+    devices: on which it runs.
+    batch_size: images a step.
+    crop_size: side of the images, pixels.
+    precision: see `configure`.
+  """
+  mesh = towers.make_mesh(network.towers, list(devices))
+  step: Any = train_step.make_train_step(
+    network, mesh, make_recipe(network, dtype=dtype_of(precision))
+  )
+  state = train_state.abstract(network, mesh, crop_size=crop_size)
+  batch = random_batch.make(batch_size, crop_size, network.num_classes)
+  batch['position'] = np.arange(batch_size, dtype=np.int32)
+  sharding = NamedSharding(mesh, towers.by_piece(mesh))
+  shapes = {
+    name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype, sharding=sharding)
+    for name, x in batch.items()
+  }
+  return step.lower(state, shapes)
 
 
 class Step:

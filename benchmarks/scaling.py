@@ -25,7 +25,7 @@ from benchmarks import report
 
 _BATCHES = flags.DEFINE_list('batches', ['8', '32', '128'], 'Batch sizes.')
 _CLASSES = flags.DEFINE_list('classes', ['10', '1000', '10184'], 'Classes.')
-_DEVICES = flags.DEFINE_list('devices', ['1', '2', '4'], 'Devices.')
+_DEVICES = ['1', '2', '4']
 _IMAGES = flags.DEFINE_list(
   'set_sizes', ['1000', '100000', '1281167'], 'Images of the training set.'
 )
@@ -103,7 +103,7 @@ def classes() -> str:
 
 def devices() -> tuple[str, bool]:
   """Returns the table of devices, and whether all bytes are as counted."""
-  variants = {n: {'devices': int(n)} for n in _DEVICES.value}
+  variants = {n: {'devices': int(n)} for n in options.DEVICES.value or _DEVICES}
   cells, answers = steps(variants, ['exchanges'])
   rows, equal = [], True
   for name, row in cells.items():

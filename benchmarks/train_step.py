@@ -33,14 +33,6 @@ HEADER = (
   'first step', 'second start',
 )  # fmt: skip
 
-_BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['128'], 'Images a step.')
-_PRECISIONS = flags.DEFINE_list(
-  'precisions',
-  [],
-  'Of float32, tf32, bfloat16; unless named, float32 on a CPU and all on a GPU.'
-  ' bfloat16 keeps parameters in float32, torch by autocast; "torch, pure" has'
-  ' them in bfloat16 too.',
-)
 _CONTENDERS = flags.DEFINE_multi_enum(
   'contender',
   list(contenders.CONTENDERS),
@@ -180,13 +172,10 @@ def main(argv: list[str]) -> None:
   """Prints the tables."""
   del argv
   platform = options.platform()
-  everything = ['float32', 'tf32', 'bfloat16']
-  precisions = _PRECISIONS.value or (
-    ['float32'] if platform == 'cpu' else everything
-  )
+  precisions = options.precisions(platform)
   print(f'{report.machine()}\n{" ".join(sys.argv[1:])}')
   check()
-  for batch_size in map(int, _BATCH_SIZES.value):
+  for batch_size in map(int, options.BATCH_SIZES.value):
     with tempfile.TemporaryDirectory() as temporary:
       cache_dir = pathlib.Path(_CACHE_DIR.value or temporary)
       entries, rates, failures = race(batch_size, precisions, cache_dir)
