@@ -261,6 +261,15 @@ def test_what_only_looks_damaged_is_decoded():
   assert np.abs(fallback(encoded, 400).astype(int) - flat).mean() < 2
 
 
+def test_zeros_in_the_headers_are_no_damage():
+  plain = testing.encode(PIXELS, 'JPEG')
+  profile = bytes(4000) + b'x' * 3000 + bytes(100)
+  encoded = testing.encode(PIXELS, 'JPEG', icc_profile=profile)
+  np.testing.assert_array_equal(native(encoded), native(plain))
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    native(encoded[:-300] + bytes(80) + encoded[-220:])
+
+
 def test_bytes_before_the_end_marker_are_harmless():
   encoded = testing.encode(PIXELS, 'JPEG')
   padded = encoded[:-2] + b'\x17' * 9 + encoded[-2:]
