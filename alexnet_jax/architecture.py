@@ -53,7 +53,8 @@ class Pool:
       on the paper's 55, 27 and 13 pixels end at the border either way.
     ties: what a window's equal maxima get of its gradient: equal shares, if
       'shared'; the whole of it each, if 'whole', as cuda-convnet's kernel does.
-      Ties are rare in float32 but not below it: there they always share.
+      In float32 only flat areas of an image and dead units tie; below float32
+      ties are everywhere, and there they always share.
   """
 
   size: int

@@ -126,12 +126,19 @@ class Identity:
     cls, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
   ) -> Self:
     """Returns what `to_json` and `arrays` were made from."""
-    statistics = dict(values['statistics'])
-    del statistics['shapes']
+    measured = values['statistics']
     return cls(
       config=values['config'],
       class_names=tuple(values['class_names']),
-      statistics=Statistics(**statistics, **arrays),
+      statistics=Statistics(
+        mean_image=arrays['mean_image'],
+        channel_mean=arrays['channel_mean'],
+        stdevs=arrays['stdevs'],
+        eigenvectors=arrays['eigenvectors'],
+        num_examples=measured['num_examples'],
+        unreadable=measured['unreadable'],
+        fingerprint=measured['fingerprint'],
+      ),
       train=Split(**values['train']),
       validation=Split(**values['validation']),
       epoch_shift=values['epoch_shift'],

@@ -239,7 +239,7 @@ def momentum_sgd(
   trace = optax.trace(momentum)
 
   def init(params):
-    return trace.init(params).trace
+    return jax.tree.map(jnp.zeros_like, params)
 
   def update(
     updates: Any, state: Any, params: Any = None, **extra_args: Any
@@ -247,8 +247,10 @@ def momentum_sgd(
     rates = extra_args['rates']
     # None of the chain's parts has a state.
     updates, _ = steps.update(updates, steps.init(params), params, rates=rates)
-    updates, (velocity,) = trace.update(updates, optax.TraceState(state))
-    updates = _where_moving(rates, updates, jax.tree.map(jnp.zeros_like, state))
+    # What it moves the parameters by is what it keeps.
+    velocity, _ = trace.update(updates, optax.TraceState(state))
+    still = jax.tree.map(jnp.zeros_like, state)
+    updates = _where_moving(rates, velocity, still)
     return updates, _where_moving(rates, velocity, state)
 
   return optax.GradientTransformationExtraArgs(init, update)

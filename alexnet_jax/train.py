@@ -82,14 +82,20 @@ class Run:
     self.config = config
     self.checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
     latest = self.checkpoints.latest()
-    saved = None if latest is None else self.checkpoints.identity(latest)
-    if saved is not None:
+    if latest is None:
+      saved = None
+      self.data = Data(experiment)
+      self.identity = self.data.identity()
+      self.state = experiments.first_state(experiment)
+    else:
+      saved = self.checkpoints.identity(latest)
       resume.check_config(experiment.plain_config(), saved.config, workdir)
-    self.data = Data(experiment, saved)
-    self.identity = self.data.identity()
-    if latest is not None and saved is not None:
+      self.data = Data(experiment, saved)
       self.identity = resume.check_data(
-        self.identity, saved, latest, config.checkpoint.accept_changes
+        self.data.identity(), saved, latest, config.checkpoint.accept_changes
+      )
+      self.state = self.checkpoints.restore(
+        experiments.abstract_state(experiment), latest
       )
     self.epochs = self.identity.epochs
     self.total_steps = experiments.total_steps(experiment, self.epochs)
@@ -100,13 +106,8 @@ class Run:
       experiment.network, experiment.mesh, self.recipe
     )
     self.evaluator = evaluate.make_evaluator(experiment, self.data.mean)
-    if latest is not None and saved is not None:
-      self.state = self.checkpoints.restore(
-        experiments.abstract_state(experiment), latest
-      )
+    if saved is not None:
       self._warn_of_another_rate(saved)
-    else:
-      self.state = experiments.first_state(experiment)
     # Copies on the host of what decides what is due: reading the state itself
     # would wait for the step that runs.
     self.step = int(self.state.step)

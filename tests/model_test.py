@@ -167,7 +167,7 @@ def test_towers_share_one_convolution_of_the_images():
   conv1 = dataclasses.replace(_PAPER.layers[0], order=())
   for tower in (0, 1):
     own = {'conv1': jax.tree.map(lambda p, t=tower: p[t], params['conv1'])}
-    (alone,) = model.Stage(_PAPER, (conv1,)).apply({'params': own}, _images())
+    alone = model.Stage(_PAPER, (conv1,)).apply({'params': own}, _images())[0]
     np.testing.assert_allclose(sums[tower], alone, rtol=1e-5, atol=1e-5)
 
 
@@ -218,9 +218,9 @@ def test_conv1_of_224_is_that_of_227_with_zeros_at_the_right_and_bottom():
   images = images.astype(np.float32)
   kernel = np.random.default_rng(1).standard_normal((11, 11, 3, 48))
   kernel = kernel.astype(np.float32)
-  (maps,) = stage.apply(
+  maps = stage.apply(
     {'params': {'conv1': {'kernel': kernel, 'bias': np.zeros(48)}}}, images
-  )
+  )[0]
   wider = np.pad(images, ((0, 0), (0, 3), (0, 3), (0, 0)))
   expected = lax.conv_general_dilated(
     wider, kernel, (4, 4), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')

@@ -309,13 +309,13 @@ def test_every_preset_takes_a_step(name):
   mesh = towers.make_mesh(network.towers, jax.devices()[:1])
   recipe = train_step.Recipe(
     schedule=optimizer.constant_schedule(0.01, 0.1),
-    optimizer=optimizer.momentum_sgd(0.9, 0.0005, 0.0),
+    # Without decay, so that the velocity is the gradient's alone.
+    optimizer=optimizer.momentum_sgd(0.9, 0.0, 0.0),
     multipliers={'bias': 2.0, **{x.name: 1.0 for x in network.layers}},
     mean=np.float32([127, 120, 105]),
   )
   step = train_step.make_train_step(network, mesh, recipe)
   state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
-  before = jax.tree.map(np.array, state.params)
   rng = np.random.default_rng(0)
   batch = {
     'image': rng.integers(0, 256, (4, crop_size, crop_size, 3), np.uint8),
@@ -326,8 +326,9 @@ def test_every_preset_takes_a_step(name):
   }
   state, loss = step(state, train_step.put_batch(batch, 1, mesh))
   assert np.isfinite(loss)
-  moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, before)
-  assert all(jax.tree.leaves(moved))
+  # A gradient may be too small to move a bias of 1 in float32: the velocity
+  # shows it.
+  assert all(x.any() for x in jax.tree.leaves(state.velocity))
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 

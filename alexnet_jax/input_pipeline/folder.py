@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import itertools
 import os
 import pathlib
 import stat
@@ -20,6 +21,7 @@ from alexnet_jax import errors
 from alexnet_jax.input_pipeline import sources
 
 NO_LABEL = -1
+_STRETCH = 128  # paths per string of TensorFlow's
 # Pillow knows these by name, but needs other programs to decode them.
 _UNDECODED = {'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF'}
 
@@ -50,13 +52,25 @@ class Folder(sources.Defaults):
 
   @functools.cached_property
   def _tensors(self) -> list[tf.Tensor]:
+    # One long string would count as a small tensor, which TensorFlow copies
+    # into every graph: a second for a million files.
+    starts = self.ends[:-1:_STRETCH].tolist()
+    stretches = [
+      self.paths[start:end]
+      for start, end in itertools.pairwise([*starts, len(self.paths)])
+    ]
     with tf.init_scope():  # Outside the graph that asks first.
-      return [tf.constant(x) for x in (self.paths, self.ends, self.labels)]
+      return [tf.constant(x) for x in (stretches, self.ends, self.labels)]
 
   def read(self, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    paths, ends, labels = self._tensors
+    stretches, ends, labels = self._tensors
+    number = key // _STRETCH
     start, end = tf.gather(ends, key), tf.gather(ends, key + 1)
-    path = tf.strings.substr(paths, start, end - start)
+    path = tf.strings.substr(
+      tf.gather(stretches, number),
+      start - tf.gather(ends, number * _STRETCH),
+      end - start,
+    )
     return tf.io.read_file(path), tf.gather(labels, key)
 
   def describe(self, index: int) -> str:

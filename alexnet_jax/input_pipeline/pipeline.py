@@ -23,6 +23,12 @@ from alexnet_jax.input_pipeline import preprocessing
 from alexnet_jax.input_pipeline import record_queue
 from alexnet_jax.input_pipeline import sources
 
+# 'image' uint8 [B / P, C, C, 3], crops of side C, or squares of side S; 'label'
+# int32 [B / P]; 'mask' float32 [B / P], 1 for an image and 0 for padding or an
+# unreadable file; 'unreadable' float32 [B / P], 1 for such a file. In training
+# 'shift' float32 [B / P, 3], the lighting in 0..255 units without the magnitude
+# of 0.1; otherwise 'index' int64 [B / P], the example's, -1 for padding. These
+# are B images in P processes. Arrays may be read-only.
 Batch = dict[str, np.ndarray]
 # By name: 'index' int64, -1 for padding, in training 'seed' uint32 [SEED_WORDS]
 # and 'shift' float32 [3], and what Python fetches, 'record', string; scalars
@@ -33,6 +39,8 @@ Augment = Callable[[tf.Tensor, Example], tf.Tensor]
 # From an example to an image and a label.
 Load = Callable[[Example], tuple[tf.Tensor, tf.Tensor]]
 
+# Not rewritten by AutoGraph, which takes as long as all the rest of a start.
+_as_written = tf.autograph.experimental.do_not_convert
 _ENDLESS = 2**62
 _ALGORITHM = 'philox'  # The same numbers on every machine and version.
 _NO_EXAMPLE = -1
@@ -82,11 +90,7 @@ def train_batches(
     process_count: how many shares there are, P; divides B.
 
   Yields:
-    'image' uint8 [B / P, C, C, 3]; 'label' int32 [B / P]; 'mask' float32
-    [B / P], 1 for an image and 0 for padding or an unreadable file;
-    'unreadable' float32 [B / P], 1 for such a file; 'shift' float32 [B / P, 3],
-    the lighting in 0..255 units, without the magnitude of 0.1. Arrays may be
-    read-only.
+    Batches with 'shift', see `Batch`.
   """
 
   def augment(image: tf.Tensor, example: Example) -> tf.Tensor:
@@ -97,6 +101,9 @@ def train_batches(
     image = preprocessing.rounded(image)
     return preprocessing.random_flip(image, example['seed']) if flip else image
 
+  def light(seed: tf.Tensor) -> tf.Tensor:
+    return preprocessing.pca_lighting(seed, lighting_scale, eigenvectors)
+
   steps = _train_steps(
     source.num_examples,
     batch_size=batch_size,
@@ -105,20 +112,14 @@ def train_batches(
     shuffle=shuffle,
     crop_chunk=crop_chunk,
     rows=_rows(batch_size, process_index, process_count),
+    light=light,
   )
-
-  def add_lighting(step: Example) -> Example:
-    shift = preprocessing.pca_lighting(
-      step.pop('lighting_seed'), lighting_scale, eigenvectors
-    )
-    return step | {'shift': shift}
-
-  steps = steps.map(add_lighting)
   for batch in _batches(source, steps, augment, decoder, threads):
     del batch['index'], batch['seed']
     yield batch
 
 
+@_as_written
 def eval_batches(
   source: sources.Source,
   *,
@@ -139,8 +140,7 @@ def eval_batches(
     process_count: see `train_batches`.
 
   Yields:
-    'image' uint8 [B / P, S, S, 3], 'label', 'mask' and 'unreadable' as in
-    `train_batches`, and 'index' int64 [B / P], the example's, -1 for padding.
+    Batches with 'index', see `Batch`.
   """
   first, last = _rows(batch_size, process_index, process_count)
 
@@ -172,6 +172,7 @@ def _rows(batch_size: int, index: int, count: int) -> tuple[int, int]:
   return index * share, (index + 1) * share
 
 
+@_as_written
 def _train_steps(
   num_examples: int,
   *,
@@ -181,6 +182,7 @@ def _train_steps(
   shuffle: bool,
   crop_chunk: int,
   rows: tuple[int, int],
+  light: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.data.Dataset:
   """Returns a data set of what each step reads: an `Example` of vectors."""
   epoch_steps = steps_per_epoch(num_examples, batch_size)
@@ -203,7 +205,7 @@ def _train_steps(
     return {
       'index': tf.where(real, index, _NO_EXAMPLE),
       'seed': tf.gather(drawn['crop_seeds'], chunks),
-      'lighting_seed': tf.gather(drawn['seeds'], index),
+      'shift': light(tf.gather(drawn['seeds'], index)),
     }
 
   epochs = tf.data.Dataset.range(first_epoch, _ENDLESS).map(tables)
@@ -299,7 +301,7 @@ def _batches(
   fallback = _Fallback(source, augment, decoder, threads)
   with record_queue.feeding(source, steps.with_options(options)) as fed:
     batches = fed.map(
-      load_batch, num_parallel_calls=threads, deterministic=True
+      _as_written(load_batch), num_parallel_calls=threads, deterministic=True
     )
     batches = batches.prefetch(2).with_options(options)
     for batch in batches.as_numpy_iterator():

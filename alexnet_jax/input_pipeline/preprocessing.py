@@ -205,8 +205,10 @@ def rarely(branch: Callable[[], tf.Tensor]) -> Callable[[], tf.Tensor]:
 
   Otherwise its operations become part of the graph around it, and each is
   visited for every image: 25 us for those that decode large JPEGs, as much as
-  decoding an image of CIFAR-10.
+  decoding an image of CIFAR-10. Outside a graph the branch is called as it is.
   """
+  if tf.executing_eagerly():
+    return branch
   return tf.function(
     branch, autograph=False, experimental_attributes={'_noinline': True}
   )

@@ -4,27 +4,24 @@ A split is a folder, and every square a file of its own, a thousand to a folder,
 which tf.data reads as fast as any other layout that was tried:
 
   store.json           what it is, of what data, and whether it is complete
-  index.npz            labels, hashes, and the originals that were unreadable
-  00000/000 ... 999    uint8 [S, S, 3], raw; empty for such an original
-  00000/index.npz      the part of index.npz that is about this folder
+  rows                 a label and a check per square, see `_ROW`
+  00000/000 ... 999    uint8 [S, S, 3], raw; empty for an unreadable original
   00001/...
 
-A folder is written under another name and renamed when it is whole: whatever
-moment the program is stopped at, the next run goes on with the missing ones.
-Every square is held against its hash whenever it is read.
+A square's row is written after its file: whatever moment the program is stopped
+at, the next run checks the rows that are there and writes the missing ones.
+Every square is held against its row whenever it is read.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent import futures
 import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import pathlib
-import shutil
-from typing import Any
+from typing import Any, BinaryIO
 
 from absl import logging
 import numpy as np
@@ -38,11 +35,13 @@ from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import sources
 
-_FORMAT = 2
+_FORMAT = 3
 _PER_FOLDER = 1000
-_BATCH_SIZE = 125  # divides it
-_DESCRIPTION = 'store.json'
-_INDEX = 'index.npz'
+_BATCH_SIZE = 128
+_DESCRIPTION, _ROWS = 'store.json', 'rows'
+# The label, and `_check` of it and the file; both are 0 while there is no file.
+_ROW = np.dtype([('check', '<i8'), ('label', '<i4')])
+_UNREADABLE = -1  # Instead of a label.
 _REMEDY = 'run the same command with --mode=prepare, which makes it again'
 # A change of the pixels must change these words: a store made half before and
 # half after it would be neither.
@@ -59,8 +58,7 @@ class Squares(sources.Defaults):
   Attributes:
     fingerprint: of the data that the store was made from.
     image_size: side S of the squares, pixels.
-    labels: int32 [N].
-    hashes: int64 [N].
+    rows: `_ROW` [N].
     unreadable: what a person calls the originals that could not be read, by
       index.
   """
@@ -71,53 +69,53 @@ class Squares(sources.Defaults):
   class_names: tuple[str, ...]
   fingerprint: str
   image_size: int
-  labels: np.ndarray
-  hashes: np.ndarray
+  rows: np.ndarray
   unreadable: dict[int, str]
 
   @property
   def num_examples(self) -> int:
-    return len(self.labels)
+    return len(self.rows)
 
   @functools.cached_property
-  def _tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
+  def _tensors(self) -> list[tf.Tensor]:
     with tf.init_scope():  # Outside the graph that asks first.
-      return tf.constant(self.labels), tf.constant(self.hashes)
+      return [tf.constant(self.rows[field]) for field in ('label', 'check')]
 
   def read(self, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    labels, hashes = self._tensors
+    label, check = (tf.gather(values, key) for values in self._tensors)
     number = key // _PER_FOLDER
     folder = tf.strings.as_string(number, width=5, fill='0')
     file = tf.strings.as_string(key - number * _PER_FOLDER, width=3, fill='0')
-    root = str(self.directory).encode('utf-8', 'surrogateescape')
+    root = os.fsencode(self.directory)
     content = tf.io.read_file(
       tf.strings.join([root, folder, file], separator='/')
     )
-    intact = tf.equal(_hash(content), tf.gather(hashes, key))
-    check = tf.raw_ops.Assert(condition=intact, data=['its hash differs'])
-    with tf.control_dependencies([check]):
+    intact = tf.equal(_check(content, label), check)
+    whole = tf.raw_ops.Assert(condition=intact, data=['its check differs'])
+    with tf.control_dependencies([whole]):
       image = tf.io.decode_raw(content, tf.uint8)
-    shape = [self.image_size, self.image_size, 3]
-    return tf.reshape(image, shape), tf.gather(labels, key)
+    return tf.reshape(image, [self.image_size, self.image_size, 3]), label
 
   def verify(self, index: int) -> None:
     if index in self.unreadable:
       raise decoding.UnreadableError('unreadable when the store was made')
-    path = _folder(self.directory, index // _PER_FOLDER)
-    path /= f'{index % _PER_FOLDER:03d}'
-    raise errors.UserError(f'{path} is damaged or missing: {_REMEDY}')
+    raise errors.UserError(
+      f'{_file(self.directory, index)} is damaged or missing: {_REMEDY}'
+    )
 
   def describe(self, index: int) -> str:
     return self.unreadable.get(index, f'{self.name} {self.split}[{index}]')
 
 
-def _hash(content: Any) -> tf.Tensor:
-  """Returns int64 hashes of strings: FarmHash, which stays the same."""
-  return tf.strings.to_hash_bucket_fast(content, 2**63 - 1)
+def _check(content: Any, label: Any) -> tf.Tensor:
+  """Returns int64 hashes of files and labels; FarmHash stays the same."""
+  hashed = tf.strings.to_hash_bucket_fast(content, 2**63 - 1)
+  return tf.bitwise.bitwise_xor(hashed, tf.cast(label, tf.int64))
 
 
-def _folder(directory: pathlib.Path, number: int) -> pathlib.Path:
-  return directory / f'{number:05d}'
+def _file(directory: pathlib.Path, index: int) -> pathlib.Path:
+  number, place = divmod(index, _PER_FOLDER)
+  return directory / f'{number:05d}' / f'{place:03d}'
 
 
 def split_folder(store_dir: str, split: str) -> pathlib.Path:
@@ -142,7 +140,12 @@ def open_squares(
       visibly damaged.
   """
   directory = split_folder(store_dir, split)
-  description = _describe(directory)
+  description = _read_description(directory)
+  if not description.get('complete'):
+    state = 'an unfinished store' if description else 'no store'
+    raise errors.UserError(
+      f'{directory} holds {state}: run the same command with --mode=prepare'
+    )
   for key, wanted in (
     ('split', split),
     ('name', name or description['name']),
@@ -154,44 +157,35 @@ def open_squares(
         f'{wanted!r}: prepare another one with --mode=prepare and another '
         '--config.data.store_dir'
       )
-  table = _read_index(directory)
-  unreadable = _unreadable(table)
+  path, count = directory / _ROWS, description['num_examples']
+  if not path.is_file() or path.stat().st_size != count * _ROW.itemsize:
+    raise errors.UserError(f'{path} is damaged or missing: {_REMEDY}')
+  unreadable = {int(i): name for i, name in description['unreadable'].items()}
   if unreadable:
     logging.warning(
       '%d of %d images could not be read when %s was made and are left out: %s',
       len(unreadable),
-      len(table['labels']),
+      count,
       directory,
       ', '.join(list(unreadable.values())[:3]),
     )
   return Squares(
     name=description['name'],
-    split=split,
+    split=description['split'],
     directory=directory,
     class_names=tuple(description['class_names']),
     fingerprint=description['fingerprint'],
-    image_size=image_size,
-    labels=table['labels'],
-    hashes=table['hashes'],
+    image_size=description['image_size'],
+    rows=np.fromfile(path, _ROW),
     unreadable=unreadable,
   )
 
 
-def _describe(directory: pathlib.Path) -> dict[str, Any]:
-  """Returns the description of a complete store."""
-  description = _read_description(directory)
-  if description is None or not description['complete']:
-    state = 'no store' if description is None else 'an unfinished store'
-    raise errors.UserError(
-      f'{directory} holds {state}: run the same command with --mode=prepare'
-    )
-  return description
-
-
-def _read_description(directory: pathlib.Path) -> dict[str, Any] | None:
+def _read_description(directory: pathlib.Path) -> dict[str, Any]:
+  """Returns what store.json holds, nothing where there is none."""
   path = directory / _DESCRIPTION
   if not path.is_file():
-    return None
+    return {}
   try:
     description = json.loads(path.read_text())
     found = description['format']
@@ -205,23 +199,6 @@ def _read_description(directory: pathlib.Path) -> dict[str, Any] | None:
       'another store in another --config.data.store_dir'
     )
   return description
-
-
-def _read_index(directory: pathlib.Path) -> dict[str, np.ndarray]:
-  path = directory / _INDEX
-  try:
-    with np.load(path) as stored:  # A zip archive, which has checksums.
-      return dict(stored)
-  # numpy and zipfile raise a dozen kinds for what is in a damaged file.
-  except Exception as error:
-    raise errors.UserError(
-      f'{path} is damaged or missing: {_REMEDY}'
-    ) from error
-
-
-def _unreadable(table: dict[str, np.ndarray]) -> dict[int, str]:
-  indices = np.flatnonzero(table['unreadable']).tolist()
-  return dict(zip(indices, table['unreadable_names'].tolist(), strict=True))
 
 
 def write(
@@ -255,22 +232,29 @@ def write(
     'fingerprint': source.fingerprint,
     'class_names': list(source.class_names),
   }
-  with _alone(directory):
-    begun = _read_description(directory) or identity
-    for key, value in identity.items():
-      if begun.get(key) != value:
-        raise errors.UserError(
-          f'the store in {directory} was begun with {key} '
-          f'{str(begun.get(key))[:60]}, now it is {str(value)[:60]}: delete '
-          'that folder, or choose another --config.data.store_dir'
-        )
-    missing = _missing_folders(directory, source.num_examples)
-    _check_space(directory, source, options, len(missing))
-    if missing:
-      _save_description(directory, identity | {'complete': False})
-      _write_folders(directory, source, options, missing, threads)
-    _save_index(directory, source.num_examples)
-    _save_description(directory, identity | {'complete': True})
+  begun = _read_description(directory) or identity
+  for key, value in identity.items():
+    if begun.get(key) != value:
+      raise errors.UserError(
+        f'the store in {directory} was begun with {key} '
+        f'{str(begun.get(key))[:60]}, now it is {str(value)[:60]}: delete '
+        'that folder, or choose another --config.data.store_dir'
+      )
+  with _locked(directory / _ROWS) as file:
+    file.truncate(source.num_examples * _ROW.itemsize)  # Fills up with zeros.
+    rows = np.fromfile(file, _ROW)
+    missing = _missing(directory, rows)
+    _check_space(directory, source.split, options.image_size, len(missing))
+    if len(missing):
+      _save_description(directory, identity)
+      some = sources.Subset(source, missing)
+      _write_squares(directory, some, options, threads, rows, file)
+    os.sync()  # Each file by itself would wait for the disk.
+    lost = np.flatnonzero(rows['label'] == _UNREADABLE).tolist()
+    names = {i: printable.printable(source.describe(i)) for i in lost}
+    _save_description(
+      directory, identity | {'unreadable': names, 'complete': True}
+    )
   logging.info('The store in %s is complete', directory)
 
 
@@ -281,80 +265,73 @@ def _save_description(
     file.write(json.dumps(description, indent=1).encode())
 
 
-def _num_folders(num_examples: int) -> int:
-  return pipeline.steps_per_epoch(num_examples, _PER_FOLDER)
-
-
 @contextlib.contextmanager
-def _alone(directory: pathlib.Path) -> Iterator[None]:
-  """Keeps a second process out; the lock ends with the process.
+def _locked(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Opens a file and keeps other processes out; the lock ends with this one.
 
   Raises:
-    errors.UserError: when there is one.
+    errors.UserError: when another process holds it.
   """
   import fcntl  # POSIX only.
 
-  with open(directory / 'lock', 'wb') as file:
+  path.touch()
+  with open(path, 'r+b') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       raise errors.UserError(
-        f'another process is writing the store in {directory}: wait for it'
+        f'another process is writing the store in {path.parent}: wait for it'
       ) from error
-    yield
+    yield file
 
 
-def _missing_folders(directory: pathlib.Path, num_examples: int) -> list[int]:
-  """Returns the folders to be written, after a check of all that are there."""
-  for unfinished in directory.glob('*.partial'):
-    shutil.rmtree(unfinished)
-  missing = []
-  shown = progress.Progress('Check of the store', num_examples)
+def _missing(directory: pathlib.Path, rows: np.ndarray) -> np.ndarray:
+  """Returns which squares are to be written, after a check of all others."""
+  intact = np.zeros(len(rows), bool)
+  written = np.flatnonzero(rows['check'])
+  shown = progress.Progress('Check of the store', len(written))
   with futures.ThreadPoolExecutor() as pool:
-    for number in range(_num_folders(num_examples)):
-      folder = _folder(directory, number)
-      if not folder.is_dir():
-        missing.append(number)
-      elif not _is_intact(folder, pool):
-        logging.warning('%s is damaged: making it again', folder)
-        shutil.rmtree(folder)
-        missing.append(number)
-      shown.report(min((number + 1) * _PER_FOLDER, num_examples))
-  return missing
+    for start in range(0, len(written), _BATCH_SIZE):
+      some = written[start : start + _BATCH_SIZE]
+      contents = pool.map(_read, [_file(directory, i) for i in some.tolist()])
+      checks = _check(list(contents), rows['label'][some]).numpy()
+      intact[some] = checks == rows['check'][some]
+      shown.add(len(some))
+  damaged = written[~intact[written]]
+  if len(damaged):
+    logging.warning(
+      '%d squares are damaged or missing and made again, the first %s',
+      len(damaged),
+      _file(directory, damaged[0]),
+    )
+  return np.flatnonzero(~intact)
 
 
-def _is_intact(folder: pathlib.Path, pool: futures.Executor) -> bool:
+def _read(path: pathlib.Path) -> bytes:
   try:
-    hashes = _read_index(folder)['hashes']
-    files = [folder / f'{i:03d}' for i in range(len(hashes))]
-    contents = pool.map(lambda path: _hash(path.read_bytes()).numpy(), files)
-    return list(contents) == hashes.tolist()
-  except (OSError, errors.UserError):
-    return False
+    return path.read_bytes()
+  except OSError:
+    return b'missing'  # No row is for this.
 
 
 def _check_space(
-  directory: pathlib.Path,
-  source: sources.Source,
-  options: decoding.Options,
-  num_folders: int,
+  directory: pathlib.Path, split: str, image_size: int, count: int
 ) -> None:
   """Says how much the store takes, and refuses when the disk has not got it.
 
   Raises:
     errors.UserError: with both numbers.
   """
-  count = min(num_folders * _PER_FOLDER, source.num_examples)
   disk = os.statvfs(directory)
   # A file takes whole blocks.
-  blocks = -(-(options.image_size**2 * 3) // disk.f_frsize)
+  blocks = -(-(image_size**2 * 3) // disk.f_frsize)
   needed, free = count * blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
   logging.info(
     'Store %s: %s images of %dx%d to write, %.4g GB; %s has %.4g GB free',
-    source.split,
+    split,
     f'{count:,}',
-    options.image_size,
-    options.image_size,
+    image_size,
+    image_size,
     needed / 1e9,
     directory,
     free / 1e9,
@@ -368,83 +345,40 @@ def _check_space(
     )
 
 
-def _write_folders(
+def _write_squares(
   directory: pathlib.Path,
-  source: sources.Source,
+  source: sources.Subset,
   options: decoding.Options,
-  missing: Sequence[int],
   threads: int,
+  rows: np.ndarray,
+  rows_file: BinaryIO,
 ) -> None:
-  """Writes some folders, their images decoded in parallel and in order."""
-  count = source.num_examples
-  places = [
-    np.arange(k * _PER_FOLDER, min((k + 1) * _PER_FOLDER, count))
-    for k in missing
-  ]
-  if not places:
-    return
-  wanted = np.concatenate(places)
-  shown = progress.Progress(
-    f'Store {source.split}', count, done=count - len(wanted)
-  )
+  """Writes some squares, and their rows, also into `rows`."""
+
+  def write_one(index: int, content: bytes) -> None:
+    path = _file(directory, index)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    row, place = rows[index].tobytes(), index * _ROW.itemsize
+    os.pwrite(rows_file.fileno(), row, place)
+
+  done = len(rows) - source.num_examples
+  shown = progress.Progress(f'Store {source.split}', len(rows), done=done)
   batches = pipeline.eval_batches(
-    sources.Subset(source, wanted),
-    batch_size=_BATCH_SIZE,
-    decoder=options,
-    threads=threads,
+    source, batch_size=_BATCH_SIZE, decoder=options, threads=threads
   )
   with futures.ThreadPoolExecutor() as pool:
-    for number, indices in zip(missing, places, strict=True):
-      num_batches = pipeline.steps_per_epoch(len(indices), _BATCH_SIZE)
-      parts = itertools.islice(batches, num_batches)
-      _write_folder(_folder(directory, number), source, indices, parts, pool)
+    for batch in batches:
+      batch = {k: v[batch['index'] >= 0] for k, v in batch.items()}
+      indices = source.indices[batch['index']]
+      unreadable = batch['unreadable'] > 0
+      contents = [
+        b'' if lost else image.tobytes()
+        for image, lost in zip(batch['image'], unreadable, strict=True)
+      ]
+      labels = np.where(unreadable, _UNREADABLE, batch['label'])
+      rows['label'][indices] = labels
+      rows['check'][indices] = _check(contents, labels)
+      with atomic_write.full_disk_in_words(directory):
+        list(pool.map(write_one, indices.tolist(), contents))
       shown.add(len(indices))
-
-
-def _write_folder(
-  folder: pathlib.Path,
-  source: sources.Source,
-  indices: np.ndarray,
-  batches: Iterable[pipeline.Batch],
-  pool: futures.Executor,
-) -> None:
-  """Writes one folder, which gets its name when all of it is on disk."""
-  partial = folder.with_suffix('.partial')
-  partial.mkdir()
-  tables: dict[str, list[np.ndarray]] = {
-    'labels': [], 'hashes': [], 'unreadable': []
-  }  # fmt: skip
-  written = 0
-  for batch in batches:
-    real = batch['index'] >= 0
-    unreadable = batch['unreadable'][real] > 0
-    contents = [
-      b'' if bad else image.tobytes()
-      for image, bad in zip(batch['image'][real], unreadable, strict=True)
-    ]
-    paths = [partial / f'{written + i:03d}' for i in range(len(contents))]
-    with atomic_write.full_disk_in_words(partial):
-      list(pool.map(pathlib.Path.write_bytes, paths, contents))
-    tables['labels'].append(batch['label'][real])
-    tables['hashes'].append(_hash(contents).numpy())
-    tables['unreadable'].append(unreadable)
-    written += len(contents)
-  joined = {name: np.concatenate(parts) for name, parts in tables.items()}
-  lost = indices[joined['unreadable']].tolist()
-  names = np.array([printable.printable(source.describe(i)) for i in lost], str)
-  atomic_write.save_arrays(partial / _INDEX, **joined, unreadable_names=names)
-  os.sync()  # Once per folder: each file by itself would wait for the disk.
-  partial.rename(folder)
-
-
-def _save_index(directory: pathlib.Path, num_examples: int) -> None:
-  """Joins the folders' tables."""
-  tables = [
-    _read_index(_folder(directory, number))
-    for number in range(_num_folders(num_examples))
-  ]
-  joined = {
-    name: np.concatenate([table[name] for table in tables])
-    for name in tables[0]
-  }
-  atomic_write.save_arrays(directory / _INDEX, **joined)

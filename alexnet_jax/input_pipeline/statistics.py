@@ -24,7 +24,8 @@ IMAGENET = Statistics(
   mean_image=np.array([127.3049, 119.7154, 104.9126], np.float32),
   channel_mean=np.array([127.3049, 119.7154, 104.9126]),
   stdevs=np.array([19.72083305, 37.09388853, 121.78006099]),
-  # Published as rows; the last, the grey axis, belongs to the largest stdev.
+  # The columns of the published matrix, written as rows; the last one, the gray
+  # axis, belongs to the largest stdev.
   eigenvectors=np.array(
     [
       [0.41795513, -0.81698062, 0.39731118],
