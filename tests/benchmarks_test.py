@@ -366,7 +366,7 @@ def test_floors():
 
 
 def test_scaling(in_process, capsys):
-  with _flags(classes=['7'], devices=['4'], images=['40']):
+  with _flags(classes=['7'], devices=['4'], set_sizes=['40']):
     print(scaling.classes(), end='\n\n')
     table, equal = scaling.devices()
     print(table, end='\n\n')
