@@ -60,4 +60,4 @@ class Compiler:
       precision=case.precision,
     )
     # Tuning would time kernels on the GPU that is not here.
-    return lowered.compile({'xla_gpu_autotune_level': 0}).as_text()
+    return lowered.compile({'xla_gpu_autotune_level': '0'}).as_text() or ''
