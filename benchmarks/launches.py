@@ -6,6 +6,7 @@ bound is the longer of bytes at the memory's rate and operations at the rate of
 matrix products, summed over kernels that run one after the other.
 """
 
+import collections
 from collections.abc import Iterable, Iterator, Mapping
 import math
 import re
@@ -96,9 +97,14 @@ def _starts_kernel(instruction: hlo.Instruction) -> bool:
 
 def _launch(program: hlo.Program, instruction: hlo.Instruction) -> Launch:
   operations, dtype = _product(program, instruction)
+  read = collections.Counter()
+  for number, name in enumerate(instruction.operand_names):
+    origin = _origin(program, name)
+    read[origin] += _bytes_read(program, instruction, number, name)
+  # What a kernel is handed twice, in one shape or another, it reads once.
   read_bytes = sum(
-    _bytes_read(program, instruction, number, name)
-    for number, name in enumerate(instruction.operand_names)
+    min(size, hlo.byte_size(program.entry[origin].type))
+    for origin, size in read.items()
   )
   return Launch(
     instruction.name,
@@ -108,6 +114,13 @@ def _launch(program: hlo.Program, instruction: hlo.Instruction) -> Launch:
     dtype,
     instruction.scope,
   )
+
+
+def _origin(program: hlo.Program, name: str) -> str:
+  """Returns whose memory an array is in."""
+  while program.entry[name].opcode == 'bitcast':
+    (name,) = program.entry[name].operand_names
+  return name
 
 
 def _bytes_read(
