@@ -35,7 +35,7 @@ test: $(STAMP)  ## Lint, check formatting and types, run the tests.
 	$(VENV_PYTHON) -m ruff check
 	$(VENV_PYTHON) -m ruff format --check
 	$(VENV_PYTHON) -m pyrefly check
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=4
 
 # Debian packages the four files; elsewhere the program finds its own way to
 # them, so that nothing here is an error.

@@ -32,7 +32,7 @@ class Checkpoints:
   def __init__(
     self, workdir: pathlib.Path, keep: int = 1, read_only: bool = False
   ):
-    """Opens the folder.
+    """Names the folder, which the first save creates.
 
     Args:
       workdir: of the run.
@@ -44,13 +44,20 @@ class Checkpoints:
       UserError: for a name that TensorStore cannot take.
     """
     _check_name(workdir.absolute())
+    self._folder = (workdir / 'checkpoints').absolute()
+    self._keep = keep
+    self._read_only = read_only
+
+  @functools.cached_property
+  def _manager(self) -> ocp.CheckpointManager:
+    """Orbax's; it creates the folder, so nothing else may before a save."""
     policies = checkpoint_managers
-    self._manager = ocp.CheckpointManager(
-      (workdir / 'checkpoints').absolute(),
+    return ocp.CheckpointManager(
+      self._folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(
           [
-            policies.LatestN(keep),
+            policies.LatestN(self._keep),
             policies.BestN(
               get_metric_fn=lambda metrics: -metrics[BEST_BY],
               n=1,
@@ -60,19 +67,19 @@ class Checkpoints:
         ),
         best_fn=lambda metrics: metrics[BEST_BY],
         best_mode='min',
-        cleanup_tmp_directories=not read_only,
-        read_only=read_only,
-        create=not read_only,
+        cleanup_tmp_directories=not self._read_only,
+        read_only=self._read_only,
+        create=not self._read_only,
       ),
     )
 
   def latest(self) -> int | None:
     """Returns the last step saved, None if there is none."""
-    return self._manager.latest_step()
+    return self._manager.latest_step() if self._folder.exists() else None
 
   def best(self) -> int | None:
     """Returns the validated step with the lowest error, None if none."""
-    step = self._manager.best_step()
+    step = self._manager.best_step() if self._folder.exists() else None
     return step if step and self._manager.metrics(step) else None
 
   def save(
@@ -147,7 +154,7 @@ class Checkpoints:
     return identities.Identity.from_json(values, arrays)
 
   def _identity_json(self, step: int) -> dict[str, Any]:
-    folder = self._manager.directory / str(step)
+    folder = self._folder / str(step)
     found, values = 1, {}
     if (folder / 'identity').exists():
       args = ocp.args.Composite(identity=ocp.args.JsonRestore())
@@ -164,8 +171,9 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for what is being written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    if self._folder.exists():
+      self._manager.wait_until_finished()
+      self._manager.close()
 
 
 def _check_name(workdir: pathlib.Path) -> None:

@@ -76,9 +76,10 @@ class Reporter:
     """Opens the files and drops what was written after the checkpoint.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; created.
       first_step: the step from which the run goes on.
     """
+    workdir.mkdir(parents=True, exist_ok=True)
     self._path = workdir / 'metrics.jsonl'
     kept = [
       line for line in read(self._path) if line['step'] <= first_step

@@ -75,6 +75,7 @@ def check_config(
   Raises:
     UserError: if a key differs that is part of the trained function.
   """
+  otherwise = 'use another --workdir' if training else 'leave --config out'
   ours, theirs = (dict(experiments.flatten(each)) for each in (config, saved))
   for key in sorted(ours.keys() | theirs.keys()):
     now, before = ours.get(key), theirs.get(key)
@@ -84,7 +85,7 @@ def check_config(
       case OnChange.REFUSES:
         raise errors.UserError(
           f'{workdir} was trained with {key}={before}, the config says {now}:'
-          f' add --config.{key}={before}, or use another --workdir'
+          f' add --config.{key}={before}, or {otherwise}'
         )
       case OnChange.WARNS if training or key == 'compute_dtype':
         logging.warning('%s was %s in %s, now %s', key, before, workdir, now)

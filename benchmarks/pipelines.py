@@ -24,6 +24,9 @@ def _config(batch_size: int):
   config = imagenet.get_config()
   config.devices = 1
   config.batch_size = batch_size
+  # No pass over the images before the first batch.
+  config.data.statistics = 'imagenet'
+  config.input.mean = 'channel'
   ours.configure('float32', 'cpu')
   return config
 

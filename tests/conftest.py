@@ -1,10 +1,22 @@
 """Four simulated devices, so that placements can be compared on any machine."""
 
+import atexit
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
-import jax
+# Many tests compile the same programs. They are kept as long as the tests run,
+# for all processes, and nothing is left behind in anybody's home.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _programs = tempfile.mkdtemp(prefix='alexnet_jax_programs_')
+  atexit.register(shutil.rmtree, _programs, ignore_errors=True)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _programs
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -16,10 +28,18 @@ if 'JAX_PLATFORMS' not in os.environ:
 if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
   jax.config.update('jax_disable_most_optimizations', True)
 
-# Nothing is left behind in the home of whoever runs the tests.
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '')
-
 from alexnet_jax import towers  # noqa: E402
 
 towers.simulate_devices(4)
 jax.devices()  # Fixes their number, whatever a test's config asks for.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+  """Makes what a test logged sendable: names of any bytes are no UTF-8."""
+  report = yield
+  report.sections = [
+    (title, text.encode(errors='backslashreplace').decode())
+    for title, text in report.sections
+  ]
+  return report

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import pixels
+from alexnet_jax.identity import Statistics
 
 
 def test_ten_views_are_the_papers():
@@ -38,19 +39,29 @@ def test_cut_with_traced_offsets():
   assert cut._cache_size() == 1
 
 
-def test_central_mean():
-  mean = np.arange(8 * 8 * 3, dtype=np.float64).reshape(8, 8, 3)
-  centre = pixels.central_mean(mean, 4)
+def test_mean():
+  image = np.arange(8 * 8 * 3, dtype=np.float64).reshape(8, 8, 3)
+  statistics = Statistics(
+    mean_image=image,
+    channel_mean=np.array([1.0, 2.0, 3.0]),
+    stdevs=np.ones(3),
+    eigenvectors=np.eye(3),
+    num_examples=1,
+    unreadable=0,
+    fingerprint='',
+  )
+  centre = pixels.mean('pixel', statistics, 4)
   assert centre.dtype == np.float32
-  np.testing.assert_array_equal(centre, mean[2:6, 2:6])
+  np.testing.assert_array_equal(centre, image[2:6, 2:6])
   # It lies where the centre view lies, also when that cannot be the middle.
   view = pixels.centre_view(8, 5)[0]
-  centre = pixels.central_mean(mean, 5)
+  centre = pixels.mean('pixel', statistics, 5)
   assert (view.top, view.left) == (1, 1)
-  np.testing.assert_array_equal(centre, mean[1:6, 1:6])
-  by_channel = pixels.central_mean(np.array([1.0, 2.0, 3.0]), 4)
+  np.testing.assert_array_equal(centre, image[1:6, 1:6])
+  by_channel = pixels.mean('channel', statistics, 4)
   assert by_channel.dtype == np.float32
   np.testing.assert_array_equal(by_channel, [1, 2, 3])
+  np.testing.assert_array_equal(pixels.mean('none', statistics, 4), [0, 0, 0])
 
 
 def test_to_input():
