@@ -12,9 +12,24 @@ import itertools
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from alexnet_jax.architecture import Norm
 from alexnet_jax.architecture import Pool
+
+
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+  """Rectified linear unit, max(x, 0) (paper, Section 3.1)."""
+  return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _relu_jvp(primals, tangents):
+  # From the output: cuDNN's convolutions rectify what they write, so that the
+  # sums never reach memory. `y > 0` XLA would turn into a test of the sums.
+  y = relu(*primals)
+  return y, jnp.where(y != 0, *tangents, 0)
 
 
 def response_norm(x: jax.Array, norm: Norm) -> jax.Array:
@@ -52,29 +67,45 @@ def map_norm(x: jax.Array, norm: Norm) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _normalize(x: jax.Array, axes: tuple[int, ...], norm: Norm) -> jax.Array:
-  return _normalize_fwd(x, axes, norm)[0]
+  wide = _widen(x)
+  _, factor = _denominator(wide, axes, norm)
+  return (wide * factor).astype(x.dtype)
 
 
-# Sum and power are float32 at least: in bfloat16 the factor of the 2012 nets
-# would take a handful of values.
 def _normalize_fwd(x, axes, norm):
-  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  denominator = norm.k + norm.alpha * _window_sum(wide * wide, axes, norm.size)
-  factor = _negative_power(denominator, norm.beta)
-  return (wide * factor).astype(x.dtype), (x, denominator, factor)
+  return _normalize(x, axes, norm), x
 
 
-def _normalize_bwd(axes, norm, residuals, dy):
+def _normalize_bwd(axes, norm, x, dy):
   # With s = k + alpha * W(x^2) and y = x s^-beta, where the window sum W is its
   # own transpose: dx = dy s^-beta - 2 alpha beta x W(dy x s^-beta / s).
-  x, denominator, factor = residuals
-  wide, dy = (a.astype(factor.dtype) for a in (x, dy))
-  inner = _window_sum(dy * wide * factor / denominator, axes, norm.size)
+  # Barriers decide what lies in memory between the passes and between the two
+  # kernels of this one: x, not s, which is computed once more; and the product
+  # below in the dtype of x.
+  wide, dy = _widen(lax.optimization_barrier(x)), _widen(dy)
+  denominator, factor = _denominator(wide, axes, norm)
+  outer = (dy * wide * factor / denominator).astype(x.dtype)
+  outer = lax.optimization_barrier(outer)
+  inner = _window_sum(_widen(outer), axes, norm.size)
   dx = dy * factor - 2 * norm.alpha * norm.beta * wide * inner
   return (dx.astype(x.dtype),)
 
 
 _normalize.defvjp(_normalize_fwd, _normalize_bwd)
+
+
+def _widen(x):
+  """Returns float32 at least: sum and power are computed in it.
+
+  In bfloat16 the factor of the 2012 nets would take a handful of values.
+  """
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _denominator(wide, axes, norm):
+  """Returns s = k + alpha * W(x^2), and s^-beta."""
+  s = norm.k + norm.alpha * _window_sum(wide * wide, axes, norm.size)
+  return s, _negative_power(s, norm.beta)
 
 
 def _window_sum(x: jax.Array, axes: tuple[int, ...], size: int) -> jax.Array:
@@ -118,45 +149,74 @@ def max_pool(x: jax.Array, pool: Pool) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_pool(x: jax.Array, pool: Pool, sides: tuple[int, int]) -> jax.Array:
-  return _max_pool_fwd(x, pool, sides)[0]
+  return functools.reduce(jnp.maximum, _window_slices(x, pool, sides))
 
 
 def _max_pool_fwd(x, pool, sides):
-  y = functools.reduce(jnp.maximum, _window_slices(x, pool, sides))
-  return y, (x, y)
+  slices = _window_slices(x, pool, sides)
+  y = functools.reduce(jnp.maximum, slices)
+  # Which inputs of a window are its maximum, a bit each: a 3x3 window takes one
+  # word of two bytes, where the inputs would have to be read again. The barrier
+  # keeps XLA from reading them nonetheless.
+  words = [
+    functools.reduce(
+      jnp.bitwise_or,
+      [
+        (a == y).astype(jnp.uint16) << bit
+        for bit, a in enumerate(slices[start : start + _WORD_BITS])
+      ],
+    )
+    for start in range(0, len(slices), _WORD_BITS)
+  ]
+  return lax.optimization_barrier((y, words))
 
 
-def _max_pool_bwd(pool, sides, residuals, dy):
+def _max_pool_bwd(pool, sides, words, dy):
   # Seen from an input, not from a window: a pixel lies `offset` rows into the
   # block of `stride` rows that its last window begins, and further into the
   # windows before. So dx is a sum of few terms that nothing has to scatter.
-  x, y = residuals
   if pool.ties == 'shared':
-    equal = [a == y for a in _window_slices(x, pool, sides)]
-    dy = dy / sum(a.astype(dy.dtype) for a in equal)
-  size, stride = pool.size, pool.stride
-  blocks = [-(-side // stride) for side in sides]
-  reach = -(-size // stride) - 1
-  pixels = _split_in_blocks(x, blocks, stride)
-  maxima, shares = (_pad_windows(a, blocks, reach) for a in (y, dy))
-  rows = jnp.arange(stride)[:, None, None, None]
-  columns = jnp.arange(stride)[:, None]
-  zero = jnp.zeros((), dy.dtype)
-  dx = zero
+    dy = dy / sum(map(lax.population_count, words)).astype(dy.dtype)
+  blocks = [-(-side // pool.stride) for side in sides]
+  reach = -(-pool.size // pool.stride) - 1
+  shares = _pad_windows(dy, blocks, reach)
+  words = [_pad_windows(word, blocks, reach) for word in words]
+  dx = zero = jnp.zeros((), dy.dtype)
   for back in itertools.product(range(reach + 1), repeat=2):
-    inside = (rows + back[0] * stride < size) & (
-      columns + back[1] * stride < size
-    )
     start = [reach - places for places in back]
-    is_maximum = pixels == _windows_from(maxima, start, blocks)
     share = _windows_from(shares, start, blocks)
-    dx += jnp.where(inside & is_maximum, share, zero)
-  height, width = (count * stride for count in blocks)
-  dx = dx.reshape(x.shape[0], height, width, x.shape[3])
+    for number, word in enumerate(words):
+      bits = _pixel_bits(pool, back, number)
+      is_maximum = (_windows_from(word, start, blocks) & bits) != 0
+      dx += jnp.where(is_maximum, share, zero)
+  height, width = (count * pool.stride for count in blocks)
+  dx = dx.reshape(dy.shape[0], height, width, dy.shape[3])
   return (dx[:, : sides[0], : sides[1]],)
 
 
 _max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+_WORD_BITS = 16
+
+
+def _pixel_bits(pool: Pool, back: tuple[int, ...], number: int) -> np.ndarray:
+  """Returns the bit of each pixel of a block in a word of one of its windows.
+
+  Args:
+    pool: the windows.
+    back: how many windows before the block's own one, down and across.
+    number: of the word.
+
+  Returns:
+    uint16 [stride, 1, stride, 1]; 0 where the word has no bit of the pixel.
+  """
+  rows, columns = (
+    np.arange(pool.stride) + places * pool.stride for places in back
+  )
+  rows, columns = rows[:, None, None, None], columns[:, None]
+  inside = (rows < pool.size) & (columns < pool.size)
+  bits = rows * pool.size + columns - number * _WORD_BITS
+  inside &= (bits >= 0) & (bits < _WORD_BITS)
+  return np.where(inside, 1 << np.where(inside, bits, 0), 0).astype(np.uint16)
 
 
 def _window_slices(x, pool, sides):
@@ -175,18 +235,6 @@ def _window_slices(x, pool, sides):
     for top in range(pool.size)
     for left in range(pool.size)
   ]
-
-
-def _split_in_blocks(x, blocks, stride):
-  """Returns [N, rows, stride, columns, stride, C], zeros where x ends."""
-  missing = [
-    (0, count * stride - side)
-    for count, side in zip(blocks, x.shape[1:3], strict=True)
-  ]
-  padded = jnp.pad(x, ((0, 0), *missing, (0, 0)))
-  return padded.reshape(
-    x.shape[0], blocks[0], stride, blocks[1], stride, x.shape[3]
-  )
 
 
 def _pad_windows(y, blocks, reach):

@@ -6,7 +6,6 @@ towers as it is handed: both on one device, one on each of two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-import dataclasses
 from typing import Any
 
 from flax import linen as nn
@@ -28,44 +27,50 @@ Join = Callable[[Sequence[jax.Array], bool], jax.Array]
 class Stage(nn.Module):
   """The layers from one join to the next, as one tower applies them.
 
+  Towers that read the same can be one: their maps lie side by side, and no
+  window of a normalization crosses from one to the next.
+
   Attributes:
     network: the network that the stage belongs to.
     layers: the stage's layers.
     dtype: of the arithmetic; parameters, and the logits, stay float32.
-    summed: whether it is handed its first layer's weighted sums (`first_sums`)
-      instead of that layer's inputs.
+    towers: whose maps lie side by side on the last axis.
   """
 
   network: Architecture
   layers: tuple[Layer, ...]
   dtype: Any = jnp.float32
-  summed: bool = False
+  towers: int = 1
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
-    key: jax.Array | None = None,
+    keys: Sequence[jax.Array] = (),
     positions: jax.Array | None = None,
   ) -> tuple[jax.Array, ...]:
-    """Applies the stage; `key` and `positions` as in `layers.dropout`.
+    """Applies the stage.
+
+    Args:
+      x: what its first layer reads, [N, ..., C].
+      keys: in training a PRNG key for each of its towers.
+      positions: as for `layers.dropout`.
 
     Returns:
       The output of each layer; the last one is the stage's.
     """
     outputs = []
-    for i, layer in enumerate(self.layers):
-      if i > 0 or not self.summed:
-        x = self._weighted_sum(layer, x)
+    for layer in self.layers:
+      x = self._weighted_sum(layer, x)
       for operation in layer.order:
         # Names the compiled program's parts, for profiles and benchmarks.
         with jax.named_scope(operation):
-          x = self._apply(operation, layer, x, key, positions)
+          x = self._apply(operation, layer, x, keys, positions)
       outputs.append(x)
     return tuple(outputs)
 
   def _weighted_sum(self, layer: Layer, x: jax.Array) -> jax.Array:
-    features = self.network.features_per_tower(layer)
+    features = self.towers * self.network.features_per_tower(layer)
     makes_logits = layer.name == self.network.layers[-1].name
     initial: dict[str, Any] = {
       'kernel_init': nn.initializers.normal(layer.init_std),
@@ -84,25 +89,37 @@ class Stage(nn.Module):
       return convolution(x)
     return nn.Dense(features, **initial)(x.reshape(x.shape[0], -1))
 
-  def _apply(self, operation, layer, x, key, positions):
+  def _apply(self, operation, layer, x, keys, positions):
     network = self.network
     match operation:
       case 'activation':
         return activation(network.activation)(x)
       case 'response_norm':
-        return layers.response_norm(x, network.response_norm)
+        apart = x.reshape(*x.shape[:-1], self.towers, -1)
+        return layers.response_norm(apart, network.response_norm).reshape(
+          x.shape
+        )
       case 'map_norm':
         return layers.map_norm(x, network.map_norm)
       case 'pool':
         return layers.max_pool(x, network.pool)
       case 'dropout':
-        if key is not None:
-          # A layer is known by its place, so that no two share a mask.
-          key = jax.random.fold_in(key, network.layers.index(layer))
-        return layers.dropout(
-          x, network.dropout_rate, network.dropout_scaling, key, positions
-        )
+        return self._dropout(layer, x, keys, positions)
     raise ValueError(f'{operation!r} is no operation')
+
+  def _dropout(self, layer, x, keys, positions):
+    rate, scaling = self.network.dropout_rate, self.network.dropout_scaling
+    if not keys:
+      return layers.dropout(x, rate, scaling)
+    # A layer is known by its place, so that no two share a mask.
+    place = self.network.layers.index(layer)
+    pieces = [
+      layers.dropout(
+        piece, rate, scaling, jax.random.fold_in(key, place), positions
+      )
+      for piece, key in zip(jnp.split(x, self.towers, -1), keys, strict=True)
+    ]
+    return jnp.concatenate(pieces, axis=-1)
 
 
 def _logits_dtype(dtype: Any) -> Any:
@@ -116,6 +133,8 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
   Raises:
     UserError: if there is none.
   """
+  if name == 'relu':
+    return layers.relu
   function = getattr(jax.nn, name, None)
   if not callable(function):
     raise errors.UserError(
@@ -131,27 +150,40 @@ def concatenate(outputs: Sequence[jax.Array], is_logits: bool) -> jax.Array:
   return jnp.concatenate(outputs, axis=-1)
 
 
-def first_sums(
+def first_layer(
   network: Architecture,
   params: Params,
   images: jax.Array,
+  keys: Sequence[jax.Array] = (),
+  positions: jax.Array | None = None,
   dtype: Any = jnp.float32,
-) -> jax.Array:
-  """Computes the first layer's weighted sums, [towers, N, ..., C].
+) -> list[jax.Array]:
+  """Computes the first layer in all towers at hand, side by side.
 
-  All towers read the same image, so `vmap` makes one convolution of theirs:
-  its fields are gathered once, which costs more than multiplying them.
+  All towers read the same image, so one convolution makes the maps of all: its
+  fields are gathered once, which costs more than multiplying them.
 
   Args:
     network: the architecture.
     params: of the towers at hand, on each leading axis.
     images: [N, H, W, 3].
+    keys: as for `Stage`.
+    positions: as for `Stage`.
     dtype: of the arithmetic.
+
+  Returns:
+    The layer's output in each tower, [N, ..., C].
   """
-  layer = dataclasses.replace(network.layers[0], order=())
-  stage = Stage(network, (layer,), dtype)
-  own = {layer.name: params[layer.name]}
-  return jax.vmap(lambda own: _apply(stage, own, images)[-1])(own)
+  layer = network.layers[0]
+  own = params[layer.name]
+  towers = own['bias'].shape[0]
+  joined = {
+    name: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+    for name, x in own.items()
+  }
+  stage = Stage(network, (layer,), dtype, towers)
+  (y,) = _apply(stage, {layer.name: joined}, images, keys, positions)
+  return jnp.split(y, towers, axis=-1)
 
 
 def init(network: Architecture, key: jax.Array, crop_size: int) -> Params:
@@ -234,23 +266,26 @@ def walk(
     Each layer, and what it passes on in each tower at hand, [N, ..., C].
   """
   towers = jax.tree.leaves(params)[0].shape[0]
-  keys = [
-    None if key is None else jax.random.fold_in(key, first_tower + tower)
-    for tower in range(towers)
-  ]
-  xs = list(first_sums(network, params, images.astype(dtype), dtype))
-  for i, stage_layers in enumerate(network.stages):
+  keys: list[tuple[jax.Array, ...]] = [()] * towers
+  if key is not None:
+    keys = [
+      (jax.random.fold_in(key, first_tower + tower),) for tower in range(towers)
+    ]
+  images = images.astype(dtype)
+  xs = first_layer(network, params, images, sum(keys, ()), positions, dtype)
+  yield network.layers[0], xs
+  (_, *rest), *later = network.stages
+  for i, stage_layers in enumerate([tuple(rest), *later]):
     if i > 0:
       xs = [join(xs, False)] * towers
-    stage = Stage(network, stage_layers, dtype, summed=i == 0)
+    stage = Stage(network, stage_layers, dtype)
     names = [layer.name for layer in stage_layers]
     by_tower = [
       _apply(stage, _tower(params, names, t), xs[t], keys[t], positions)
       for t in range(towers)
     ]
-    for layer, *outputs in zip(stage_layers, *by_tower, strict=True):
-      yield layer, outputs
-    xs = [outputs[-1] for outputs in by_tower]
+    for layer, *xs in zip(stage_layers, *by_tower, strict=True):
+      yield layer, xs
 
 
 def join_logits(
@@ -271,5 +306,5 @@ def _tower(params: Params, names: Sequence[str], tower: int) -> Params:
   return jax.tree.map(lambda x: x[tower], chosen)
 
 
-def _apply(stage, params, x, key=None, positions=None) -> tuple[jax.Array, ...]:
-  return stage.apply({'params': params}, x, key, positions)
+def _apply(stage, params, x, keys, positions) -> tuple[jax.Array, ...]:
+  return stage.apply({'params': params}, x, keys, positions)

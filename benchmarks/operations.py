@@ -37,12 +37,14 @@ def weighted(network: Architecture, layer: architecture.Layer, dtype: Any):
   alone = dataclasses.replace(
     layer, order=layer.order[: len(layer.order) - len(own)]
   )
-  is_first = layer is network.layers[0]
-  stage = model.Stage(network, (alone,), dtype, summed=is_first)
+  if layer is network.layers[0]:
+    first = dataclasses.replace(network, layers=(alone, *network.layers[1:]))
+    return lambda params, images: model.first_layer(
+      first, {layer.name: params[layer.name]}, images, dtype=dtype
+    )
+  stage = model.Stage(network, (alone,), dtype)
 
   def apply(params, xs):
-    if is_first:
-      xs = list(model.first_sums(network, params, xs, dtype))
     if not isinstance(xs, Sequence):
       xs = [xs] * network.towers
     return [

@@ -69,8 +69,6 @@ class MadeUp:
     config = _config(batch_size)
     config.data.source = 'synthetic'
     config.data.num_examples = num_images
-    # Those of the set would take a pass over all of it.
-    config.data.statistics, config.input.mean = 'imagenet', 'channel'
     parts = experiment.build(config)
     start = time.perf_counter()
     self._batches = data.Data(parts).train_batches(0)
