@@ -29,7 +29,8 @@ def _relu_jvp(primals, tangents):
   # From the output: cuDNN's convolutions rectify what they write, so that the
   # sums never reach memory. `y > 0` XLA would turn into a test of the sums.
   y = relu(*primals)
-  return y, jnp.where(y != 0, *tangents, 0)
+  (dx,) = tangents
+  return y, jnp.where(y != 0, dx, 0)
 
 
 def response_norm(x: jax.Array, norm: Norm) -> jax.Array:
@@ -46,8 +47,9 @@ def response_norm(x: jax.Array, norm: Norm) -> jax.Array:
   Returns:
     An array like `x`.
   """
-  axes = (x.ndim - 1,)
-  return _normalize(x, axes, norm)
+  # Of two axes, on which the compiler's loops are simplest.
+  y = _normalize(x.reshape(-1, x.shape[-1]), (1,), norm)
+  return y.reshape(x.shape)
 
 
 def map_norm(x: jax.Array, norm: Norm) -> jax.Array:
@@ -67,28 +69,52 @@ def map_norm(x: jax.Array, norm: Norm) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _normalize(x: jax.Array, axes: tuple[int, ...], norm: Norm) -> jax.Array:
-  wide = _widen(x)
-  _, factor = _denominator(wide, axes, norm)
-  return (wide * factor).astype(x.dtype)
+  return _normalize_fwd(x, axes, norm)[0]
 
 
 def _normalize_fwd(x, axes, norm):
-  return _normalize(x, axes, norm), x
+  wide = _widen(x)
+  denominator, factor = _denominator(wide, axes, norm)
+  return (wide * factor).astype(x.dtype), (x, denominator, factor)
 
 
-def _normalize_bwd(axes, norm, x, dy):
+def _normalize_bwd(axes, norm, residuals, dy):
+  # A CPU keeps the denominators: computing them again takes it longer.
+  dx = lax.platform_dependent(
+    *residuals,
+    dy,
+    cpu=lambda *args: _normalize_dx(axes, norm, *args),
+    default=lambda x, _, __, dy: _normalize_dx_again(axes, norm, x, dy),
+  )
+  return (dx,)
+
+
+def _normalize_dx(
+  axes, norm, x, denominator, factor, dy, passed_on=lambda a: a
+):
   # With s = k + alpha * W(x^2) and y = x s^-beta, where the window sum W is its
   # own transpose: dx = dy s^-beta - 2 alpha beta x W(dy x s^-beta / s).
-  # Barriers decide what lies in memory between the passes and between the two
-  # kernels of this one: x, not s, which is computed once more; and the product
-  # below in the dtype of x.
-  wide, dy = _widen(lax.optimization_barrier(x)), _widen(dy)
-  denominator, factor = _denominator(wide, axes, norm)
-  outer = (dy * wide * factor / denominator).astype(x.dtype)
-  outer = lax.optimization_barrier(outer)
-  inner = _window_sum(_widen(outer), axes, norm.size)
-  dx = dy * factor - 2 * norm.alpha * norm.beta * wide * inner
-  return (dx.astype(x.dtype),)
+  wide, dy = _widen(x), _widen(dy)
+  terms = passed_on(dy * wide * factor / denominator)
+  inner = _window_sum(_widen(terms), axes, norm.size)
+  return (dy * factor - 2 * norm.alpha * norm.beta * wide * inner).astype(
+    x.dtype
+  )
+
+
+def _normalize_dx_again(axes, norm, x, dy):
+  """The same with less memory traffic, which is what a GPU waits for.
+
+  The denominators are computed again, behind a barrier that keeps the compiler
+  from noticing, and the terms go from one kernel to the next in x's dtype.
+  """
+  x = lax.optimization_barrier(x)
+  again = _denominator(_widen(x), axes, norm)
+
+  def narrow(terms):
+    return lax.optimization_barrier(terms.astype(x.dtype))
+
+  return _normalize_dx(axes, norm, x, *again, dy, narrow)
 
 
 _normalize.defvjp(_normalize_fwd, _normalize_bwd)
@@ -176,7 +202,8 @@ def _max_pool_bwd(pool, sides, words, dy):
   # block of `stride` rows that its last window begins, and further into the
   # windows before. So dx is a sum of few terms that nothing has to scatter.
   if pool.ties == 'shared':
-    dy = dy / sum(map(lax.population_count, words)).astype(dy.dtype)
+    ties = sum(lax.population_count(word).astype(dy.dtype) for word in words)
+    dy = dy / ties
   blocks = [-(-side // pool.stride) for side in sides]
   reach = -(-pool.size // pool.stride) - 1
   shares = _pad_windows(dy, blocks, reach)

@@ -6,10 +6,12 @@ towers as it is handed: both on one device, one on each of two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import dataclasses
 from typing import Any
 
 from flax import linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from alexnet_jax import errors
@@ -35,12 +37,15 @@ class Stage(nn.Module):
     layers: the stage's layers.
     dtype: of the arithmetic; parameters, and the logits, stay float32.
     towers: whose maps lie side by side on the last axis.
+    summed: whether it is handed its first layer's weighted sums instead of that
+      layer's inputs.
   """
 
   network: Architecture
   layers: tuple[Layer, ...]
   dtype: Any = jnp.float32
   towers: int = 1
+  summed: bool = False
 
   @nn.compact
   def __call__(
@@ -60,8 +65,9 @@ class Stage(nn.Module):
       The output of each layer; the last one is the stage's.
     """
     outputs = []
-    for layer in self.layers:
-      x = self._weighted_sum(layer, x)
+    for i, layer in enumerate(self.layers):
+      if i > 0 or not self.summed:
+        x = self._weighted_sum(layer, x)
       for operation in layer.order:
         # Names the compiled program's parts, for profiles and benchmarks.
         with jax.named_scope(operation):
@@ -181,9 +187,25 @@ def first_layer(
     name: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
     for name, x in own.items()
   }
-  stage = Stage(network, (layer,), dtype, towers)
-  (y,) = _apply(stage, {layer.name: joined}, images, keys, positions)
-  return jnp.split(y, towers, axis=-1)
+  convolution = dataclasses.replace(layer, order=())
+  stage = Stage(network, (convolution,), dtype, towers)
+  (sums,) = _apply(stage, {layer.name: joined}, images)
+  stage = Stage(network, (layer,), dtype, summed=True)
+
+  def together(sums):
+    both = dataclasses.replace(stage, towers=towers)
+    (y,) = _apply(both, {}, sums, keys, positions)
+    return jnp.split(y, towers, axis=-1)
+
+  def apart(sums):
+    pieces = jnp.split(sums, towers, axis=-1)
+    return [
+      _apply(stage, {}, piece, keys[t : t + 1], positions)[-1]
+      for t, piece in enumerate(pieces)
+    ]
+
+  # A GPU would have to write every piece; a CPU works on both at a time.
+  return lax.platform_dependent(sums, cpu=apart, default=together)
 
 
 def init(network: Architecture, key: jax.Array, crop_size: int) -> Params:
@@ -306,5 +328,5 @@ def _tower(params: Params, names: Sequence[str], tower: int) -> Params:
   return jax.tree.map(lambda x: x[tower], chosen)
 
 
-def _apply(stage, params, x, keys, positions) -> tuple[jax.Array, ...]:
+def _apply(stage, params, x, keys=(), positions=None) -> tuple[jax.Array, ...]:
   return stage.apply({'params': params}, x, keys, positions)

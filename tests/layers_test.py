@@ -134,6 +134,29 @@ def test_normalization_of_bfloat16_rounds_the_result_alone(function, reference):
   )
 
 
+@pytest.mark.parametrize('alpha', [2e-5, 1e-4])
+@pytest.mark.parametrize('axes', [(3,), (1, 2)])
+def test_gradient_of_normalization_computed_again(axes, alpha):
+  # What a GPU computes, here on a CPU: equal in float32; in bfloat16 the terms
+  # of the window sums are rounded once more.
+  norm = architecture.Norm(size=5, k=2.0, alpha=alpha, beta=0.75)
+  x, dy = 20 * _normal(2, 6, 7, 9), _normal(2, 6, 7, 9, seed=1)
+
+  @functools.partial(jax.jit, static_argnames='dtype')
+  def both(x, dy, dtype):
+    x, dy = x.astype(dtype), dy.astype(dtype)
+    y, residuals = layers._normalize_fwd(x, axes, norm)
+    again = layers._normalize_dx_again(axes, norm, x, dy)
+    return layers._normalize_dx(axes, norm, *residuals, dy), again, y
+
+  kept, again, _ = both(x, dy, 'float32')
+  np.testing.assert_allclose(again, kept, rtol=1e-5, atol=1e-6)
+  kept, again, _ = (np.asarray(a, np.float64) for a in both(x, dy, 'bfloat16'))
+  # Rounded once more is half a unit in the last place of each term and result.
+  scale = np.abs(kept).max()
+  np.testing.assert_allclose(again, kept, rtol=2**-7, atol=2**-9 * scale)
+
+
 def _band(length, size):
   """1 where two places are in one window, else 0."""
   places = np.arange(length)

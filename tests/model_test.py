@@ -163,14 +163,31 @@ def test_towers_share_one_convolution_of_the_images():
   others = sum(isinstance(layer, Conv) for layer in _PAPER.layers[1:])
   assert others > 1
   assert program.count('stablehlo.convolution') == 1 + 2 * others
-  # Side by side as alone: no window of the normalization leaves a tower.
-  both = model.first_layer(_PAPER, params, _images())
-  stage = model.Stage(_PAPER, _PAPER.layers[:1])
-  assert 'response_norm' in _PAPER.layers[0].order
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'default'])
+def test_the_first_layer_of_both_towers(platform, monkeypatch):
+  # Side by side, as on a GPU, no window of the normalization leaves a tower,
+  # and each tower has the masks of its key.
+  monkeypatch.setattr(
+    lax, 'platform_dependent', lambda *args, **ways: ways[platform](*args)
+  )
+  first = dataclasses.replace(
+    _PAPER.layers[0], order=('activation', 'response_norm', 'pool', 'dropout')
+  )
+  network = dataclasses.replace(_PAPER, layers=(first, *_PAPER.layers[1:]))
+  params = _init(network)
+  positions = np.arange(len(_images()), dtype=np.int32)
+  keys = tuple(jax.random.key(n) for n in range(2))
+  both = model.first_layer(network, params, _images(), keys, positions)
+  stage = model.Stage(network, (first,))
   for tower in (0, 1):
     own = {'conv1': jax.tree.map(lambda p, t=tower: p[t], params['conv1'])}
-    alone = stage.apply({'params': own}, _images())[0]
-    np.testing.assert_allclose(both[tower], alone, rtol=1e-5, atol=1e-5)
+    alone = stage.apply(
+      {'params': own}, _images(), keys[tower : tower + 1], positions
+    )
+    np.testing.assert_allclose(both[tower], alone[0], rtol=1e-5, atol=1e-5)
+    assert 0.3 < np.mean(np.asarray(both[tower]) == 0) < 0.7
 
 
 @pytest.mark.parametrize('network', [_PAPER, _SOURCE], ids=['paper', 'source'])
