@@ -59,7 +59,7 @@ def make_log_probs(
       in_specs=(towers.by_tower(mesh), example) + (everywhere,) * 3,
       out_specs=example,
     ),
-    compiler_options=towers.compiler_options(mesh),
+    compiler_options=towers.compiler_options(mesh, dtype),
   )
 
   def log_probs(params, images, views):

@@ -62,7 +62,9 @@ def make_extractor(
   by_example = NamedSharding(mesh, PartitionSpec('example'))
   everywhere = NamedSharding(mesh, PartitionSpec())
 
-  @functools.partial(jax.jit, compiler_options=towers.compiler_options(mesh))
+  options = towers.compiler_options(mesh, experiment.dtype)
+
+  @functools.partial(jax.jit, compiler_options=options)
   def compute(params, squares):
     crops = pixels.cut(
       squares, view.top, view.left, view.mirror, sizes.crop_size

@@ -5,9 +5,11 @@ the paper's section; `tests/layers_test.py` holds each against a float64 numpy
 reference, and each hand-written derivative against finite differences.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import jax
 from jax import lax
@@ -16,6 +18,86 @@ import numpy as np
 
 from alexnet_jax.architecture import Norm
 from alexnet_jax.architecture import Pool
+
+
+def convolution(
+  x: jax.Array,
+  kernel: jax.Array,
+  window_strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+  **options: Any,
+) -> jax.Array:
+  """Convolves as `lax.conv_general_dilated` does; `nn.Conv` is handed it.
+
+  Below float32 a CPU gets another derivative by x (see `_convolve_bwd`).
+
+  Args:
+    x: [N, H, W, C].
+    kernel: [size, size, C, C'].
+    window_strides: down and across.
+    padding: pixels before and after, down and across.
+    **options: the others of `lax.conv_general_dilated`.
+
+  Returns:
+    Weighted sums, [N, H', W', C'].
+  """
+  convolve = functools.partial(
+    lax.conv_general_dilated,
+    window_strides=tuple(window_strides),
+    padding=tuple(padding),
+    **options,
+  )
+  if jnp.finfo(x.dtype).bits < 32 and set(window_strides) == {1}:
+    return _convolve(*_varying_alike(x, kernel), convolve)
+  return convolve(x, kernel)
+
+
+def _varying_alike(*arrays):
+  """Marks arrays inside a `shard_map` as varying over the axes of any of them.
+
+  All derivatives then vary over the same axes; sums over devices, where they
+  are needed, come of this mark.
+  """
+  axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+  union = frozenset().union(*axes)
+  return [
+    lax.pcast(x, tuple(union - own), to='varying')
+    for x, own in zip(arrays, axes, strict=True)
+  ]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x: jax.Array, kernel: jax.Array, convolve: Callable) -> jax.Array:
+  return convolve(x, kernel)
+
+
+def _convolve_fwd(x, kernel, convolve):
+  return convolve(x, kernel), (x, kernel)
+
+
+def _convolve_bwd(convolve, residuals, dy):
+  # oneDNN's forward pass runs at ten times the speed of what a CPU makes of the
+  # transposed convolution: so dx is a convolution of dy with the kernel turned
+  # around.
+  def transposed(x, kernel, dy):
+    return jax.vjp(convolve, x, kernel)[1](dy)
+
+  def turned(x, kernel, dy):
+    beyond = [
+      (size - 1 - before, size - 1 - after)
+      for size, (before, after) in zip(
+        kernel.shape[:2], convolve.keywords['padding'], strict=True
+      )
+    ]
+    around = kernel[::-1, ::-1].swapaxes(2, 3)
+    dx = convolve(dy, around, padding=beyond)
+    (dkernel,) = jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](dy)
+    return dx, dkernel
+
+  return lax.platform_dependent(*residuals, dy, cpu=turned, default=transposed)
+
+
+_convolve.defvjp(_convolve_fwd, _convolve_bwd)
 
 
 @jax.custom_jvp
@@ -74,47 +156,45 @@ def _normalize(x: jax.Array, axes: tuple[int, ...], norm: Norm) -> jax.Array:
 
 def _normalize_fwd(x, axes, norm):
   wide = _widen(x)
-  denominator, factor = _denominator(wide, axes, norm)
-  return (wide * factor).astype(x.dtype), (x, denominator, factor)
+  root = _root(wide, axes, norm)
+  factor, _ = _powers(root, norm.beta)
+  return (wide * factor).astype(x.dtype), (x, root)
 
 
 def _normalize_bwd(axes, norm, residuals, dy):
-  # A CPU keeps the denominators: computing them again takes it longer.
+  # A CPU keeps the roots: computing them again takes it longer.
   dx = lax.platform_dependent(
     *residuals,
     dy,
     cpu=lambda *args: _normalize_dx(axes, norm, *args),
-    default=lambda x, _, __, dy: _normalize_dx_again(axes, norm, x, dy),
+    default=lambda x, _, dy: _normalize_dx_again(axes, norm, x, dy),
   )
   return (dx,)
 
 
-def _normalize_dx(
-  axes, norm, x, denominator, factor, dy, passed_on=lambda a: a
-):
+def _normalize_dx(axes, norm, x, root, dy, passed_on=lambda terms: terms):
   # With s = k + alpha * W(x^2) and y = x s^-beta, where the window sum W is its
   # own transpose: dx = dy s^-beta - 2 alpha beta x W(dy x s^-beta / s).
   wide, dy = _widen(x), _widen(dy)
-  terms = passed_on(dy * wide * factor / denominator)
-  inner = _window_sum(_widen(terms), axes, norm.size)
-  return (dy * factor - 2 * norm.alpha * norm.beta * wide * inner).astype(
-    x.dtype
-  )
+  factor, over_s = _powers(root, norm.beta)
+  inner = _window_sum(_widen(passed_on(dy * wide * over_s)), axes, norm.size)
+  dx = dy * factor - 2 * norm.alpha * norm.beta * wide * inner
+  return dx.astype(x.dtype)
 
 
 def _normalize_dx_again(axes, norm, x, dy):
   """The same with less memory traffic, which is what a GPU waits for.
 
-  The denominators are computed again, behind a barrier that keeps the compiler
-  from noticing, and the terms go from one kernel to the next in x's dtype.
+  The roots are computed again, behind a barrier that keeps the compiler from
+  noticing, and the terms go from one kernel to the next in x's dtype.
   """
   x = lax.optimization_barrier(x)
-  again = _denominator(_widen(x), axes, norm)
+  root = _root(_widen(x), axes, norm)
 
   def narrow(terms):
     return lax.optimization_barrier(terms.astype(x.dtype))
 
-  return _normalize_dx(axes, norm, x, *again, dy, narrow)
+  return _normalize_dx(axes, norm, x, root, dy, narrow)
 
 
 _normalize.defvjp(_normalize_fwd, _normalize_bwd)
@@ -128,10 +208,23 @@ def _widen(x):
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _denominator(wide, axes, norm):
-  """Returns s = k + alpha * W(x^2), and s^-beta."""
+def _root(wide, axes, norm):
+  """Returns what all powers of s = k + alpha * W(x^2) are made of.
+
+  For the paper's beta of 3/4 that is s^-1/4: its third and seventh powers are
+  the two that are needed. For any other beta it is s.
+  """
   s = norm.k + norm.alpha * _window_sum(wide * wide, axes, norm.size)
-  return s, _negative_power(s, norm.beta)
+  return jnp.sqrt(lax.rsqrt(s)) if norm.beta == 0.75 else s
+
+
+def _powers(root, beta):
+  """Returns s^-beta, and s^-beta / s."""
+  if beta == 0.75:
+    cube = root * root * root
+    return cube, cube * cube * root
+  factor = root**-beta
+  return factor, factor / root
 
 
 def _window_sum(x: jax.Array, axes: tuple[int, ...], size: int) -> jax.Array:
@@ -143,14 +236,6 @@ def _window_sum(x: jax.Array, axes: tuple[int, ...], size: int) -> jax.Array:
   ]
   strides = [1] * x.ndim
   return lax.reduce_window(x, 0.0, lax.add, window, strides, beyond)
-
-
-def _negative_power(x: jax.Array, beta: float) -> jax.Array:
-  """X ** -beta for x > 0; the paper's 3/4 by two square roots, not by a log."""
-  if beta == 0.75:
-    root = lax.rsqrt(x)
-    return root * jnp.sqrt(root)
-  return x**-beta
 
 
 def max_pool(x: jax.Array, pool: Pool) -> jax.Array:

@@ -90,6 +90,7 @@ class Stage(nn.Module):
         (layer.kernel, layer.kernel),
         strides=layer.stride,
         padding=(layer.padding, layer.padding),
+        conv_general_dilated=layers.convolution,
         **initial,
       )
       return convolution(x)

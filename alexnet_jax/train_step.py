@@ -183,7 +183,7 @@ def make_train_step(
   return jax.jit(
     step,
     donate_argnums=0,
-    compiler_options=towers.compiler_options(mesh),
+    compiler_options=towers.compiler_options(mesh, recipe.dtype),
     out_shardings=(train_state.shardings(mesh), everywhere),
   )
 

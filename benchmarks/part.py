@@ -67,7 +67,10 @@ def differentiable(
     flops: of the forward pass.
     is_first: whether the inputs are images, which need no gradient.
   """
-  options = towers.compiler_options(towers.make_mesh(1, jax.devices()[:1]))
+  options = towers.compiler_options(
+    towers.make_mesh(1, jax.devices()[:1]),
+    jnp.result_type(*jax.tree.leaves(xs)),
+  )
 
   @functools.partial(jax.jit, compiler_options=options)
   def forward(params, xs):

@@ -152,6 +152,14 @@ def test_gradients_do_not_depend_on_the_devices(name, num_devices):
 
 
 @pytest.mark.parametrize('num_devices', [2, 4])
+def test_bfloat16_gradients_do_not_depend_on_the_devices(num_devices):
+  # Half a gradient, or twice one, is farther off than any rounding.
+  expected, _ = _gradient('joined', 1, _batch(), bfloat16=True)
+  actual, _ = _gradient('joined', num_devices, _batch(), bfloat16=True)
+  _assert_close(actual, expected, tolerance=0.05)
+
+
+@pytest.mark.parametrize('num_devices', [2, 4])
 def test_initial_state_does_not_depend_on_the_devices(num_devices):
   one, other = _state(_JOINED, 1), _state(_JOINED, num_devices)
   jax.tree.map(np.testing.assert_array_equal, other, one)
