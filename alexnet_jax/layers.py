@@ -5,11 +5,9 @@ the paper's section; `tests/layers_test.py` holds each against a float64 numpy
 reference, and each hand-written derivative against finite differences.
 """
 
-from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import itertools
-from typing import Any
 
 import jax
 from jax import lax
@@ -18,86 +16,6 @@ import numpy as np
 
 from alexnet_jax.architecture import Norm
 from alexnet_jax.architecture import Pool
-
-
-def convolution(
-  x: jax.Array,
-  kernel: jax.Array,
-  window_strides: Sequence[int],
-  padding: Sequence[tuple[int, int]],
-  **options: Any,
-) -> jax.Array:
-  """Convolves as `lax.conv_general_dilated` does; `nn.Conv` is handed it.
-
-  Below float32 a CPU gets another derivative by x (see `_convolve_bwd`).
-
-  Args:
-    x: [N, H, W, C].
-    kernel: [size, size, C, C'].
-    window_strides: down and across.
-    padding: pixels before and after, down and across.
-    **options: the others of `lax.conv_general_dilated`.
-
-  Returns:
-    Weighted sums, [N, H', W', C'].
-  """
-  convolve = functools.partial(
-    lax.conv_general_dilated,
-    window_strides=tuple(window_strides),
-    padding=tuple(padding),
-    **options,
-  )
-  if jnp.finfo(x.dtype).bits < 32 and set(window_strides) == {1}:
-    return _convolve(*_varying_alike(x, kernel), convolve)
-  return convolve(x, kernel)
-
-
-def _varying_alike(*arrays):
-  """Marks arrays inside a `shard_map` as varying over the axes of any of them.
-
-  All derivatives then vary over the same axes; sums over devices, where they
-  are needed, come of this mark.
-  """
-  axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
-  union = frozenset().union(*axes)
-  return [
-    lax.pcast(x, tuple(union - own), to='varying')
-    for x, own in zip(arrays, axes, strict=True)
-  ]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(x: jax.Array, kernel: jax.Array, convolve: Callable) -> jax.Array:
-  return convolve(x, kernel)
-
-
-def _convolve_fwd(x, kernel, convolve):
-  return convolve(x, kernel), (x, kernel)
-
-
-def _convolve_bwd(convolve, residuals, dy):
-  # oneDNN's forward pass runs at ten times the speed of what a CPU makes of the
-  # transposed convolution: so dx is a convolution of dy with the kernel turned
-  # around.
-  def transposed(x, kernel, dy):
-    return jax.vjp(convolve, x, kernel)[1](dy)
-
-  def turned(x, kernel, dy):
-    beyond = [
-      (size - 1 - before, size - 1 - after)
-      for size, (before, after) in zip(
-        kernel.shape[:2], convolve.keywords['padding'], strict=True
-      )
-    ]
-    around = kernel[::-1, ::-1].swapaxes(2, 3)
-    dx = convolve(dy, around, padding=beyond)
-    (dkernel,) = jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](dy)
-    return dx, dkernel
-
-  return lax.platform_dependent(*residuals, dy, cpu=turned, default=transposed)
-
-
-_convolve.defvjp(_convolve_fwd, _convolve_bwd)
 
 
 @jax.custom_jvp

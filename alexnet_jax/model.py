@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from alexnet_jax import errors
 from alexnet_jax import layers
+from alexnet_jax import onednn
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Layer
@@ -90,7 +91,7 @@ class Stage(nn.Module):
         (layer.kernel, layer.kernel),
         strides=layer.stride,
         padding=(layer.padding, layer.padding),
-        conv_general_dilated=layers.convolution,
+        conv_general_dilated=onednn.convolution,
         **initial,
       )
       return convolution(x)

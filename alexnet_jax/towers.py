@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from alexnet_jax import errors
+from alexnet_jax import onednn
 
 DATA, TOWER = 'data', 'tower'
 # Which operations YNNPACK takes over: not the convolutions. XLA's own are up to
@@ -27,12 +28,6 @@ _CPU_OPTIONS = {
   'xla_cpu_experimental_ynn_fusion_type': (
     'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
   )
-}
-# Below float32 oneDNN takes them over, where the processor multiplies bfloat16:
-# on one with AMX, at ten times the speed. (jax 0.10 passes over these.)
-_CPU_NARROW_OPTIONS = {
-  'xla_cpu_use_onednn': True,
-  'xla_cpu_experimental_onednn_custom_call': True,
 }
 _SIMULATE = '--xla_force_host_platform_device_count'
 
@@ -91,8 +86,7 @@ def compiler_options(mesh: Mesh, dtype: Any) -> dict[str, str | bool]:
   """
   if mesh.devices.flat[0].platform != 'cpu':
     return {}
-  is_narrow = jnp.finfo(dtype).bits < 32
-  return _CPU_OPTIONS | (_CPU_NARROW_OPTIONS if is_narrow else {})
+  return _CPU_OPTIONS | (onednn.OPTIONS if onednn.takes(dtype) else {})
 
 
 def _axis(mesh: Mesh, name: str) -> str | None:

@@ -157,36 +157,6 @@ def test_gradient_of_normalization_computed_again(axes, alpha):
   np.testing.assert_allclose(again, kept, rtol=2**-7, atol=2**-9 * scale)
 
 
-@pytest.mark.parametrize('padding', [(2, 2), (1, 0)])
-def test_derivatives_of_a_convolution_in_bfloat16(padding):
-  # Values that bfloat16 holds exactly, of which no sum needs rounding.
-  rng = np.random.default_rng(0)
-  x = rng.integers(-2, 3, (2, 7, 6, 3)).astype(np.float32)
-  kernel = rng.integers(-1, 2, (3, 3, 3, 4)).astype(np.float32)
-
-  def gradients(dtype, convolution):
-    def total(x, kernel):
-      y = convolution(
-        x,
-        kernel,
-        (1, 1),
-        [padding, padding],
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      )
-      return (y.astype(jnp.float32) * weights).sum()
-
-    given = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
-    return jax.jit(jax.grad(total, (0, 1)))(*given)
-
-  height, width = (side + sum(padding) - 2 for side in x.shape[1:3])
-  weights = rng.integers(-1, 2, (2, height, width, 4)).astype(np.float32)
-  expected = gradients('float32', lax.conv_general_dilated)
-  found = gradients('bfloat16', layers.convolution)
-  for one, other in zip(found, expected, strict=True):
-    assert one.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(one.astype(np.float32), other)
-
-
 def _band(length, size):
   """1 where two places are in one window, else 0."""
   places = np.arange(length)

@@ -60,19 +60,6 @@ def test_convolutions_are_xlas_own_on_a_cpu():
   assert 'ynn' not in entry
 
 
-def test_bfloat16_convolutions_are_onednns_on_a_cpu():
-  options = towers.compiler_options(_mesh(1, 1), jnp.bfloat16)
-  for name in ('xla_cpu_use_onednn', 'xla_cpu_experimental_onednn_custom_call'):
-    assert options[name] is True
-  assert not any(
-    'onednn' in name
-    for name in towers.compiler_options(_mesh(1, 1), jnp.float32)
-  )
-  # Both jax 0.10, which does nothing with them, and 0.12 accept their names.
-  double = jax.jit(lambda x: 2 * x, compiler_options=options)
-  assert double(jnp.ones(())) == 2
-
-
 def test_axes_of_a_single_device_are_left_out():
   specs = {
     devices: (
