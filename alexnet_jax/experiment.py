@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 from typing import Any, NamedTuple
+import warnings
 
 from absl import logging
 import jax
@@ -211,6 +212,10 @@ def _keep_programs(folder: str) -> None:
   # By default only what took a second is kept, but a run has hundreds of
   # small programs beside the step.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  # XLA cannot write down what calls oneDNN: that is compiled at every start.
+  warnings.filterwarnings(
+    'ignore', 'Error writing persistent compilation cache .*bad_alloc'
+  )
 
 
 def _get(config, key):

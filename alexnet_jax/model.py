@@ -27,6 +27,16 @@ Params = dict[str, dict[str, jax.Array]]
 Join = Callable[[Sequence[jax.Array], bool], jax.Array]
 
 
+class Convolution(nn.Conv):
+  """Linen's, with a bias whose gradient is summed in float32."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    y = super().__call__(x)
+    bias = self.param('bias', self.bias_init, (self.features,))
+    return onednn.add_bias(y, bias)
+
+
 class Stage(nn.Module):
   """The layers from one join to the next, as one tower applies them.
 
@@ -86,11 +96,12 @@ class Stage(nn.Module):
       'name': layer.name,
     }
     if isinstance(layer, Conv):
-      convolution = nn.Conv(
+      convolution = Convolution(
         features,
         (layer.kernel, layer.kernel),
         strides=layer.stride,
         padding=(layer.padding, layer.padding),
+        use_bias=False,
         conv_general_dilated=onednn.convolution,
         **initial,
       )

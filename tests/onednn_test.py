@@ -67,6 +67,21 @@ def test_derivatives(is_there, size, stride, padding, side, monkeypatch):
     np.testing.assert_array_equal(one, other.astype(jnp.bfloat16))
 
 
+def test_bias(monkeypatch):
+  monkeypatch.setattr(onednn, 'is_there', lambda: True)
+  rng = np.random.default_rng(0)
+  y = jnp.asarray(rng.standard_normal((4, 9, 9, 6)), jnp.bfloat16)
+  dy = jnp.asarray(rng.standard_normal(y.shape), jnp.bfloat16)
+  bias = jnp.asarray(rng.standard_normal(6), jnp.float32)
+  added, pull = jax.vjp(onednn.add_bias, y, bias)
+  np.testing.assert_array_equal(added, y + bias.astype(jnp.bfloat16))
+  by_y, by_bias = pull(dy)
+  np.testing.assert_array_equal(by_y, dy)
+  assert by_bias.dtype == jnp.float32
+  exact = np.asarray(dy, np.float64).sum((0, 1, 2))
+  np.testing.assert_allclose(by_bias, exact, rtol=1e-5)
+
+
 def test_float32_is_left_alone(monkeypatch):
   monkeypatch.setattr(onednn, 'is_there', lambda: True)
   assert onednn.takes(jnp.bfloat16)
