@@ -28,12 +28,13 @@ Join = Callable[[Sequence[jax.Array], bool], jax.Array]
 
 
 class Convolution(nn.Conv):
-  """Linen's, with a bias whose gradient is summed in float32."""
+  """Linen's convolution, with the bias of `onednn.add_bias`."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     y = super().__call__(x)
-    bias = self.param('bias', self.bias_init, (self.features,))
+    shape = (self.features,)
+    bias = self.param('bias', self.bias_init, shape, self.param_dtype)
     return onednn.add_bias(y, bias)
 
 
@@ -206,7 +207,7 @@ def first_layer(
   stage = Stage(network, (layer,), dtype, summed=True)
 
   def together(sums):
-    both = dataclasses.replace(stage, towers=towers)
+    both = stage.clone(towers=towers)
     (y,) = _apply(both, {}, sums, keys, positions)
     return jnp.split(y, towers, axis=-1)
 
