@@ -188,7 +188,11 @@ def _parse(argv: list[str]) -> list[str]:
     ValueError,
   ) as e:  # fmt: skip
     # Config files are loaded here, so any of these may be a typo of the user's.
-    sys.exit(_fail(' '.join(str(e).split())))
+    # One error may hold another, whose text would be quoted once more.
+    message = e
+    while isinstance(message, Exception) and len(message.args) == 1:
+      message = message.args[0]
+    sys.exit(_fail(' '.join(str(message).split())))
 
 
 def _fail(message: str, exit_code: int = 2) -> int:

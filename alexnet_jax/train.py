@@ -31,21 +31,29 @@ from alexnet_jax.data import Data
 from alexnet_jax.experiment import Experiment
 from alexnet_jax.identity import Identity
 
+# `timeout` and job managers signal a process and then its group: the second one
+# comes at once, and means no more than the first.
+_SAME_SIGNAL_SECONDS = 1.0
+
 
 class StopSignal:
-  """Whether SIGTERM or Ctrl-C has come; a second one ends the process."""
+  """Whether SIGTERM or Ctrl-C has come; a later one ends the process."""
 
   def __init__(self):
     self.number: int | None = None
+    self._since = -math.inf
 
   def __call__(self, number, frame):
     del frame
-    self.number = number
-    signal.signal(number, signal.SIG_DFL)
-    logging.warning(
-      '%s: saving, then stopping (again to stop at once)',
-      signal.Signals(number).name,
-    )
+    if self.number is None:
+      self.number = number
+      self._since = time.monotonic()
+      logging.warning(
+        '%s: saving, then stopping (again to stop at once)', self.name
+      )
+    elif time.monotonic() - self._since > _SAME_SIGNAL_SECONDS:
+      signal.signal(number, signal.SIG_DFL)
+      signal.raise_signal(number)
 
   def received(self) -> bool:
     return self.number is not None

@@ -353,8 +353,13 @@ def test_missing_folder(tmp_path):
 
 
 def test_missing_split_names_those_there(data):
-  with pytest.raises(errors.UserError, match=r"'val', only \['train'\]"):
+  with pytest.raises(errors.UserError, match=r"'val'.*, only 'train': "):
     folder.open_folder(str(data), 'val')
+
+
+def test_a_data_folder_without_folders(tmp_path):
+  with pytest.raises(errors.UserError, match=r'train/<class>/<file>\.jpg'):
+    folder.open_folder(str(tmp_path), 'train')
 
 
 def test_folder_without_classes(tmp_path):

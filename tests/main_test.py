@@ -37,6 +37,10 @@ def _main(*flags, timeout=120):
     (['--config=configs/imagenet.py:papier'], ['papier', 'paper, source']),
     (['--config=configs/smoke.py', '--config.batchsize=3'], ['batchsize']),
     (
+      ['--config=configs/smoke.py', '--config.max_step=3'],
+      ['main.py: \'max_step\' Did you mean "max_steps"'],
+    ),
+    (
       ['--config=configs/smoke.py', '--config.batch_size=many'],
       ['batch_size', 'many'],
     ),

@@ -141,6 +141,8 @@ def test_signal_saves_and_says_so(tmp_path):
   overrides = {'num_epochs': 10_000, 'checkpoint.every_steps': 100_000}
   run = _start(tmp_path, **overrides)
   _wait_for_step(run, tmp_path, 4)
+  # As `timeout` does: to the process, then to its group.
+  run.send_signal(signal.SIGTERM)
   run.send_signal(signal.SIGTERM)
   _, log = run.communicate(timeout=60)
   assert run.returncode == 128 + signal.SIGTERM, log
@@ -151,6 +153,24 @@ def test_signal_saves_and_says_so(tmp_path):
   assert step == state.step
   assert last <= step <= last + 2
   assert f'Training stopped at step {step} by SIGTERM: run again' in log
+
+
+def test_a_later_signal_ends_the_process(monkeypatch):
+  now, ended = [10.0], []
+  monkeypatch.setattr(train.time, 'monotonic', lambda: now[0])
+  monkeypatch.setattr(train.signal, 'signal', lambda *given: None)
+  monkeypatch.setattr(train.signal, 'raise_signal', ended.append)
+  stop = train.StopSignal()
+  assert not stop.received()
+  for later, number, expected in (
+    (0, signal.SIGINT, []),
+    (0.5, signal.SIGTERM, []),
+    (1, signal.SIGTERM, [signal.SIGTERM]),
+  ):
+    now[0] += later
+    stop(number, None)
+    assert ended == expected
+  assert stop.exit_code == 128 + signal.SIGINT
 
 
 def test_validation_put_off_by_a_signal_happens_on_restart(

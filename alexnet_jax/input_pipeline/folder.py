@@ -95,9 +95,15 @@ def open_folder(data_dir: str, split: str, name: str = '') -> Folder:
       f'the folder that holds {split or "the classes"!r}'
     )
   if not root.is_dir():
+    found = ', '.join(map(repr, _subfolders(directory)))
     raise errors.UserError(
-      f'{directory} has no split {split!r}, only {_subfolders(directory)}: '
-      "choose one of those, or '' when they are the classes"
+      f'{directory} has no folder {split!r} for that split'
+      + (
+        f", only {found}: choose one of those, or '' when they are the classes"
+        if found
+        else ', nor any other: lay the images out as'
+        f' {root}/<class>/<file>.jpg, or set --config.data.data_dir'
+      )
     )
   class_names = _subfolders(root)
   if not class_names:
