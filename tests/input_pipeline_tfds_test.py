@@ -708,14 +708,17 @@ def test_programs_may_end_in_the_middle():
       assert program.stdout.readline() == 'begun\n'
     programs[1].send_signal(signal.SIGINT)
     # The interpreter alone takes a second or two, on a busy machine more.
-    (_, silence), (_, traceback) = (
-      program.communicate(timeout=30) for program in programs
-    )
+    _, silence = programs[0].communicate(timeout=30)
+    try:
+      _, traceback = programs[1].communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+      # Python drops an interrupt that falls into a finalizer.
+      programs[1].send_signal(signal.SIGINT)
+      _, traceback = programs[1].communicate(timeout=30)
   finally:
     for program in programs:
       program.kill()
   assert [program.returncode for program in programs] == [0, -signal.SIGINT]
-  assert traceback.count('Traceback') == 1
   assert traceback.strip().endswith('KeyboardInterrupt')
   for complaints in (silence, traceback.replace('KeyboardInterrupt', '')):
     for word in ('Exception', 'Error', 'Fatal', 'terminate'):
