@@ -30,7 +30,7 @@ def is_there() -> bool:
   convolution's own derivatives.
   """
   try:
-    has_amx = ' amx_bf16 ' in _CPU_INFO.read_text()
+    has_amx = 'amx_bf16' in _CPU_INFO.read_text().split()
   except OSError:
     has_amx = False
   return has_amx and jax.__version_info__ >= (0, 12)

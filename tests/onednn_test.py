@@ -105,6 +105,7 @@ def test_xla_knows_the_options():
   [
     ('flags: avx2 amx_bf16 amx_tile', (0, 12, 0), True),
     ('flags: avx2 amx_bf16 amx_tile', (0, 10, 2), False),
+    ('flags: avx2 amx_bf16\nbugs:', (0, 12, 0), True),
     ('flags: avx2 avx512f', (0, 12, 0), False),
     (None, (0, 12, 0), False),
   ],
