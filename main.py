@@ -1,7 +1,8 @@
 """Trains a network, or uses a trained one: flags in, one mode out.
 
 python main.py --config=configs/imagenet.py --workdir=runs/imagenet
-python main.py --config=configs/imagenet.py:source --workdir=runs/source \
+python main.py --config=configs/imagenet.py:cuda_convnet \
+      --workdir=runs/cuda_convnet \
       --config.optimizer.momentum=0.8
 python main.py --mode=predict --workdir=runs/imagenet --images='photos/*.jpg'
 """
@@ -51,8 +52,8 @@ _FORMAT = flags.DEFINE_enum(
 )
 _VIEWS = flags.DEFINE_enum(
   'views',
-  'centre_view',
-  ['centre_view', 'ten_views'],
+  'center_view',
+  ['center_view', 'ten_views'],
   'predict, --ensemble: of each image.',
 )
 _ENSEMBLE = flags.DEFINE_list(
@@ -122,10 +123,10 @@ def _check_flags() -> None:
 def _make() -> int:
   """Trains, or prepares the data."""
   from alexnet_jax import data
-  from alexnet_jax import experiment
+  from alexnet_jax import setup
   from alexnet_jax import train
 
-  parts = experiment.build(_CONFIG.value)
+  parts = setup.build(_CONFIG.value)
   if _MODE.value == 'prepare':
     return data.prepare(parts)
   return train.train(parts, pathlib.Path(_WORKDIR.value))
@@ -133,10 +134,10 @@ def _make() -> int:
 
 def _use() -> int:
   """Uses a trained run, or several."""
-  from alexnet_jax import ensemble
   from alexnet_jax import evaluate
-  from alexnet_jax import trained
-  from alexnet_jax.report import run as report
+  from alexnet_jax import inference
+  from alexnet_jax.analysis import ensemble
+  from alexnet_jax.analysis.report import run as report
 
   config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
   output = pathlib.Path(_OUTPUT.value or workdir)
@@ -146,15 +147,15 @@ def _use() -> int:
     return evaluate.run(config, workdir)
   if _MODE.value == 'report':
     return report.run(workdir, config)
-  return _answer(trained.open_run(workdir, config), output)
+  return _answer(inference.open_run(workdir, config), output)
 
 
 def _answer(run, output: pathlib.Path) -> int:
   """Predicts, extracts or searches with an opened run."""
-  from alexnet_jax import extract
-  from alexnet_jax import features
-  from alexnet_jax import predict
-  from alexnet_jax import search
+  from alexnet_jax.analysis import extract
+  from alexnet_jax.analysis import features
+  from alexnet_jax.analysis import predict
+  from alexnet_jax.analysis import similar
   from alexnet_jax.input_pipeline import folder
 
   layer = _LAYER.value or features.last_hidden(run)
@@ -165,7 +166,7 @@ def _answer(run, output: pathlib.Path) -> int:
   if _MODE.value == 'similar':
     queries = folder.open_files(_QUERY.value)
     source = run.split(_SPLIT.value or 'train')
-    return search.run(run, queries, source, layer, _K.value, output)
+    return similar.run(run, queries, source, layer, _K.value, output)
   if _IMAGES.value:
     source = folder.open_files(_IMAGES.value)
   else:

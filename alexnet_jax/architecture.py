@@ -22,7 +22,7 @@ OPERATIONS = ('activation', 'response_norm', 'map_norm', 'pool', 'dropout')
 class Norm:
   """The constants of x / (k + alpha * sum(x^2)) ** beta (paper, Section 3.3).
 
-  The sum runs over `size` neighbouring maps for the response normalization and
+  The sum runs over `size` neighboring maps for the response normalization and
   over a `size` x `size` window of one map for the within-map normalization.
   `alpha` is what multiplies the sum: code that divides its alpha by the
   window's size states the quotient here.
@@ -128,7 +128,7 @@ class Architecture:
     layers: from the image to the logits.
     towers: into how many halves (or quarters) each layer's kernels are split.
     activation: the name of a function of `jax.nn` (relu, tanh, gelu, ...).
-    response_norm: across neighbouring maps of one tower.
+    response_norm: across neighboring maps of one tower.
     map_norm: within one map; used by the 2012 nets alone.
     pool: the same everywhere, as in the paper.
     dropout_rate: probability that an output is zeroed.

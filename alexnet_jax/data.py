@@ -13,12 +13,12 @@ import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax import identity as identities
-from alexnet_jax import pixels
 from alexnet_jax import progress
-from alexnet_jax import towers
-from alexnet_jax.experiment import Experiment
+from alexnet_jax import sharding
+from alexnet_jax import views
 from alexnet_jax.identity import Identity
 from alexnet_jax.identity import Split
+from alexnet_jax.setup import Experiment
 
 Batch = dict[str, np.ndarray]
 
@@ -82,9 +82,9 @@ class Data:
     """Opens a split; prepares a tensorflow-datasets set if need be."""
     data, sizes = self._config.data, self._config.input
     if self._from_store:
-      from alexnet_jax.input_pipeline import squares
+      from alexnet_jax.input_pipeline import store
 
-      return squares.open_squares(
+      return store.open_store(
         data.store_dir,
         split=split,
         name=data.name,
@@ -126,7 +126,7 @@ class Data:
   def mean(self) -> np.ndarray:
     """What to subtract: float32 [crop, crop, 3] or [3], 0..255 units."""
     sizes = self._config.input
-    return pixels.mean(sizes.mean, self.statistics, sizes.crop_size)
+    return views.mean(sizes.mean, self.statistics, sizes.crop_size)
 
   def identity(self) -> Identity:
     """Returns what a checkpoint of a run on these data carries."""
@@ -246,7 +246,7 @@ class Data:
     Padding makes up for a batch size that the devices do not divide. A few
     images are no reason to compute a whole batch.
     """
-    copies = self._experiment.mesh.shape[towers.DATA]
+    copies = self._experiment.mesh.shape[sharding.DATA]
     rows = min(self._config.evaluate.batch_size, total)
     return -(-rows // copies) * copies
 

@@ -13,16 +13,16 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from alexnet_jax import inference
 from alexnet_jax import metrics
 from alexnet_jax import model
-from alexnet_jax import pixels
 from alexnet_jax import reporting
+from alexnet_jax import sharding
 from alexnet_jax import strict_json
-from alexnet_jax import towers
-from alexnet_jax import trained
+from alexnet_jax import views
 from alexnet_jax.architecture import Architecture
-from alexnet_jax.experiment import Experiment
-from alexnet_jax.trained import Trained
+from alexnet_jax.inference import Trained
+from alexnet_jax.setup import Experiment
 
 Batch = Mapping[str, np.ndarray]
 
@@ -35,31 +35,31 @@ def make_log_probs(
   mean: np.ndarray,
   pixel_scale: float,
   dtype: Any = jnp.float32,
-) -> Callable[[model.Params, jax.Array, Sequence[pixels.View]], jax.Array]:
+) -> Callable[[model.Params, jax.Array, Sequence[views.View]], jax.Array]:
   """Returns log_probs(params, images, views): float32 [N, classes].
 
   With several views it is the log of the mean of their probabilities (paper,
-  Section 4.1; 2012 source, layer.cu:1808). Views are arguments of one compiled
+  Section 4.1; 2012 code, layer.cu:1808). Views are arguments of one compiled
   function, computed one after another, so ten need no more memory than one.
   """
-  join = towers.make_join(mesh)
+  join = sharding.make_join(mesh)
 
   def local(params, images, top, left, mirror):
-    crops = pixels.cut(images, top, left, mirror, crop_size)
-    inputs = pixels.to_input(crops, mean, pixel_scale)
+    crops = views.cut(images, top, left, mirror, crop_size)
+    inputs = views.to_input(crops, mean, pixel_scale)
     logits = model.forward(network, params, inputs, join=join, dtype=dtype)
     return jax.nn.log_softmax(logits)
 
   everywhere = PartitionSpec()
-  example = towers.by_example(mesh)
+  example = sharding.by_example(mesh)
   one_view = jax.jit(
-    towers.shard_map(
+    sharding.shard_map(
       local,
       mesh,
-      in_specs=(towers.by_tower(mesh), example) + (everywhere,) * 3,
+      in_specs=(sharding.by_tower(mesh), example) + (everywhere,) * 3,
       out_specs=example,
     ),
-    compiler_options=towers.compiler_options(mesh, dtype),
+    compiler_options=sharding.compiler_options(mesh, dtype),
   )
 
   def log_probs(params, images, views):
@@ -86,7 +86,7 @@ class Evaluator:
     self,
     params: model.Params,
     batches: Iterable[Batch],
-    views: Mapping[str, Sequence[pixels.View]],
+    views: Mapping[str, Sequence[views.View]],
     interrupted: Callable[[], bool] = lambda: False,
   ) -> dict[str, dict[str, float]] | None:
     """Evaluates in one pass over the images.
@@ -102,12 +102,12 @@ class Evaluator:
       For each name: examples, views, nll, top1_error, top5_error (fractions)
       and unreadable. None if interrupted.
     """
-    sharding = NamedSharding(self._mesh, towers.by_example(self._mesh))
+    placement = NamedSharding(self._mesh, sharding.by_example(self._mesh))
     # Sums of many batches are added in float64: counts stay exact.
     totals = {name: np.zeros(5) for name in views}  # in the order of `Sums`
     for batch in batches:
       arrays = {
-        name: jax.device_put(batch[name], sharding)
+        name: jax.device_put(batch[name], placement)
         for name in ('image', 'label', 'mask', 'unreadable')
       }
       for name, cuts in views.items():
@@ -140,7 +140,7 @@ def make_evaluator(experiment: Experiment, mean: np.ndarray) -> Evaluator:
 
   Args:
     experiment: the config and the network.
-    mean: what to subtract from the images; see `pixels.mean`.
+    mean: what to subtract from the images; see `views.mean`.
   """
   return Evaluator(
     experiment.network, experiment.mesh, **_settings(experiment, mean)
@@ -158,7 +158,7 @@ def _settings(experiment: Experiment, mean: np.ndarray) -> dict[str, Any]:
 
 
 def make_predictor(
-  run: Trained, views: Sequence[pixels.View]
+  run: Trained, views: Sequence[views.View]
 ) -> Callable[[np.ndarray], np.ndarray]:
   """Returns predict(images) -> log-probabilities, as the evaluation has them.
 
@@ -174,21 +174,23 @@ def make_predictor(
   log_probs = make_log_probs(
     experiment.network, experiment.mesh, **_settings(experiment, run.mean)
   )
-  sharding = NamedSharding(experiment.mesh, towers.by_example(experiment.mesh))
+  placement = NamedSharding(
+    experiment.mesh, sharding.by_example(experiment.mesh)
+  )
 
   def predict(images):
-    there = jax.device_put(images, sharding)
+    there = jax.device_put(images, placement)
     return np.asarray(log_probs(run.params, there, views))
 
   return predict
 
 
-def views(experiment: Experiment) -> dict[str, tuple[pixels.View, ...]]:
+def view_sets(experiment: Experiment) -> dict[str, tuple[views.View, ...]]:
   """Returns the two ways to look at an image, by the name of the result."""
   sizes = experiment.config.input
   return {
-    'centre_view': pixels.centre_view(sizes.image_size, sizes.crop_size),
-    'ten_views': pixels.ten_views(sizes.image_size, sizes.crop_size),
+    'center_view': views.center_view(sizes.image_size, sizes.crop_size),
+    'ten_views': views.ten_views(sizes.image_size, sizes.crop_size),
   }
 
 
@@ -198,7 +200,7 @@ def run(experiment: Experiment | None, workdir: pathlib.Path) -> int:
   Prints the errors and writes them to `<workdir>/evaluation.json`.
 
   Args:
-    experiment: from `experiment.build`, on any number of devices; None for the
+    experiment: from `setup.build`, on any number of devices; None for the
       run's own.
     workdir: of a run that has saved a checkpoint.
 
@@ -209,11 +211,11 @@ def run(experiment: Experiment | None, workdir: pathlib.Path) -> int:
     UserError: if there is no checkpoint, or it is of another network, or no
       image can be read.
   """
-  opened = trained.open_run(workdir, experiment)
+  opened = inference.open_run(workdir, experiment)
   data = opened.data
   evaluator = make_evaluator(opened.experiment, opened.mean)
   batches = data.read(data.eval_source, 'Evaluating', strict=True)
-  results = evaluator(opened.params, batches, views(opened.experiment))
+  results = evaluator(opened.params, batches, view_sets(opened.experiment))
   for name, result in (results or {}).items():
     logging.info('%-11s %s', name.replace('_', ' '), line(result))
   reporting.replace_text(

@@ -55,7 +55,7 @@ def response_norm(x: jax.Array, norm: Norm) -> jax.Array:
 def map_norm(x: jax.Array, norm: Norm) -> jax.Array:
   """The same within each map, over size x size pixels, cut off at the border.
 
-  The second normalization after conv2 in the 2012 source (layer cnorm2).
+  The second normalization after conv2 in the 2012 code (layer cnorm2).
 
   Args:
     x: activities, [N, H, W, C].
@@ -146,7 +146,7 @@ def _powers(root, beta):
 
 
 def _window_sum(x: jax.Array, axes: tuple[int, ...], size: int) -> jax.Array:
-  """Sums over a centred window along each axis, zeros beyond the ends."""
+  """Sums over a centered window along each axis, zeros beyond the ends."""
   reach = size // 2
   window = [size if axis in axes else 1 for axis in range(x.ndim)]
   beyond = [
@@ -292,7 +292,7 @@ def dropout(
   key: jax.Array | None = None,
   positions: jax.Array | None = None,
 ) -> jax.Array:
-  """Dropout (paper, Section 4.2; 2012 source, layer.cu:1126-1134).
+  """Dropout (paper, Section 4.2; 2012 code, layer.cu:1126-1134).
 
   In training every output is zeroed with probability `rate` and the rest left
   alone; at test time all are multiplied by 1 - rate. (`scaling='train'`, later

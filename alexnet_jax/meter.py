@@ -80,8 +80,8 @@ class Meter:
 
     Returns:
       `images_per_second`, the rows that fill up an epoch's last batch included,
-      and `waiting`, the share of the time in which the device was idle because
-      its batch was not ready. NaN if the window has no step.
+      and `data_wait`, the share of the time in which the device was idle
+      because its batch was not ready. NaN if the window has no step.
     """
     self.drain()
     seconds = time.perf_counter() - self._started - self._paused
@@ -89,7 +89,7 @@ class Meter:
     self._pace = seconds / (self._steps or math.nan)
     figures = {
       'images_per_second': self._batch_size / self._pace,
-      'waiting': self._waited / seconds,
+      'data_wait': self._waited / seconds,
     }
     self.restart()
     return figures

@@ -74,7 +74,7 @@ def score(
 def top_k_error(scores: jax.Array, labels: jax.Array, k: int) -> jax.Array:
   """The chance that a label is not among the k highest scores.
 
-  It is 0 or 1 but for ties, which count as if broken at random (2012 source,
+  It is 0 or 1 but for ties, which count as if broken at random (2012 code,
   layer_kernels.cu:108-117): a dead network that gives all classes the same
   score is wrong as often as a guess. A row that is not finite is an error.
 

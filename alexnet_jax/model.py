@@ -261,7 +261,7 @@ def forward(
   Args:
     network: the architecture.
     params: of the towers at hand, on each leading axis.
-    images: float32 [N, H, W, 3], centred.
+    images: float32 [N, H, W, 3], centered.
     join: puts all towers' outputs side by side.
     **options: the others of `walk`.
 
@@ -291,7 +291,7 @@ def walk(
   Args:
     network: the architecture.
     params: of the towers at hand, on each leading axis.
-    images: float32 [N, H, W, 3], centred.
+    images: float32 [N, H, W, 3], centered.
     join: puts all towers' outputs side by side.
     first_tower: the number of the first tower at hand.
     key: a PRNG key in training, None at test time.

@@ -2,7 +2,7 @@
 
 A schedule is a pure function of the step and of the plateau state, which are
 both in the checkpoint. It yields `Rates`: everything that changes while a run
-goes on, learning rates and the magnitude of the colour shift alike.
+goes on, learning rates and the magnitude of the color shift alike.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +20,8 @@ class Rates(flax.struct.PyTreeNode):
 
   Attributes:
     rate: of the weights.
-    bias_rate: of the biases, before the multiplier (2 in the source).
-    color_noise: magnitude of the colour shift.
+    bias_rate: of the biases, before the multiplier (2 in the 2012 code).
+    color_noise: magnitude of the color shift.
     layer_rates: of the weights of those layers that have another rate, by
       name. 0 freezes the layer, its biases too.
   """
@@ -130,7 +130,7 @@ def phase_schedule(
   """Reads a table of phases, such as the log of a run driven by hand.
 
   Args:
-    rows: of first epoch, rate, bias rate, colour noise, and a multiplier of the
+    rows: of first epoch, rate, bias rate, color noise, and a multiplier of the
       rate for each of `layers`; by rising epoch, the first at epoch 0.
     steps_per_epoch: epochs become steps by it.
     layers: those whose weights have a rate of their own, by name.
@@ -219,13 +219,13 @@ def momentum_sgd(
 
   The rate is applied before the momentum: when it drops, the steps already
   gathered in v go on at their old size, whereas `optax.sgd` would shrink them.
-  A parameter whose rate is 0 stands still, its velocity included (2012 source,
+  A parameter whose rate is 0 stands still, its velocity included (2012 code,
   weights.cu:148).
 
   Args:
     momentum: 0.9 in the paper.
     weight_decay: of weights; 0.0005 in the paper.
-    bias_decay: of biases; 0 in the source (layer.cu:565).
+    bias_decay: of biases; 0 in the 2012 code (layer.cu:565).
 
   Returns:
     An optax transformation. Its state is the velocity; its `update` takes the

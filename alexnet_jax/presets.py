@@ -60,7 +60,7 @@ def _replace(network: Architecture, **layers: dict) -> Architecture:
   )
 
 
-def source() -> Architecture:
+def cuda_convnet() -> Architecture:
   """Net 145 as coded: the run whose log ends in the paper's numbers."""
   network = _replace(
     paper(),
@@ -88,7 +88,7 @@ def one_gpu() -> Architecture:
 
 def net_145_half() -> Architecture:
   """Net 145-half: the one-GPU net as coded (layers-145-half.cfg)."""
-  return _halved(source())
+  return _halved(cuda_convnet())
 
 
 def _halved(network: Architecture) -> Architecture:
@@ -108,7 +108,7 @@ def net_147() -> Architecture:
   paddings, and has 13x13 and 6x6 maps too.
   """
   network = _replace(
-    source(), conv2={'padding': (1, 1)}, conv5={'padding': (0, 0)}
+    cuda_convnet(), conv2={'padding': (1, 1)}, conv5={'padding': (0, 0)}
   )
   pool = dataclasses.replace(network.pool, size=2, past_border=True)
   return dataclasses.replace(network, pool=pool)
@@ -117,7 +117,7 @@ def net_147() -> Architecture:
 def net_148() -> Architecture:
   """Net 148: no normalization, neither kind (layers-148.cfg)."""
   return _replace(
-    source(),
+    cuda_convnet(),
     conv1={'order': ('pool', 'activation')},
     conv2={'order': ('activation', 'pool')},
   )
@@ -130,7 +130,7 @@ def no_communication() -> Architecture:
   tower in fc6, which leaves it as many parameters and multiply-adds.
   """
   return _replace(
-    source(),
+    cuda_convnet(),
     conv2={'features': 320},
     conv3={'reads': 'own'},
     fc6={'features': 8192, 'reads': 'own'},
@@ -236,8 +236,8 @@ def four_layer() -> Architecture:
 PRESETS = {
   preset.__name__: preset
   for preset in (
-    paper, source, one_gpu, net_145_half, net_147, net_148, no_communication,
-    ungrouped, torchvision, small, four_layer,
+    paper, cuda_convnet, one_gpu, net_145_half, net_147, net_148,
+    no_communication, ungrouped, torchvision, small, four_layer,
   )
 }  # fmt: skip
 

@@ -183,7 +183,7 @@ def train_line(
     values: of the window, as in `metrics.jsonl`.
     seconds_left: the ETA; NaN, like a speed not measured yet, becomes '?'.
   """
-  speed, wait = values['images_per_second'], 100 * values['waiting']
+  speed, wait = values['images_per_second'], 100 * values['data_wait']
   return (
     f'step {step}/{total}  epoch {values["epoch"]:.2f}'
     f'  loss {values["nll"]:.4f}  error {100 * values["top1_error"]:.1f} %'

@@ -20,16 +20,16 @@ import numpy as np
 from alexnet_jax import checkpoint
 from alexnet_jax import errors
 from alexnet_jax import evaluate
-from alexnet_jax import experiment as experiments
 from alexnet_jax import meter
 from alexnet_jax import optimizer
 from alexnet_jax import progress
 from alexnet_jax import reporting
 from alexnet_jax import resume
+from alexnet_jax import setup
 from alexnet_jax import train_step
 from alexnet_jax.data import Data
-from alexnet_jax.experiment import Experiment
 from alexnet_jax.identity import Identity
+from alexnet_jax.setup import Experiment
 
 # `timeout` and job managers signal a process and then its group: the second one
 # comes at once, and means no more than the first.
@@ -94,7 +94,7 @@ class Run:
       saved = None
       self.data = Data(experiment)
       self.identity = self.data.identity()
-      self.state = experiments.first_state(experiment)
+      self.state = setup.first_state(experiment)
     else:
       saved = self.checkpoints.identity(latest)
       resume.check_config(experiment.plain_config(), saved.config, workdir)
@@ -103,13 +103,11 @@ class Run:
         self.data.identity(), saved, latest, config.checkpoint.accept_changes
       )
       self.state = self.checkpoints.restore(
-        experiments.abstract_state(experiment), latest
+        setup.abstract_state(experiment), latest
       )
     self.epochs = self.identity.epochs
-    self.total_steps = experiments.total_steps(experiment, self.epochs)
-    self.recipe = experiments.make_recipe(
-      experiment, self.epochs, self.data.mean
-    )
+    self.total_steps = setup.total_steps(experiment, self.epochs)
+    self.recipe = setup.make_recipe(experiment, self.epochs, self.data.mean)
     self.train_step = train_step.make_train_step(
       experiment.network, experiment.mesh, self.recipe
     )
@@ -129,7 +127,7 @@ class Run:
   def _warn_of_another_rate(self, saved: Identity) -> None:
     """Says so where the learning rate is not that of the saved config."""
     config = config_dict.ConfigDict(saved.config)
-    before = experiments.make_schedule(
+    before = setup.make_schedule(
       dataclasses.replace(self.experiment, config=config), saved.epochs
     )
     step, plateau = int(self.state.step), self.state.plateau
@@ -220,7 +218,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
   """Trains until the schedule ends; goes on where an earlier run stopped.
 
   Args:
-    experiment: from `experiment.build`.
+    experiment: from `setup.build`.
     workdir: for checkpoints, metrics and the record of the run.
 
   Returns:
@@ -231,7 +229,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
       can be read.
     DivergedError: when the loss is no longer finite.
   """
-  experiments.log_network(experiment)
+  setup.log_network(experiment)
   with contextlib.closing(Run(experiment, workdir)) as run:
     reporting.write_run_record(
       workdir, experiment.plain_config(), experiment.devices()
@@ -320,7 +318,7 @@ def _training_values(run: Run) -> dict[str, float]:
   return {
     'epoch': run.epochs.at(run.step),
     **state.window.means(),
-    'rate': float(rates.rate),
+    'learning_rate': float(rates.rate),
     'color_noise': float(rates.color_noise),
     'unreadable': int(state.epoch.unreadable),
   }
@@ -356,9 +354,10 @@ def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
     logging.warning(
       'The loss has stayed at ln(%d) = %.2f for %d steps: the network says the'
       ' same of every image. Usual causes: initial weights too small or pixels'
-      ' scaled to 0..1 (signals die out: try network.conv3.init_std=0.03 and so'
-      ' on, as the source preset does), a learning rate too high (units die) or'
-      ' too low, labels that do not belong to their images.',
+      ' scaled to 0..1 (signals die out: try'
+      ' --config.network.conv3.init_std=0.03 and so on, as the preset'
+      ' cuda_convnet does), a learning rate too high (units die) or too low,'
+      ' labels that do not belong to their images.',
       run.experiment.network.num_classes,
       chance,
       lasted,
@@ -368,12 +367,12 @@ def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
 def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
   """Validates the state and updates the plateau rule; None if interrupted."""
   _check_finite(run)
-  views = {'centre_view': experiments.centre_view(run.experiment)}
+  views = {'center_view': setup.center_view(run.experiment)}
   batches = run.data.read(run.data.eval_source, 'Validating', strict=True)
   results = run.evaluator(run.state.params, batches, views, stop.received)
   if results is None:
     return None
-  result = results['centre_view']
+  result = results['center_view']
   state, step = run.state, run.step
   epoch = run.epochs.at(step)
   if run.epochs.ends(step):

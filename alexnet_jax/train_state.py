@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 from alexnet_jax import metrics
 from alexnet_jax import model
 from alexnet_jax import optimizer
-from alexnet_jax import towers
+from alexnet_jax import sharding
 from alexnet_jax.architecture import Architecture
 
 
@@ -49,7 +49,7 @@ def shardings(mesh: Mesh) -> TrainState:
 
   Parameters and velocity lie by tower, the rest on every device.
   """
-  tower = NamedSharding(mesh, towers.by_tower(mesh))
+  tower = NamedSharding(mesh, sharding.by_tower(mesh))
   everywhere = NamedSharding(mesh, PartitionSpec())
   fields: dict[str, Any] = {
     field.name: everywhere for field in dataclasses.fields(TrainState)

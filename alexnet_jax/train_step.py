@@ -15,9 +15,9 @@ import optax
 from alexnet_jax import metrics
 from alexnet_jax import model
 from alexnet_jax import optimizer
-from alexnet_jax import pixels
-from alexnet_jax import towers
+from alexnet_jax import sharding
 from alexnet_jax import train_state
+from alexnet_jax import views
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.epochs import Epochs
 from alexnet_jax.train_state import TrainState
@@ -33,9 +33,9 @@ class Recipe:
     schedule: yields the rates of a step.
     optimizer: the update rule, from `optimizer.momentum_sgd`.
     multipliers: learning-rate multipliers, see `optimizer.rate_tree`.
-    mean: float32 [crop, crop, 3] or [3], grey levels to subtract.
-    pixel_scale: multiplies centred pixels.
-    divide_by_noise: divide shifted images by 1 + magnitude, as the 2012 source
+    mean: float32 [crop, crop, 3] or [3], gray levels to subtract.
+    pixel_scale: multiplies centered pixels.
+    divide_by_noise: divide shifted images by 1 + magnitude, as the 2012 code
       does to keep the scale of the test images (convdata_jpeg.py:179).
     accumulation: pieces in which a batch is computed.
     dtype: of the arithmetic.
@@ -67,20 +67,20 @@ def make_loss(
   Differentiate it from outside: `shard_map` knows which parameters are shared
   and adds their gradients itself.
   """
-  join = towers.make_join(mesh)
+  join = sharding.make_join(mesh)
 
   def local_loss(params, batch, key, color_noise):
-    shift = batch['shift'] * color_noise
+    lighting = batch['lighting'] * color_noise
     scale = jnp.float32(recipe.pixel_scale)
     if recipe.divide_by_noise:
       scale = scale / (1 + color_noise)
-    images = pixels.to_input(batch['image'], recipe.mean, scale, shift)
+    images = views.to_input(batch['image'], recipe.mean, scale, lighting)
     logits = model.forward(
       network,
       params,
       images,
       join=join,
-      first_tower=towers.first_tower(mesh, network.towers),
+      first_tower=sharding.first_tower(mesh, network.towers),
       key=jax.random.wrap_key_data(key),
       positions=batch['position'],
       dtype=recipe.dtype,
@@ -91,12 +91,12 @@ def make_loss(
       batch['mask'],
       batch['unreadable'],
     )
-    sums = towers.sum_over_data(sums, mesh)
+    sums = sharding.sum_over_data(sums, mesh)
     return sums.nll, sums
 
-  example, tower = towers.by_example(mesh), towers.by_tower(mesh)
+  example, tower = sharding.by_example(mesh), sharding.by_tower(mesh)
   everywhere = PartitionSpec()
-  return towers.shard_map(
+  return sharding.shard_map(
     local_loss,
     mesh,
     in_specs=(tower, example, everywhere, everywhere),
@@ -183,7 +183,7 @@ def make_train_step(
   return jax.jit(
     step,
     donate_argnums=0,
-    compiler_options=towers.compiler_options(mesh, recipe.dtype),
+    compiler_options=sharding.compiler_options(mesh, recipe.dtype),
     out_shardings=(train_state.shardings(mesh), everywhere),
   )
 
@@ -201,7 +201,7 @@ def put_batch(
 
   Args:
     batch: image uint8 [N, H, W, 3], label int32 [N], mask, unreadable float32
-      [N] and shift float32 [N, 3].
+      [N] and lighting float32 [N, 3].
     accumulation: the number of pieces.
     mesh: the devices.
 
@@ -210,11 +210,11 @@ def put_batch(
   """
   rows = batch['label'].shape[0]
   batch = {**batch, 'position': np.arange(rows, dtype=np.int32)}
-  sharding = NamedSharding(mesh, towers.by_piece(mesh))
+  placement = NamedSharding(mesh, sharding.by_piece(mesh))
   return {
     name: jax.device_put(
       value.reshape(accumulation, rows // accumulation, *value.shape[1:]),
-      sharding,
+      placement,
     )
     for name, value in batch.items()
   }

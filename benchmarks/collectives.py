@@ -97,7 +97,7 @@ def sent_between(
 
   Args:
     found: from `read`.
-    devices_per_copy: neighbours among which one network's towers are shared.
+    devices_per_copy: neighbors among which one network's towers are shared.
   """
   between_towers = between_copies = 0
   for one in found:

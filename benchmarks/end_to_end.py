@@ -130,7 +130,7 @@ def speed(lines: list[dict[str, float]]) -> tuple[float, float]:
   windows = [line for line in windows if line['images_per_second']]
   seconds = [1 / line['images_per_second'] for line in windows]
   waited = [
-    line['waiting'] * own for line, own in zip(windows, seconds, strict=True)
+    line['data_wait'] * own for line, own in zip(windows, seconds, strict=True)
   ]
   return len(seconds) / sum(seconds), sum(waited) / sum(seconds)
 

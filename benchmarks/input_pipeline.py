@@ -4,7 +4,7 @@
   ALEXNET_DATA=DIR python -m benchmarks.input_pipeline  # imagenet_sample.tar
 
 Every contender yields crops of 224 pixels of uint8, labels and three floats of
-colour shift, the same work on the same files. "A core" is by processor time,
+color shift, the same work on the same files. "A core" is by processor time,
 of all threads and processes together, whatever else the machine does.
 """
 

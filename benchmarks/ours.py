@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet_jax import architecture
 from alexnet_jax import optimizer
-from alexnet_jax import towers
+from alexnet_jax import sharding
 from alexnet_jax import train_state
 from alexnet_jax import train_step
 from benchmarks import collectives
@@ -79,16 +79,16 @@ def lower(
     crop_size: side of the images, pixels.
     precision: see `configure`.
   """
-  mesh = towers.make_mesh(network.towers, list(devices))
+  mesh = sharding.make_mesh(network.towers, list(devices))
   step: Any = train_step.make_train_step(
     network, mesh, make_recipe(network, dtype=dtype_of(precision))
   )
   state = train_state.abstract(network, mesh, crop_size=crop_size)
   batch = random_batch.make(batch_size, crop_size, network.num_classes)
   batch['position'] = np.arange(batch_size, dtype=np.int32)
-  sharding = NamedSharding(mesh, towers.by_piece(mesh))
+  placement = NamedSharding(mesh, sharding.by_piece(mesh))
   shapes = {
-    name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype, sharding=sharding)
+    name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype, sharding=placement)
     for name, x in batch.items()
   }
   return step.lower(state, shapes)
@@ -126,11 +126,11 @@ class Step:
       # As a run does: whole programs, however quickly they were compiled.
       jax.config.update('jax_compilation_cache_dir', cache_dir)
       jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-    towers.simulate_devices(devices)
+    sharding.simulate_devices(devices)
     if len(jax.devices()) < devices:
       raise ValueError(f'{devices} devices wanted, {jax.device_count()} there')
     network = networks.get(preset, num_classes)
-    self._mesh = towers.make_mesh(network.towers, jax.devices()[:devices])
+    self._mesh = sharding.make_mesh(network.towers, jax.devices()[:devices])
     mesh = self._mesh
     self._state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
     self._step: Any = train_step.make_train_step(
@@ -158,7 +158,7 @@ class Step:
     """
     text = self._step.lower(self._state, self._batch).compile().as_text()
     found = collectives.read(text)
-    return collectives.sent_between(found, self._mesh.shape[towers.TOWER])
+    return collectives.sent_between(found, self._mesh.shape[sharding.TOWER])
 
 
 def peak_memory() -> int:
@@ -180,7 +180,7 @@ def first_gradient(
   Without momentum and decay and at a rate of 1, the velocity after the first
   step is the negative gradient: the compiled step itself gives it away.
   """
-  mesh = towers.make_mesh(network.towers, jax.devices()[:1])
+  mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
   state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
   params = jax.tree.map(np.array, state.params)
   recipe = make_recipe(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax import towers
+from alexnet_jax import sharding
 
 
 class Cost(NamedTuple):
@@ -67,8 +67,8 @@ def differentiable(
     flops: of the forward pass.
     is_first: whether the inputs are images, which need no gradient.
   """
-  options = towers.compiler_options(
-    towers.make_mesh(1, jax.devices()[:1]),
+  options = sharding.compiler_options(
+    sharding.make_mesh(1, jax.devices()[:1]),
     jnp.result_type(*jax.tree.leaves(xs)),
   )
 

@@ -12,9 +12,9 @@ import optax
 from alexnet_jax import architecture
 from alexnet_jax import metrics
 from alexnet_jax import optimizer
-from alexnet_jax import pixels
-from alexnet_jax import towers
+from alexnet_jax import sharding
 from alexnet_jax import train_state
+from alexnet_jax import views
 from benchmarks import networks
 from benchmarks import operations
 from benchmarks import ours
@@ -38,10 +38,10 @@ class Parts:
   ):
     """Builds and compiles the parts; the arguments are those of `ours.Step`."""
     ours.configure(precision, platform)
-    towers.simulate_devices(1)
+    sharding.simulate_devices(1)
     network = networks.get(preset)
     self._parts: list[part.Part] = []
-    mesh = towers.make_mesh(network.towers, jax.devices()[:1])
+    mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
     state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
     batch = random_batch.make(batch_size, crop_size, network.num_classes)
     batch = jax.device_put(batch)
@@ -72,18 +72,18 @@ class Parts:
 
   def _input(self, batch, recipe):
     @jax.jit
-    def centre(images, shift):
-      images = pixels.to_input(
+    def center(images, shift):
+      images = views.to_input(
         images, recipe.mean, 1.0, shift * random_batch.NOISE
       )
       return images.astype(recipe.dtype)
 
-    arguments = batch['image'], batch['shift']
-    x = centre(*arguments)
+    arguments = batch['image'], batch['lighting']
+    x = center(*arguments)
     cost = part.Cost(0, part.size(arguments) + x.nbytes)
     none = part.Cost(0, 0)
     self._parts.append(
-      part.Part('input', lambda: centre(*arguments), None, cost, none)
+      part.Part('input', lambda: center(*arguments), None, cost, none)
     )
     return x
 

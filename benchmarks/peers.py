@@ -1,6 +1,6 @@
 """Input pipelines of others doing the same work, with Pillow.
 
-Shorter side to 256, centre square, random crop of 224, flip, colour shift; the
+Shorter side to 256, center square, random crop of 224, flip, color shift; the
 batch holds uint8 pixels and three floats an image, as ours does.
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_jax import data
-from alexnet_jax import experiment
+from alexnet_jax import setup
 from benchmarks import image_files
 from benchmarks import ours
 from benchmarks import report
@@ -51,7 +51,7 @@ class Ours:
     config.network.fc8.features = classes
     if store_dir:
       config.data.store_dir = store_dir
-    parts = experiment.build(config)
+    parts = setup.build(config)
     if store_dir:
       data.prepare(parts)
     self._batches = data.Data(parts).train_batches(0)
@@ -69,7 +69,7 @@ class MadeUp:
     config = _config(batch_size)
     config.data.source = 'synthetic'
     config.data.num_examples = num_images
-    parts = experiment.build(config)
+    parts = setup.build(config)
     start = time.perf_counter()
     self._batches = data.Data(parts).train_batches(0)
     next(self._batches)

@@ -5,7 +5,7 @@ import itertools
 import jax.numpy as jnp
 from ml_collections import config_dict
 
-from alexnet_jax import experiment
+from alexnet_jax import setup
 from alexnet_jax import train_step
 from alexnet_jax.data import Data
 
@@ -14,11 +14,11 @@ class StepAlone:
   """The run's step on one batch of its images, over and over."""
 
   def __init__(self, config: config_dict.ConfigDict):
-    parts = experiment.build(config)
+    parts = setup.build(config)
     data = Data(parts)
-    recipe = experiment.make_recipe(parts, data.identity().epochs, data.mean)
+    recipe = setup.make_recipe(parts, data.identity().epochs, data.mean)
     self._step = train_step.make_train_step(parts.network, parts.mesh, recipe)
-    self._state = experiment.first_state(parts)
+    self._state = setup.first_state(parts)
     batch = next(data.train_batches(0))
     self._batch = train_step.put_batch(batch, config.accumulation, parts.mesh)
     self.run(1)
@@ -36,7 +36,7 @@ class PipelineAlone:
   """The run's batches, which nobody uses."""
 
   def __init__(self, config: config_dict.ConfigDict):
-    data = Data(experiment.build(config))
+    data = Data(setup.build(config))
     self._batches = data.train_batches(0)
     self.run(1)
 

@@ -50,7 +50,7 @@ def tensors(
   return (
     images.to(device).contiguous(memory_format=layout),
     torch.from_numpy(batch['label']).long().to(device),
-    torch.from_numpy(batch['shift']).to(device),
+    torch.from_numpy(batch['lighting']).to(device),
   )
 
 

@@ -1,7 +1,8 @@
 """ImageNet, ILSVRC-2012: the paper's network, data and schedule.
 
   python main.py --config=configs/imagenet.py --workdir=runs/imagenet
-  python main.py --config=configs/imagenet.py:source --workdir=runs/source
+  python main.py --config=configs/imagenet.py:cuda_convnet \
+      --workdir=runs/cuda_convnet
 
 Expected errors on the 50,000 validation images with ten views are in README,
 one row per preset. Every number is a key: --config.optimizer.momentum=0.8.
@@ -28,7 +29,7 @@ def base(preset: str) -> config_dict.ConfigDict:
   """Returns the paper's recipe around a network."""
   config = config_dict.ConfigDict()
 
-  # Of initial values, dropout masks, order, crops, flips and colour shifts.
+  # Of initial values, dropout masks, order, crops, flips and color shifts.
   config.seed = 0
   # Devices in use. 0: all that there are; on a CPU, one simulated device a
   # tower. 1 runs all towers on one device, 2 is the paper's pair, 4 two pairs.
@@ -89,23 +90,24 @@ def base(preset: str) -> config_dict.ConfigDict:
   config.data.threads = 0
 
   config.input = config_dict.ConfigDict()
-  # Shorter side and centre square, in pixels (Section 2).
+  # Shorter side and center square, in pixels (Section 2).
   config.input.image_size = 256
   # Side of the crops, in pixels (Section 4.1).
   config.input.crop_size = 224
   config.input.random_crop = True
   config.input.flip = True
-  # Consecutive images that share a crop and flip: 1, or 32 as in the source.
+  # Consecutive images that share a crop and flip: 1, or 32 as in the 2012 code.
   config.input.crop_chunk = 1
   # A new order every epoch. False: one order for all, drawn from the seed; the
   # list of the 2012 code was shuffled once.
   config.input.shuffle = True
-  # Colour shift (Section 4.1): paper (eigenvalues of 0..1 pixels), source
+  # Color shift (Section 4.1): paper (eigenvalues of 0..1 pixels),
+  # cuda_convnet
   # (standard deviations of 0..255 pixels, sum divided by 1.1) or none.
   config.input.color = 'paper'
   # What is subtracted: pixel (the mean image), channel (means) or none.
   config.input.mean = 'pixel'
-  # Multiplies centred pixels. The paper's initial weights expect 0..255.
+  # Multiplies centered pixels. The paper's initial weights expect 0..255.
   config.input.pixel_scale = 1.0
 
   config.optimizer = config_dict.ConfigDict()
@@ -116,9 +118,9 @@ def base(preset: str) -> config_dict.ConfigDict:
   config.optimizer.learning_rate = 0.01
   config.optimizer.momentum = 0.9
   config.optimizer.weight_decay = 0.0005
-  # Decay of biases: none in the source, and the paper does not say.
+  # Decay of biases: none in the 2012 code, and the paper does not say.
   config.optimizer.bias_decay = 0.0
-  # Magnitude of the colour shift (Section 4.1).
+  # Magnitude of the color shift (Section 4.1).
   config.optimizer.color_noise = 0.1
   # By which a layer's rates, or all biases' rates, are multiplied.
   config.optimizer.rate_multipliers = config_dict.ConfigDict(
@@ -132,13 +134,15 @@ def base(preset: str) -> config_dict.ConfigDict:
   # "Divide the learning rate by 10", three times (Section 5).
   config.optimizer.plateau.factor = 10.0
   config.optimizer.plateau.max_drops = 3
-  # Rows of schedule=phases: first epoch, rate, bias rate, colour noise, and a
+  # Rows of schedule=phases: first epoch, rate, bias rate, color noise, and a
   # multiplier of the weights' rate for each of `layers`; 0 freezes a layer, its
   # biases too. This is the log of net 145, whose bias rate was never cut; other
   # 2012 presets bring their own (configs/runs_2012.py).
   config.optimizer.phases = config_dict.ConfigDict()
   config.optimizer.phases.layers = ('conv1',)
-  config.optimizer.phases.rows = runs_2012.phases(runs_2012.RUNS['source'])
+  config.optimizer.phases.rows = runs_2012.phases(
+    runs_2012.RUNS['cuda_convnet']
+  )
   config.optimizer.cosine = config_dict.ConfigDict()
   config.optimizer.cosine.warmup_epochs = 5.0
   config.optimizer.cosine.end_rate = 0.0

@@ -2,7 +2,7 @@
 
 From the notes at the end of the archive's layers/layer-params-*.cfg. A row is
 an epoch, the rate of the weights, that of the biases before their multiplier of
-2, the magnitude of the colour shift, and what conv1's rate is multiplied by.
+2, the magnitude of the color shift, and what conv1's rate is multiplied by.
 
 Epochs count from 1, as cuda-convnet's do (gpumodel.py:72 of July 2012). A log
 names the epoch in which a change was made, not where in it: here it is made at
@@ -65,7 +65,7 @@ _NET_147 = Run(
     (1, 1e-2, 1e-2, 0.1, 1.0),
     (23, 1e-3, 1e-2, 0.1, 1.0),
     (51, 1e-4, 1e-2, 0.1, 1.0),
-    # The colour shift was never switched off.
+    # The color shift was never switched off.
     (79, 1e-5, 1e-2, 0.1, 0.0),
   ),
   killed=90,
@@ -95,7 +95,7 @@ _NET_150 = Run(
 
 # By the preset that is the run's network.
 RUNS = {
-  'source': _NET_145,
+  'cuda_convnet': _NET_145,
   'net_145_half': _NET_145_HALF,
   'net_147': _NET_147,
   'net_148': _NET_148,
@@ -114,6 +114,6 @@ def apply(run: Run, config: config_dict.ConfigDict) -> None:
   config.optimizer.schedule = 'phases'
   config.optimizer.phases.rows = phases(run)
   config.optimizer.rate_multipliers.bias = 2.0
-  config.input.color = 'source'
+  config.input.color = 'cuda_convnet'
   config.input.crop_chunk = 32
   config.input.shuffle = False

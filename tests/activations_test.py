@@ -5,10 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import activations
 from alexnet_jax import architecture
 from alexnet_jax import errors
 from alexnet_jax import model
+from alexnet_jax.analysis import activations
 from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Dense
 

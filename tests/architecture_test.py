@@ -15,7 +15,7 @@ def test_a_layer_that_reads_all_towers_starts_a_stage():
   two = [['conv1', 'conv2'], ['conv3', 'conv4', 'conv5']]
   dense = [['fc6'], ['fc7'], ['fc8']]
   assert _names(presets.paper().stages) == two + dense
-  assert _names(presets.source().stages) == two + dense
+  assert _names(presets.cuda_convnet().stages) == two + dense
   assert _names(presets.small().stages) == two + dense
   # Towers that meet at the classifier alone.
   before = ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7']

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from alexnet_jax import averaging
-from alexnet_jax import subsets
+from alexnet_jax.analysis import averaging
+from alexnet_jax.analysis import subsets
 
 
 def _log_probs(networks, examples, classes, seed=0):

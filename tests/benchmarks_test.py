@@ -408,10 +408,10 @@ def test_input_pipeline(in_process, tmp_path, capsys):
 
 def test_speed_of_a_run():
   lines = [
-    {'kind': 'train', 'images_per_second': 1.0, 'waiting': 0.9},
-    {'kind': 'train', 'images_per_second': 100.0, 'waiting': 0.1},
+    {'kind': 'train', 'images_per_second': 1.0, 'data_wait': 0.9},
+    {'kind': 'train', 'images_per_second': 100.0, 'data_wait': 0.1},
     {'kind': 'validation'},
-    {'kind': 'train', 'images_per_second': 50.0, 'waiting': 0.4},
+    {'kind': 'train', 'images_per_second': 50.0, 'data_wait': 0.4},
   ]
   # Two windows of the same number of images, of 1 and of 2 time units.
   speed, waiting = end_to_end.speed(lines)

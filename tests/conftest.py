@@ -28,9 +28,9 @@ if 'JAX_PLATFORMS' not in os.environ:
 if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
   jax.config.update('jax_disable_most_optimizations', True)
 
-from alexnet_jax import towers  # noqa: E402
+from alexnet_jax import sharding  # noqa: E402
 
-towers.simulate_devices(4)
+sharding.simulate_devices(4)
 jax.devices()  # Fixes their number, whatever a test's config asks for.
 
 

@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from alexnet_jax import contact_sheet
+from alexnet_jax.analysis import contact_sheet
 
 # Inches from the upper left corner, times the dots an inch.
 _DOTS = 160
@@ -18,7 +18,7 @@ def _read(path):
 
 
 def _boxes(pixels, color):
-  """Returns the sides of the smallest box around all pixels of a colour."""
+  """Returns the sides of the smallest box around all pixels of a color."""
   rows, columns = np.nonzero(abs(pixels - np.array(color)).max(axis=-1) <= 2)
   return rows.min(), rows.max(), columns.min(), columns.max()
 
@@ -62,9 +62,9 @@ def test_a_bar_is_as_long_as_its_probability(tmp_path):
     assert right - left == pytest.approx(share * width, abs=3)
 
 
-def test_neighbours_stand_in_a_row_behind_their_query(tmp_path):
+def test_neighbors_stand_in_a_row_behind_their_query(tmp_path):
   rows = [
-    contact_sheet.Neighbours(
+    contact_sheet.Neighbors(
       _plain((10 + 90 * q, 0, 0)),
       'query.jpg',
       np.stack([_plain((100 * q, 80 * i + 10, 200)) for i in range(3)]),
@@ -73,7 +73,7 @@ def test_neighbours_stand_in_a_row_behind_their_query(tmp_path):
     )
     for q in range(2)
   ]
-  contact_sheet.save_neighbours(tmp_path / 's.png', rows, 'Title', 'subtitle')
+  contact_sheet.save_neighbors(tmp_path / 's.png', rows, 'Title', 'subtitle')
   pixels = _read(tmp_path / 's.png')
   for q in range(2):
     colors = [(10 + 90 * q, 0, 0)]
@@ -86,7 +86,7 @@ def test_neighbours_stand_in_a_row_behind_their_query(tmp_path):
 
 
 def test_small_images_keep_their_pixels(tmp_path):
-  # A checkerboard of two colours stays one of two colours.
+  # A checkerboard of two colors stays one of two colors.
   square = np.indices((8, 8)).sum(0) % 2
   square = np.stack([255 * square, 0 * square, 0 * square], -1)
   cell = contact_sheet.Guesses(square.astype(np.uint8), '', [''], [0])

@@ -7,8 +7,8 @@ import pytest
 
 from alexnet_jax import data
 from alexnet_jax import errors
-from alexnet_jax import experiment
 from alexnet_jax import presets
+from alexnet_jax import setup
 from alexnet_jax.input_pipeline import pipeline
 from configs import smoke
 
@@ -17,7 +17,7 @@ def _build(**overrides):
   config = smoke.get_config()
   config.devices = 2
   config.update_from_flattened_dict(overrides)
-  return experiment.build(config)
+  return setup.build(config)
 
 
 def test_steps_of_an_epoch():
@@ -31,7 +31,7 @@ def test_number_of_classes_must_fit():
   config = smoke.get_config()
   config.devices = 2
   config.network.fc8.features = 7
-  splits = data.Data(experiment.build(config))
+  splits = data.Data(setup.build(config))
   with pytest.raises(errors.UserError, match=r'7 classes.*10.*fc8.features=7'):
     data._check_num_classes(presets.small(), splits.train_source)
 

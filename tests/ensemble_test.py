@@ -8,11 +8,11 @@ from PIL import Image
 import pytest
 
 from alexnet_jax import data
-from alexnet_jax import ensemble
 from alexnet_jax import errors
-from alexnet_jax import experiment
+from alexnet_jax import inference
 from alexnet_jax import model
-from alexnet_jax import trained
+from alexnet_jax import setup
+from alexnet_jax.analysis import ensemble
 from tests import input_pipeline_testing as testing
 from tests import trained_testing
 
@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def opened(place):
-  return [trained.open_run(place / name) for name in 'abc']
+  return [inference.open_run(place / name) for name in 'abc']
 
 
 def _probabilities(run, cuts):
@@ -93,7 +93,7 @@ def test_three_runs_by_hand(place, opened, tmp_path):
 
 def test_files(place, opened, tmp_path):
   runs = [str(place / name) for name in 'ab']
-  ensemble.run(runs, None, tmp_path, 'centre_view')
+  ensemble.run(runs, None, tmp_path, 'center_view')
   with (tmp_path / 'ensemble.csv').open(newline='') as file:
     rows = list(csv.reader(file))
   assert rows[0] == ['networks', 'top1_error', 'top5_error', 'nll', *runs]
@@ -110,9 +110,9 @@ def test_files(place, opened, tmp_path):
 
 
 def _other(place, folder, **overrides):
-  parts = experiment.build(trained_testing.config(folder, **overrides))
+  parts = setup.build(trained_testing.config(folder, **overrides))
   identity = data.Data(parts).identity()
-  return trained.Trained(place / 'other', 1, parts, {}, identity)
+  return inference.Trained(place / 'other', 1, parts, {}, identity)
 
 
 def test_runs_that_cannot_be_averaged_are_a_mistake_in_one_line(
@@ -134,7 +134,7 @@ def test_runs_that_cannot_be_averaged_are_a_mistake_in_one_line(
     assert '\n' not in str(caught.value)
   first = str(place / 'a')
   with pytest.raises(errors.UserError, match='two or more'):
-    ensemble.run([first], None, tmp_path, 'centre_view')
+    ensemble.run([first], None, tmp_path, 'center_view')
   with pytest.raises(errors.UserError, match='nowhere holds no checkpoints'):
     ensemble.run([first, str(place / 'nowhere')], None, tmp_path, 'ten_views')
   assert not list(tmp_path.glob('ensemble*'))

@@ -7,9 +7,9 @@ import pytest
 from alexnet_jax import architecture
 from alexnet_jax import evaluate
 from alexnet_jax import model
-from alexnet_jax import pixels
-from alexnet_jax import towers
+from alexnet_jax import sharding
 from alexnet_jax import train_state
+from alexnet_jax import views
 from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Dense
 
@@ -28,8 +28,8 @@ _NETWORK = architecture.Architecture(
 _MEAN = np.random.default_rng(5).uniform(90, 130, (_CROP, _CROP, 3))
 _MEAN = _MEAN.astype(np.float32)
 _VIEWS = {
-  'centre_view': pixels.centre_view(_SIZE, _CROP),
-  'ten_views': pixels.ten_views(_SIZE, _CROP),
+  'center_view': views.center_view(_SIZE, _CROP),
+  'ten_views': views.ten_views(_SIZE, _CROP),
 }
 _rng = np.random.default_rng(6)
 _IMAGES = _rng.integers(0, 256, (_ROWS, _SIZE, _SIZE, 3), np.uint8)
@@ -63,7 +63,7 @@ def _expected_log_probs():
   places = [(0, 0), (0, 4), (2, 2), (4, 0), (4, 4)]
   ten = [(*place, mirror) for place in places for mirror in (False, True)]
   views = {
-    'centre_view': [(2, 2, False)],
+    'center_view': [(2, 2, False)],
     'ten_views': ten,
     'two_views': [(1, 3, True), (0, 2, False)],
   }
@@ -78,20 +78,20 @@ def _settings():
 
 
 @pytest.mark.parametrize('num_devices', [1, 2])
-@pytest.mark.parametrize('name', ['centre_view', 'ten_views', 'two_views'])
+@pytest.mark.parametrize('name', ['center_view', 'ten_views', 'two_views'])
 def test_log_probabilities_are_those_of_the_mean_of_the_views(
   name, num_devices
 ):
-  mesh = towers.make_mesh(2, jax.devices()[:num_devices])
+  mesh = sharding.make_mesh(2, jax.devices()[:num_devices])
   log_probs = evaluate.make_log_probs(_NETWORK, mesh, **_settings())
   # Two whose rows and columns cannot be mistaken for each other.
-  two = (pixels.View(1, 3, True), pixels.View(0, 2, False))
-  views = {**_VIEWS, 'two_views': two}[name]
-  actual = log_probs(_placed(mesh), _IMAGES, views)
+  two = (views.View(1, 3, True), views.View(0, 2, False))
+  chosen = {**_VIEWS, 'two_views': two}[name]
+  actual = log_probs(_placed(mesh), _IMAGES, chosen)
   expected = _expected_log_probs()
   np.testing.assert_allclose(actual, expected[name], atol=2e-5)
   # Ten views do differ from one.
-  assert np.abs(expected['ten_views'] - expected['centre_view']).max() > 0.05
+  assert np.abs(expected['ten_views'] - expected['center_view']).max() > 0.05
 
 
 def _batches(size):
@@ -130,17 +130,17 @@ def _expected_result(name):
   [(1, 1), (1, 7), (1, 64), (2, 1), (2, 7), (2, 64), (4, 2), (4, 64)],
 )
 def test_results_do_not_depend_on_batches_and_devices(num_devices, size):
-  mesh = towers.make_mesh(2, jax.devices()[:num_devices])
+  mesh = sharding.make_mesh(2, jax.devices()[:num_devices])
   evaluator = evaluate.Evaluator(_NETWORK, mesh, **_settings())
   results = evaluator(_placed(mesh), _batches(size), _VIEWS)
-  assert list(results) == ['centre_view', 'ten_views']
+  assert list(results) == ['center_view', 'ten_views']
   for name, result in results.items():
     assert result == _expected_result(name)
     assert 0 < result['top5_error'] < result['top1_error'] < 1
 
 
 def test_an_interrupted_evaluation_has_no_result():
-  mesh = towers.make_mesh(2, jax.devices()[:1])
+  mesh = sharding.make_mesh(2, jax.devices()[:1])
   evaluator = evaluate.Evaluator(_NETWORK, mesh, **_settings())
   asked = []
 
@@ -148,6 +148,6 @@ def test_an_interrupted_evaluation_has_no_result():
     asked.append(True)
     return len(asked) == 2
 
-  views = {'centre_view': _VIEWS['centre_view']}
+  views = {'center_view': _VIEWS['center_view']}
   assert evaluator(_params(), _batches(7), views, interrupted) is None
   assert len(asked) == 2

@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 
 from alexnet_jax import errors
-from alexnet_jax import extract
+from alexnet_jax import inference
 from alexnet_jax import model
-from alexnet_jax import trained
+from alexnet_jax.analysis import extract
 from alexnet_jax.input_pipeline import folder
 from tests import trained_testing
 
@@ -23,7 +23,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run(place):
-  return trained.open_run(place / 'run')
+  return inference.open_run(place / 'run')
 
 
 @pytest.fixture(scope='module')

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax import errors
-from alexnet_jax import feature_cache
-from alexnet_jax import features
-from alexnet_jax import trained
+from alexnet_jax import inference
+from alexnet_jax.analysis import feature_cache
+from alexnet_jax.analysis import features
 from tests import trained_testing
 
 
@@ -19,7 +19,7 @@ def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('feature_cache')
   data = trained_testing.write_data(folder / 'data')
   trained_testing.write_run(folder / 'run', data)
-  return trained.open_run(folder / 'run')
+  return inference.open_run(folder / 'run')
 
 
 def _load(run, layer='fc7'):

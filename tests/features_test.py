@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from alexnet_jax import features
-from alexnet_jax import trained
+from alexnet_jax import inference
+from alexnet_jax.analysis import features
 from tests import trained_testing
 
 
@@ -19,7 +19,7 @@ def test_devices_share_batches_that_they_do_not_divide(place):
   outputs = []
   for devices in (1, 4):
     config = trained_testing.config(place / 'data', devices=devices)
-    run = trained.open_run(place / 'run', config)
+    run = inference.open_run(place / 'run', config)
     assert len(run.experiment.devices()) == devices
     outputs.append(np.asarray(features.make_extractor(run, 'fc7')(squares)))
   one, four = outputs
@@ -28,7 +28,7 @@ def test_devices_share_batches_that_they_do_not_divide(place):
 
 
 def test_squares_are_those_of_the_split_in_any_order(place):
-  run = trained.open_run(place / 'run')
+  run = inference.open_run(place / 'run')
   source = run.split('train')
   every = np.concatenate([b['image'] for b in run.data.read(source, '')])
   wanted = np.array([14, 0, 14, 7, 3, 2, 1, 5, 6])  # more than one batch

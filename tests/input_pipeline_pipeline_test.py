@@ -190,7 +190,7 @@ def test_shapes_and_dtypes(source, size):
     'label': ((8,), np.int32),
     'mask': ((8,), np.float32),
     'unreadable': ((8,), np.float32),
-    'shift': ((8, 3), np.float32),
+    'lighting': ((8, 3), np.float32),
   }
   (batch,) = take(evaluation(source, 8, size), 1)
   assert batch['image'].shape == (8, size, size, 3)
@@ -220,9 +220,9 @@ def test_every_example_once_an_epoch(source, size):
 def test_padding_is_zero_and_not_unreadable(source, size):
   last = take(train(source, size), 3)[2]
   assert last['mask'].tolist() == [1] * 7 + [0]
-  for key in ('image', 'label', 'unreadable', 'shift'):
+  for key in ('image', 'label', 'unreadable', 'lighting'):
     assert not last[key][7].any()
-  assert last['shift'][:7].all()
+  assert last['lighting'][:7].all()
 
 
 @pytest.mark.parametrize(
@@ -308,21 +308,21 @@ def test_shares_must_divide_the_batch():
 def test_batch_size_cuts_the_same_epoch(crop_chunk):
   small = take(train(batch_size=5, crop_chunk=crop_chunk), 5)
   large = take(train(batch_size=23, crop_chunk=crop_chunk), 1)
-  for key in ('image', 'label', 'shift'):
+  for key in ('image', 'label', 'lighting'):
     np.testing.assert_array_equal(examples(small, key), examples(large, key))
 
 
 def test_seed_changes_order_crops_and_lighting():
   (ours,), (theirs,) = take(train(), 1), take(train(seed=4), 1)
   assert not np.array_equal(ours['label'], theirs['label'])
-  assert not np.array_equal(ours['shift'], theirs['shift'])
+  assert not np.array_equal(ours['lighting'], theirs['lighting'])
 
 
 @pytest.mark.parametrize(('source', 'size'), [(SOURCE, 20), (LARGE, 80)])
 def test_crops_and_flips_are_those_of_each_examples_seed(source, size):
   steps = take(train(source, size), 3)
   drawn = tables(3, 0, 23)
-  images, shifts = examples(steps, 'image'), examples(steps, 'shift')
+  images, shifts = examples(steps, 'image'), examples(steps, 'lighting')
   for image, shift, index in zip(images, shifts, drawn['order'], strict=True):
     seed = drawn['seeds'][index]
     # 5 x 5 positions; the lowest bit mirrors.
@@ -454,7 +454,7 @@ def test_bad_files_never_move_their_neighbors(tmp_path):
     gaps = np.isin(indices, bad)
     np.testing.assert_array_equal(ours['unreadable'], gaps)
     np.testing.assert_array_equal(ours['mask'], ~gaps)
-    for key in ('image', 'label', 'shift'):
+    for key in ('image', 'label', 'lighting'):
       np.testing.assert_array_equal(ours[key][~gaps], theirs[key][~gaps])
       assert not ours[key][gaps].any()
 

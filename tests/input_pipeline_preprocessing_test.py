@@ -20,8 +20,8 @@ def square(pixels, image_size):
 
 def bilinear_weights(side, image_size):
   """Float64 weights [image_size, side] of one axis, edges repeated."""
-  centres = (np.arange(image_size) + 0.5) * side / image_size
-  distance = np.abs(np.arange(-1, side + 1) + 0.5 - centres[:, np.newaxis])
+  centers = (np.arange(image_size) + 0.5) * side / image_size
+  distance = np.abs(np.arange(-1, side + 1) + 0.5 - centers[:, np.newaxis])
   weights = np.maximum(0, 1 - distance)
   weights[:, 1] += weights[:, 0]
   weights[:, -2] += weights[:, -1]
@@ -36,8 +36,8 @@ def test_resampling_equals_float64_reference(shape):
   side = min(shape)
   top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
   weights = bilinear_weights(side, 64)
-  centre = pixels[top : top + side, left : left + side].astype(float)
-  exact = np.einsum('ih,hwc,jw->ijc', weights, centre, weights)
+  center = pixels[top : top + side, left : left + side].astype(float)
+  exact = np.einsum('ih,hwc,jw->ijc', weights, center, weights)
   assert np.abs(square(pixels, 64) - exact).max() < 0.502
 
 
@@ -155,7 +155,7 @@ def test_flips_are_fair_and_independent_of_crops():
 def test_lighting_scale():
   stdevs = np.array([20.0, 40.0, 120.0])
   np.testing.assert_array_equal(
-    preprocessing.lighting_scale(stdevs, 'source'), stdevs
+    preprocessing.lighting_scale(stdevs, 'cuda_convnet'), stdevs
   )
   # Pixels on 0..1 have variance (120 / 255)^2 = 0.22145; times 255: 56.47.
   paper = preprocessing.lighting_scale(stdevs, 'paper')

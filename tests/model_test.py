@@ -52,7 +52,7 @@ _PAPER = _network(
   ('activation', 'response_norm', 'pool'),
   ('activation', 'response_norm', 'pool'),
 )
-_SOURCE = _network(
+_CUDA_CONVNET = _network(
   ('response_norm', 'pool', 'activation'),
   ('activation', 'response_norm', 'map_norm'),
 )
@@ -142,7 +142,9 @@ def _images():
   return rng.standard_normal((3, _CROP, _CROP, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize('network', [_PAPER, _SOURCE], ids=['paper', 'source'])
+@pytest.mark.parametrize(
+  'network', [_PAPER, _CUDA_CONVNET], ids=['paper', 'cuda_convnet']
+)
 def test_forward(network):
   params = _init(network)
   logits = jax.jit(model.forward, static_argnums=0)(network, params, _images())
@@ -190,7 +192,9 @@ def test_the_first_layer_of_both_towers(platform, monkeypatch):
     assert 0.3 < np.mean(np.asarray(both[tower]) == 0) < 0.7
 
 
-@pytest.mark.parametrize('network', [_PAPER, _SOURCE], ids=['paper', 'source'])
+@pytest.mark.parametrize(
+  'network', [_PAPER, _CUDA_CONVNET], ids=['paper', 'cuda_convnet']
+)
 def test_gradient_along_a_direction(network):
   params = _init(network)
   images, labels = _images(), np.array([0, 3, 4])
@@ -321,5 +325,5 @@ def test_activation():
 
 
 def test_the_gradient_of_relu_is_zero_at_zero():
-  # 2012 source, neuron.cuh:167-172.
+  # 2012 code, neuron.cuh:167-172.
   assert jax.grad(model.activation('relu'))(0.0) == 0

@@ -14,9 +14,9 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
-from alexnet_jax import experiment
 from alexnet_jax import printable
 from alexnet_jax import reporting
+from alexnet_jax import setup
 from alexnet_jax import train
 import main
 from tests import trained_testing
@@ -46,7 +46,7 @@ def place(tmp_path_factory):
   config = trained_testing.config(data, batch_size=4, num_epochs=1)
   with warnings.catch_warnings():
     _refuse_boxes()
-    assert train.train(experiment.build(config), folder / 'run') == 0
+    assert train.train(setup.build(config), folder / 'run') == 0
   return folder
 
 
@@ -114,7 +114,7 @@ def test_similar(place, tmp_path, monkeypatch, capsys):
   classes = set(_column(tmp_path / 'similar.csv', 'class'))
   assert classes <= set(map(printable.printable, _CLASSES))
   _check_png(tmp_path / 'similar.png')
-  # A line a query and six neighbours each: no name breaks one.
+  # A line a query and six neighbors each: no name breaks one.
   assert len(capsys.readouterr().out.splitlines()) == 7 * len(_FILES)
 
 
@@ -156,7 +156,7 @@ def test_workdirs_that_checkpoints_cannot_have(place, monkeypatch, capsys):
   odd = place / os.fsdecode(b'\xff')
   config = trained_testing.config(place / 'data')
   with pytest.raises(train.errors.UserError, match='is not UTF-8'):
-    train.train(experiment.build(config), odd)
+    train.train(setup.build(config), odd)
   assert not odd.exists()
   flags = ('--mode=evaluate', f'--workdir={odd}')
   assert _main(place, monkeypatch, *flags) == 2

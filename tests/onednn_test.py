@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import onednn
-from alexnet_jax import towers
+from alexnet_jax import sharding
 
 _NUMBERS = ('NHWC', 'HWIO', 'NHWC')
 # Size, stride, padding and side of the image.
@@ -86,12 +86,12 @@ def test_float32_is_left_alone(monkeypatch):
   monkeypatch.setattr(onednn, 'is_there', lambda: True)
   assert onednn.takes(jnp.bfloat16)
   assert not onednn.takes(jnp.float32)
-  mesh = towers.make_mesh(1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, jax.devices()[:1])
   assert onednn.OPTIONS.items() <= (
-    towers.compiler_options(mesh, jnp.bfloat16).items()
+    sharding.compiler_options(mesh, jnp.bfloat16).items()
   )
   assert not (
-    onednn.OPTIONS.keys() & towers.compiler_options(mesh, jnp.float32).keys()
+    onednn.OPTIONS.keys() & sharding.compiler_options(mesh, jnp.float32).keys()
   )
 
 
@@ -121,7 +121,7 @@ def test_is_there(info, version, expected, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not onednn.is_there(), reason='jax 0.12 and AMX')
 def test_all_convolutions_of_a_step_are_onednns():
-  mesh = towers.make_mesh(1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, jax.devices()[:1])
 
   def total(x, kernels):
     for kernel in kernels:
@@ -133,7 +133,7 @@ def test_all_convolutions_of_a_step_are_onednns():
   kernels = [jnp.ones((3, 3, 32, 32), jnp.bfloat16) for _ in range(3)]
   program = jax.jit(
     jax.grad(total, (0, 1)),
-    compiler_options=towers.compiler_options(mesh, jnp.bfloat16),
+    compiler_options=sharding.compiler_options(mesh, jnp.bfloat16),
   )
   x = jnp.ones((8, 13, 13, 32), jnp.bfloat16)
   text = program.lower(x, kernels).compile().as_text()

@@ -262,10 +262,10 @@ def _at(schedule, step, plateau=None):
 
 
 # What the logs of 2012 say, in epochs that count from 1: when the rate became
-# 1e-3, 1e-4; conv1's 1e-5 and the colour noise 0; conv1's 0; the rate 1e-5; and
+# 1e-3, 1e-4; conv1's 1e-5 and the color noise 0; conv1's 0; the rate 1e-5; and
 # when the run was killed. Net 147 kept its noise.
 _LOGS = {
-  'source': (25, 51, 67, 72, 79, 91),
+  'cuda_convnet': (25, 51, 67, 72, 79, 91),
   'net_145_half': (20, 48, 66, 72, 78, 96),
   'net_147': (23, 51, None, 79, 79, 90),
   'net_148': (22, 44, 69, 73, 86, 97),

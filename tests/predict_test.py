@@ -8,8 +8,8 @@ import pytest
 
 from alexnet_jax import errors
 from alexnet_jax import evaluate
-from alexnet_jax import predict
-from alexnet_jax import trained
+from alexnet_jax import inference
+from alexnet_jax.analysis import predict
 from alexnet_jax.input_pipeline import folder
 from tests import input_pipeline_testing as testing
 from tests import trained_testing
@@ -26,7 +26,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run(place):
-  return trained.open_run(place / 'run')
+  return inference.open_run(place / 'run')
 
 
 def _read(path):
@@ -34,7 +34,7 @@ def _read(path):
     return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize('views', ['centre_view', 'ten_views'])
+@pytest.mark.parametrize('views', ['center_view', 'ten_views'])
 def test_predictions_are_those_of_the_evaluation(place, run, tmp_path, views):
   # The test split once by its classes, once as files without labels.
   evaluate.run(None, place / 'run')
@@ -74,7 +74,7 @@ def test_odd_files_are_converted_or_left_out_by_name(
   (tmp_path / 'cut off.jpg').write_bytes(jpeg[: len(jpeg) // 2])
   (tmp_path / 'letter.txt').write_text('Dear network')
   source = folder.open_files([str(tmp_path / '*')])
-  assert predict.run(run, source, tmp_path / 'out', 'centre_view') == 0
+  assert predict.run(run, source, tmp_path / 'out', 'center_view') == 0
   rows = _read(tmp_path / 'out' / 'predictions.csv')
   first = {row['file']: row for row in rows if row['rank'] == '1'}
   names = {name.split('/')[-1] for name in first}
@@ -97,7 +97,7 @@ def test_a_sheet_shows_some_and_the_table_says_so(
   testing.write_folder(tmp_path / 'photos', 1, 5)
   monkeypatch.setattr(predict, '_SHOWN', 2)
   source = folder.open_files([str(tmp_path / 'photos')])
-  predict.run(run, source, tmp_path, 'centre_view')
+  predict.run(run, source, tmp_path, 'center_view')
   assert '... and 3 more in' in capsys.readouterr().out
   assert len(_read(tmp_path / 'predictions.csv')) == 15
   with Image.open(tmp_path / 'predictions.png') as sheet:
@@ -110,7 +110,7 @@ def test_no_image_at_all_is_a_mistake_in_one_line(run, tmp_path):
   (tmp_path / 'letter.txt').write_text('Dear network')
   source = folder.open_files([str(tmp_path / 'letter.txt')])
   with pytest.raises(errors.UserError, match='none of the 1 images'):
-    predict.run(run, source, tmp_path / 'out', 'centre_view')
+    predict.run(run, source, tmp_path / 'out', 'center_view')
   assert not list((tmp_path / 'out').iterdir())
 
 
@@ -118,5 +118,5 @@ def test_data_that_has_moved(place, tmp_path):
   shutil.copytree(place / 'data', tmp_path / 'elsewhere')
   shutil.copytree(place / 'run', tmp_path / 'run')
   config = trained_testing.config(tmp_path / 'elsewhere')
-  moved = trained.open_run(tmp_path / 'run', config)
+  moved = inference.open_run(tmp_path / 'run', config)
   assert str(moved.data.eval_source.directory).startswith(str(tmp_path))

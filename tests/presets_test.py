@@ -10,7 +10,7 @@ from alexnet_jax import errors
 from alexnet_jax import model
 from alexnet_jax import optimizer
 from alexnet_jax import presets
-from alexnet_jax import towers
+from alexnet_jax import sharding
 from alexnet_jax import train_state
 from alexnet_jax import train_step
 
@@ -40,7 +40,7 @@ _NET_147 = [
 
 _PARAMETERS = {
   'paper': 60_965_224,
-  'source': 60_965_224,
+  'cuda_convnet': 60_965_224,
   'one_gpu': 59_798_312,
   'net_145_half': 59_798_312,
   'net_147': 60_965_224,
@@ -70,7 +70,7 @@ _PARAMETERS = {
 # (neurons, multiply-adds).
 _NEURONS_AND_WORK = {
   'paper': (659_272, 724_406_816),
-  'source': (659_272, 724_406_816),
+  'cuda_convnet': (659_272, 724_406_816),
   'one_gpu': (355_864, 391_514_384),
   'net_145_half': (355_864, 391_514_384),
   'net_148': (659_272, 724_406_816),
@@ -84,7 +84,7 @@ def _crop_size(name):
   return {'small': 28, 'four_layer': 32}.get(name, 224)
 
 
-@pytest.mark.parametrize('name', ['paper', 'source'])
+@pytest.mark.parametrize('name', ['paper', 'cuda_convnet'])
 def test_table_of_two_towers(name):
   rows = architecture.layer_shapes(presets.get(name), 224)
   assert [dataclasses.astuple(row) for row in rows] == _TWO_TOWERS
@@ -148,7 +148,7 @@ def test_initial_arrays_agree_with_the_table(name):
   [
     *(
       (name, (55, 27, 13, 13, 13), (27, 13, 13, 13, 6))
-      for name in ('paper', 'source', 'one_gpu', 'net_148', 'torchvision')
+      for name in ('paper', 'cuda_convnet', 'one_gpu', 'net_148', 'torchvision')
     ),
     ('net_147', (55, 26, 13, 13, 11), (28, 13, 13, 13, 6)),
   ],
@@ -172,7 +172,7 @@ def test_sides_of_the_real_modules(name, sums, passed):
 
 
 @pytest.mark.parametrize(
-  ('name', 'middle_std'), [('paper', 0.01), ('source', 0.03)]
+  ('name', 'middle_std'), [('paper', 0.01), ('cuda_convnet', 0.03)]
 )
 def test_initial_values(name, middle_std):
   stds = dict.fromkeys(('conv1', 'conv2', 'fc6', 'fc7', 'fc8'), 0.01)
@@ -221,7 +221,7 @@ def test_torchvision_draws_as_wide_as_the_uniform_it_replaces():
 
 def test_order_of_operations():
   paper = {layer.name: layer.order for layer in presets.paper().layers}
-  source = {layer.name: layer.order for layer in presets.source().layers}
+  source = {layer.name: layer.order for layer in presets.cuda_convnet().layers}
   assert paper['conv1'] == paper['conv2']
   assert paper['conv1'] == ('activation', 'response_norm', 'pool')
   assert paper['conv5'] == ('activation', 'pool')
@@ -237,7 +237,7 @@ def test_order_of_operations():
 
 
 def test_nets_147_148_and_150_differ_from_145_by_what_they_leave_out():
-  source = presets.source()
+  source = presets.cuda_convnet()
 
   def without(network, *fields):
     layers = [
@@ -277,18 +277,18 @@ def test_tied_maxima_are_treated_as_in_2012_by_the_2012_nets_alone():
   ties = {name: presets.get(name).pool.ties for name in presets.PRESETS}
   whole = {name for name, rule in ties.items() if rule == 'whole'}
   assert whole == {
-    'source', 'net_145_half', 'net_147', 'net_148', 'no_communication',
+    'cuda_convnet', 'net_145_half', 'net_147', 'net_148', 'no_communication',
     'four_layer',
   }  # fmt: skip
 
 
 def test_constants_of_the_normalizations():
-  norms = presets.paper().response_norm, presets.source().response_norm
+  norms = presets.paper().response_norm, presets.cuda_convnet().response_norm
   assert [dataclasses.astuple(n) for n in norms] == [
     (5, 2.0, pytest.approx(1e-4), 0.75),
     (5, 2.0, pytest.approx(2e-5), 0.75),
   ]
-  assert dataclasses.astuple(presets.source().map_norm) == (
+  assert dataclasses.astuple(presets.cuda_convnet().map_norm) == (
     5, 1.0, pytest.approx(4e-5), 0.75,
   )  # fmt: skip
 
@@ -306,7 +306,7 @@ def test_every_preset_takes_a_step(name):
     ),
   )
   crop_size = {'small': 28, 'four_layer': 32}.get(name, 67)
-  mesh = towers.make_mesh(network.towers, jax.devices()[:1])
+  mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
   recipe = train_step.Recipe(
     schedule=optimizer.constant_schedule(0.01, 0.1),
     # Without decay, so that the velocity is the gradient's alone.
@@ -322,7 +322,7 @@ def test_every_preset_takes_a_step(name):
     'label': np.arange(4, dtype=np.int32),
     'mask': np.ones(4, np.float32),
     'unreadable': np.zeros(4, np.float32),
-    'shift': np.zeros((4, 3), np.float32),
+    'lighting': np.zeros((4, 3), np.float32),
   }
   state, loss = step(state, train_step.put_batch(batch, 1, mesh))
   assert np.isfinite(loss)

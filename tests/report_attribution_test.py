@@ -7,9 +7,9 @@ import pytest
 
 from alexnet_jax import architecture
 from alexnet_jax import model
+from alexnet_jax.analysis.report import attribution
 from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Dense
-from alexnet_jax.report import attribution
 
 
 def test_patch_places_reach_both_ends():

@@ -2,11 +2,11 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax.report import color
+from alexnet_jax.analysis.report import color
 
 
 def _kernel(rgb):
-  """A kernel of 5x5 pixels, [5, 5, 3, 1], that varies along one colour."""
+  """A kernel of 5x5 pixels, [5, 5, 3, 1], that varies along one color."""
   pattern = np.random.default_rng(0).normal(size=(5, 5, 1))
   return (pattern * np.asarray(rgb, np.float64))[..., None]
 
@@ -14,11 +14,11 @@ def _kernel(rgb):
 @pytest.mark.parametrize(
   ('rgb', 'score'),
   [
-    ((1, 1, 1), 0),  # grey
+    ((1, 1, 1), 0),  # gray
     ((-2, -2, -2), 0),
     ((1, -1, 0), 1),  # red against green
     ((1, 1, -2), 1),  # yellow against blue
-    ((1, 0, 0), 2 / 3),  # of |(1, 0, 0)|^2 = 1, 1/3 is along grey
+    ((1, 0, 0), 2 / 3),  # of |(1, 0, 0)|^2 = 1, 1/3 is along gray
     ((2, 1, 0), 1 - 9 / (3 * 5)),
   ],
 )
@@ -43,19 +43,19 @@ def test_random_kernels_score_two_thirds():
 def test_split_by_hand():
   # Pairs of (0.5, 0.9) and (0.1, 0.9): two higher, one lower, one tie.
   found = color.split(np.array([[0.1, 0.9], [0.5, 0.9]]))
-  assert (found.colored, found.grey) == (1, 0)
+  assert (found.colored, found.gray) == (1, 0)
   assert found.beats == (2 + 0.5) / 4
   assert not found.specialized
 
 
 def test_split_of_towers_that_specialized():
   random = np.random.default_rng(1)
-  grey, colored = random.uniform(0, 0.2, 48), random.uniform(0.5, 1, 48)
-  found = color.split(np.stack([grey, colored]))
-  assert (found.colored, found.grey, found.beats) == (1, 0, 1)
+  gray, colored = random.uniform(0, 0.2, 48), random.uniform(0.5, 1, 48)
+  found = color.split(np.stack([gray, colored]))
+  assert (found.colored, found.gray, found.beats) == (1, 0, 1)
   assert found.by_chance == 0
   assert found.specialized
-  text = color.sentence(np.stack([grey, colored]), is_grey=False)
+  text = color.sentence(np.stack([gray, colored]), is_gray=False)
   assert 'specialized: the median score is' in text
   assert 'did not' not in text
 
@@ -65,10 +65,10 @@ def test_split_of_equal_towers():
   found = color.split(scores)
   assert 0.5 <= found.beats < 0.65
   assert found.by_chance > 0.05
-  assert 'did not specialize' in color.sentence(scores, is_grey=False)
+  assert 'did not specialize' in color.sentence(scores, is_gray=False)
 
 
-def test_sentence_of_one_tower_and_of_grey_images():
+def test_sentence_of_one_tower_and_of_gray_images():
   scores = np.array([[0.05, 0.2, 0.6, 0.08]])
-  assert 'above 0.14, and 50% are grey' in color.sentence(scores, False)
-  assert 'have no colour' in color.sentence(scores, True)
+  assert 'above 0.14, and 50% are gray' in color.sentence(scores, False)
+  assert 'have no color' in color.sentence(scores, True)

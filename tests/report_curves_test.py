@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from alexnet_jax.report import curves
-from alexnet_jax.report import page
+from alexnet_jax.analysis.report import curves
+from alexnet_jax.analysis.report import page
 
 
 def _train(step, rate, speed=100.0):
   return {
     'step': step, 'kind': 'train', 'epoch': step / 10, 'nll': 1.0,
-    'top1_error': 0.5, 'rate': rate, 'images_per_second': speed,
+    'top1_error': 0.5, 'learning_rate': rate, 'images_per_second': speed,
   }  # fmt: skip
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from alexnet_jax.report import mosaics
-from alexnet_jax.report import page
-from alexnet_jax.report import plots
-from alexnet_jax.report import sheets
+from alexnet_jax.analysis.report import mosaics
+from alexnet_jax.analysis.report import page
+from alexnet_jax.analysis.report import plots
+from alexnet_jax.analysis.report import sheets
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
@@ -49,7 +49,7 @@ def _write(folder, text='First.'):
   )
 
 
-def test_chart_takes_the_colours_and_letters_of_the_page():
+def test_chart_takes_the_colors_and_letters_of_the_page():
   svg = _chart().svg
   assert 'var(--blue)' in svg
   assert 'var(--red)' in svg
@@ -135,7 +135,7 @@ def test_a_new_page_replaces_an_earlier_one_whole(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['report']
 
 
-def test_light_colours_are_those_of_the_charts():
+def test_light_colors_are_those_of_the_charts():
   css = (page.TEMPLATES / 'page.css').read_text()
   light = css[: css.index('@media')]
   dark = re.findall(r'--(\w+): #', css[css.index('@media') :])
@@ -167,8 +167,8 @@ def test_overlay():
   image = np.full((1, 3, 3), 100, np.uint8)
   values = np.array([[1.0, 0.0, -0.5]])
   found = mosaics.overlay(image, values, '#ff0000', '#0000ff')
-  grey = 55 + 60
+  gray = 55 + 60
   assert found[0, 0].tolist() == [255, 0, 0]
-  assert found[0, 1].tolist() == [grey, grey, grey]
-  half = round(grey / 2 + 0.01)
-  assert found[0, 2].tolist() == [half, half, round((grey + 255) / 2 + 0.01)]
+  assert found[0, 1].tolist() == [gray, gray, gray]
+  half = round(gray / 2 + 0.01)
+  assert found[0, 2].tolist() == [half, half, round((gray + 255) / 2 + 0.01)]

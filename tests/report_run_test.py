@@ -15,27 +15,27 @@ import pytest
 from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import evaluate
-from alexnet_jax import experiment
-from alexnet_jax import pixels
+from alexnet_jax import inference
 from alexnet_jax import reporting
-from alexnet_jax import trained
-from alexnet_jax.report import changes
-from alexnet_jax.report import inside
-from alexnet_jax.report import kernels
-from alexnet_jax.report import overview
-from alexnet_jax.report import page
-from alexnet_jax.report import predictions
-from alexnet_jax.report import run as report
-from alexnet_jax.report import saliency
-from alexnet_jax.report import scoring
-from alexnet_jax.report import subject
+from alexnet_jax import setup
+from alexnet_jax import views
+from alexnet_jax.analysis.report import changes
+from alexnet_jax.analysis.report import inside
+from alexnet_jax.analysis.report import kernels
+from alexnet_jax.analysis.report import overview
+from alexnet_jax.analysis.report import page
+from alexnet_jax.analysis.report import predictions
+from alexnet_jax.analysis.report import run as report
+from alexnet_jax.analysis.report import saliency
+from alexnet_jax.analysis.report import scoring
+from alexnet_jax.analysis.report import subject
 from configs import smoke
 from tests import browser_testing
 from tests import trained_testing
 
 _EXAMPLES = 40
 _KEYS = (
-  'run', 'kernels', 'predictions', 'neighbours', 'pixels', 'invariance',
+  'run', 'kernels', 'predictions', 'neighbors', 'pixels', 'invariance',
   'inside', 'views',
 )  # fmt: skip
 
@@ -67,7 +67,7 @@ def _small_batches():
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
-  parts = experiment.build(_config())
+  parts = setup.build(_config())
   _pretend_to_train(parts, folder)
   assert report.run(folder) == 0
   return folder
@@ -81,7 +81,11 @@ def _pretend_to_train(parts, folder):
     for step in (2, 4, 6, 8):
       rate = 0.01 if step < 6 else 0.001
       values = {'nll': 2.5 - 0.1 * step, 'top1_error': 0.9 - 0.01 * step}
-      values |= {'rate': rate, 'images_per_second': 100.0, 'epoch': step / 5}
+      values |= {
+        'learning_rate': rate,
+        'images_per_second': 100.0,
+        'epoch': step / 5,
+      }
       reporter.write(step, 'train', values)
     for epoch in (1, 2):
       values = {'nll': 2.3, 'top1_error': 0.9, 'epoch': float(epoch)}
@@ -90,15 +94,15 @@ def _pretend_to_train(parts, folder):
 
 @pytest.fixture(scope='module')
 def opened(workdir):
-  return subject.open_subject(trained.open_run(workdir))
+  return subject.open_subject(inference.open_run(workdir))
 
 
 def _untrained(**overrides):
   """A network as it was drawn, without a run."""
-  parts = experiment.build(_config(devices=1, **overrides))
-  state = experiment.first_state(parts)
+  parts = setup.build(_config(devices=1, **overrides))
+  state = setup.first_state(parts)
   identity = data.Data(parts).identity()
-  run = trained.Trained(
+  run = inference.Trained(
     pathlib.Path('nowhere'), 0, parts, state.params, identity
   )
   return subject.open_subject(run)
@@ -138,21 +142,21 @@ def test_every_figure_and_table_has_its_file(workdir):
 
 
 def test_errors_are_those_of_the_evaluation(workdir):
-  run = trained.open_run(workdir)
+  run = inference.open_run(workdir)
   sizes = (32, 28)
   evaluator = evaluate.make_evaluator(run.experiment, run.mean)
   expected = evaluator(
     run.params,
     run.data.read(run.data.eval_source, ''),
-    {'1': pixels.centre_view(*sizes), '10': pixels.ten_views(*sizes)},
+    {'1': views.center_view(*sizes), '10': views.ten_views(*sizes)},
   )
   assert expected is not None
   rows = {row[1]: row for row in _table(workdir, 'views')}
   assert set(rows) == {'1', '2', '10', '18'}
-  for views, result in expected.items():
-    assert float(rows[views][2]) == pytest.approx(result['top1_error'])
-    assert float(rows[views][4]) == pytest.approx(result['top5_error'])
-    assert float(rows[views][6]) == pytest.approx(result['nll'], rel=1e-4)
+  for count, result in expected.items():
+    assert float(rows[count][2]) == pytest.approx(result['top1_error'])
+    assert float(rows[count][4]) == pytest.approx(result['top5_error'])
+    assert float(rows[count][6]) == pytest.approx(result['nll'], rel=1e-4)
   wrong = sum(int(row[2]) for row in _table(workdir, 'confused_pairs'))
   assert wrong / _EXAMPLES == pytest.approx(expected['1']['top1_error'])
   alone = {row[0]: float(row[1]) for row in _table(workdir, 'towers_alone')}
@@ -169,7 +173,7 @@ def test_layers_and_unchanged_images(workdir):
   same = [row for row in changed if (row[0], row[1]) in
           {('Turned', '0.0'), ('Turned', '360.0'), ('Scaled', '1.0'),
            ('Shifted sideways', '0.0'), ('Mirrored', '0.0'),
-           ('Colour taken away', '100.0')}]  # fmt: skip
+           ('Color taken away', '100.0')}]  # fmt: skip
   assert len(same) == 6
   for row in same:
     np.testing.assert_allclose(
@@ -226,10 +230,10 @@ def test_four_towers_and_many_classes():
   ]  # fmt: skip
 
 
-def test_grey_images_lose_no_colour(opened, monkeypatch):
+def test_gray_images_lose_no_color(opened, monkeypatch):
   names = [change.name for change in changes.all_changes(opened)]
-  assert names[-1] == 'Colour taken away'
-  monkeypatch.setitem(opened.__dict__, 'is_grey', True)
+  assert names[-1] == 'Color taken away'
+  monkeypatch.setitem(opened.__dict__, 'is_gray', True)
   assert len(changes.all_changes(opened)) == len(names) - 1
 
 

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import activations
 from alexnet_jax import architecture
 from alexnet_jax import model
 from alexnet_jax import presets
+from alexnet_jax.analysis import activations
+from alexnet_jax.analysis.report import units
 from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Dense
-from alexnet_jax.report import units
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.report import warps
+from alexnet_jax.analysis.report import warps
 
 _FILL = np.array([7, 8, 9], np.float32)
 _RANDOM = np.random.default_rng(0)
@@ -12,7 +12,7 @@ def _images(size):
 
 
 @pytest.mark.parametrize(('size', 'crop'), [(28, 28), (32, 28), (33, 28)])
-def test_nothing_is_the_centre_view(size, crop):
+def test_nothing_is_the_center_view(size, crop):
   images, start = _images(size), (size - crop) // 2
   for matrix in (warps.rotation(0), warps.shift(0, 0), warps.scale(1)):
     found = warps.warp(images, matrix, _FILL, crop)
@@ -49,7 +49,7 @@ def test_shift_shows_what_the_crop_left_out():
 def test_scale_by_two_reads_between_pixels():
   images = _images(8)
   found = np.asarray(warps.warp(images, warps.scale(2), _FILL, 8))
-  # The crop's corner is at 3.5 from the centre: 1.75 from the image's, 1.75.
+  # The crop's corner is at 3.5 from the center: 1.75 from the image's, 1.75.
   corner = images[:, 1:3, 1:3].astype(np.float64)
   weights = np.outer([0.25, 0.75], [0.25, 0.75])[..., None]
   np.testing.assert_allclose(

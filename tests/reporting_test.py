@@ -95,14 +95,14 @@ def test_run_record(tmp_path):
 
 def test_a_training_line():
   values = {
-    'epoch': 0.213, 'nll': 1.1308, 'top1_error': 0.397, 'rate': 0.03,
-    'images_per_second': 1065.2, 'waiting': 0.079,
+    'epoch': 0.213, 'nll': 1.1308, 'top1_error': 0.397, 'learning_rate': 0.03,
+    'images_per_second': 1065.2, 'data_wait': 0.079,
   }  # fmt: skip
   assert reporting.train_line(200, 4690, values, 270.0) == (
     'step 200/4690  epoch 0.21  loss 1.1308  error 39.7 %  learning rate 0.03'
     '  1065 images/s  data wait 7.9 %  ETA 4 min 30 s'
   )
-  unknown = {**values, 'images_per_second': math.nan, 'waiting': math.nan}
+  unknown = {**values, 'images_per_second': math.nan, 'data_wait': math.nan}
   line = reporting.train_line(1, 4690, unknown, math.nan)
   assert line.endswith('  ? images/s  data wait ? %  ETA ?')
 

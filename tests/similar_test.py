@@ -1,78 +1,78 @@
+import csv
+import functools
+import shutil
+
 import numpy as np
+from PIL import Image
 import pytest
 
-from alexnet_jax import similar
+from alexnet_jax import errors
+from alexnet_jax import inference
+from alexnet_jax.analysis import features
+from alexnet_jax.analysis import similar
+from alexnet_jax.input_pipeline import folder
+from tests import trained_testing
 
 
-def _brute_force(features, queries, k):
-  """In float64, one pair after the other; of equals the first."""
-  distances, indices = [], []
-  for query in queries.astype(np.float64):
-    own = [np.sqrt(np.sum((f - query) ** 2)) for f in features.astype('f8')]
-    order = sorted(range(len(own)), key=lambda i: (own[i], i))[:k]
-    distances.append([own[i] for i in order])
-    indices.append(order)
-  return np.array(distances), np.array(indices)
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('similar')
+  data = trained_testing.write_data(folder / 'data')
+  trained_testing.write_run(folder / 'run', data)
+  return folder
 
 
-def _check(features, queries, k):
-  distances, indices = similar.nearest(features, queries, k)
-  expected_distances, expected_indices = _brute_force(features, queries, k)
-  np.testing.assert_array_equal(indices, expected_indices)
-  np.testing.assert_allclose(distances, expected_distances, rtol=1e-12)
-  return distances, indices
+def test_the_images_nearest_to_two_queries(place, tmp_path, capsys):
+  run = inference.open_run(place / 'run')
+  test = place / 'data' / 'test'
+  # One of them out of the split that is searched, under another name.
+  copy = tmp_path / 'photo.jpg'
+  shutil.copy(place / 'data' / 'train' / 'class1' / '003.jpg', copy)
+  queries = folder.open_files([str(test / 'class0' / '002.jpg'), str(copy)])
+  code = similar.run(run, queries, run.split('train'), 'fc7', 4, tmp_path)
+  assert code == 0
+  with (tmp_path / 'similar.csv').open(newline='') as file:
+    rows = list(csv.DictReader(file))
+
+  def outputs(source):
+    parts = features.stream(run, source, 'fc7')
+    return np.concatenate([part.features for part in parts])
+
+  pairs = outputs(queries)[:, None] - outputs(run.split('train'))[None]
+  distances = np.sqrt((pairs.astype(np.float64) ** 2).sum(axis=2))
+  indices = np.argsort(distances, axis=1, stable=True)[:, :4]
+  distances = np.take_along_axis(distances, indices, axis=1)
+  assert [row['query'] for row in rows] == [
+    queries.describe(i) for i in range(2) for _ in range(4)
+  ]
+  train = run.data.train_source
+  assert [row['image'] for row in rows] == [
+    train.describe(int(i)) for i in np.ravel(indices)
+  ]
+  np.testing.assert_allclose(
+    [float(row['distance']) for row in rows], np.ravel(distances), atol=1e-4
+  )
+  # The copy finds itself, and a file knows its class.
+  assert rows[4]['image'].endswith('train/class1/003.jpg')
+  assert float(rows[4]['distance']) < 1e-3
+  assert all(f'/{row["class"]}/' in row['image'] for row in rows)
+  table = capsys.readouterr().out
+  assert table.count('\n') == 10
+  assert rows[4]['image'] in table
+  with Image.open(tmp_path / 'similar.png') as sheet:
+    assert sheet.width > sheet.height > 400
 
 
-def _random(seed, *shape):
-  # All positive and far from zero, like a ReLU's output with a large bias: the
-  # norms are large beside the distances.
-  return np.random.default_rng(seed).uniform(5, 6, shape).astype(np.float32)
-
-
-@pytest.mark.parametrize('k', [1, 6, 50, 200, 1000])
-@pytest.mark.parametrize('block', [7 * 20, 64 * 20, 2**22])
-def test_equal_to_brute_force(monkeypatch, k, block):
-  # Blocks of 7 (28 and 4 over), of 64 (3 and 8 over), and all 200 at once.
-  monkeypatch.setattr(similar, '_BLOCK', block)
-  monkeypatch.setattr(similar, '_QUERIES', 2)
-  features = _random(0, 200, 20)
-  distances, indices = _check(features, _random(1, 5, 20), k)
-  assert distances.shape == indices.shape == (5, min(k, 200))
-
-
-@pytest.mark.parametrize('block', [7 * 4, 2**22])
-def test_of_equal_distances_the_first_is_nearer(monkeypatch, block):
-  monkeypatch.setattr(similar, '_BLOCK', block)
-  rng = np.random.default_rng(2)
-  # 300 points on a grid of 16: every distance is there many times.
-  features = rng.integers(0, 2, (300, 4)).astype(np.float32)
-  _, indices = _check(features, features[:9], 40)
-  assert (np.diff(indices[:, :5]) > 0).all()
-
-
-def test_float32_would_not_tell_them_apart():
-  # Distances that differ in the ninth digit of the norms' squares.
-  features = np.full((400, 8), 1000.0, np.float32)
-  features[:, 0] += np.random.default_rng(3).permutation(400) / 2**10
-  query = np.full((1, 8), 1000.0, np.float32)
-  distances, _ = _check(features, query, 10)
-  np.testing.assert_array_equal(distances[0], np.arange(10) / 2**10)
-
-
-def test_bounds_spare_the_long_way(monkeypatch):
-  def refuse(*args):
-    raise AssertionError('all features were measured')
-
-  monkeypatch.setattr(similar, '_exhaustive', refuse)
-  rng = np.random.default_rng(4)
-  features = np.maximum(rng.standard_normal((5000, 256)), 0).astype(np.float32)
-  queries = np.maximum(rng.standard_normal((8, 256)), 0).astype(np.float32)
-  _check(features, queries, 6)
-
-
-def test_a_memory_map(tmp_path):
-  np.save(tmp_path / 'f.npy', _random(5, 60, 9))
-  features = np.load(tmp_path / 'f.npy', mmap_mode='r')
-  distances, indices = _check(features, np.array(features[7:8]), 3)
-  assert indices[0, 0] == 7
-  assert distances[0, 0] == 0
+def test_mistakes_are_one_line(place, tmp_path):
+  run = inference.open_run(place / 'run')
+  bad = str(place / 'data/test/class1/001b.jpg')
+  good = str(place / 'data/test/class1/001.jpg')
+  source = run.split('train')
+  ask = functools.partial(similar.run, run, output=tmp_path, source=source)
+  with pytest.raises(errors.UserError, match='001b.jpg is no image'):
+    ask(folder.open_files([good, bad]), layer='fc7', k=2)
+  with pytest.raises(errors.UserError, match="no layer 'pool5'"):
+    ask(folder.open_files([good]), layer='pool5', k=2)
+  with pytest.raises(errors.UserError, match='--k=0'):
+    ask(folder.open_files([good]), layer='fc7', k=0)
+  assert not list(tmp_path.iterdir())

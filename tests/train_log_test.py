@@ -18,9 +18,9 @@ import pytest
 
 from alexnet_jax import checkpoint
 from alexnet_jax import evaluate
-from alexnet_jax import experiment
 from alexnet_jax import metrics
 from alexnet_jax import progress
+from alexnet_jax import setup
 from alexnet_jax import train
 from alexnet_jax import train_state
 from alexnet_jax import train_step
@@ -159,7 +159,7 @@ def start(tmp_path, monkeypatch, caplog):
     def evaluator(*args):
       result = {'examples': 80, 'unreadable': 0, 'nll': 2.0}
       error = next(errors, 0.5)
-      return {'centre_view': {**result, 'top1_error': error, 'top5_error': 0.0}}
+      return {'center_view': {**result, 'top1_error': error, 'top5_error': 0.0}}
 
     monkeypatch.setattr(Data, 'train_batches', batches)
     monkeypatch.setattr(
@@ -178,7 +178,7 @@ def start(tmp_path, monkeypatch, caplog):
     caplog.clear()
     _device = device
     try:
-      code = train.train(experiment.build(config), tmp_path)
+      code = train.train(setup.build(config), tmp_path)
     finally:
       _device = None
     return code, device

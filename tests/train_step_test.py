@@ -17,7 +17,7 @@ import pytest
 from alexnet_jax import architecture
 from alexnet_jax import optimizer
 from alexnet_jax import presets
-from alexnet_jax import towers
+from alexnet_jax import sharding
 from alexnet_jax import train_state
 from alexnet_jax import train_step
 from alexnet_jax.architecture import Conv
@@ -56,7 +56,7 @@ _NETWORKS = {
 
 
 def _mesh(network, num_devices):
-  return towers.make_mesh(network.towers, jax.devices()[:num_devices])
+  return sharding.make_mesh(network.towers, jax.devices()[:num_devices])
 
 
 def _recipe(network=_JOINED, **fields):
@@ -77,7 +77,7 @@ def _batch(rows=8, crop=_CROP, classes=5, seed=0):
     'label': rng.integers(0, classes, rows, np.int32),
     'mask': np.ones(rows, np.float32),
     'unreadable': np.zeros(rows, np.float32),
-    'shift': 100 * rng.standard_normal((rows, 3)).astype(np.float32),
+    'lighting': 100 * rng.standard_normal((rows, 3)).astype(np.float32),
   }
 
 
@@ -346,7 +346,7 @@ def test_division_by_the_noise():
   mesh = _mesh(_JOINED, 1)
   state = _state(_JOINED, 1)
   batch = _batch()
-  batch['shift'] = np.tile(np.float32([40, -20, 12]), (8, 1))
+  batch['lighting'] = np.tile(np.float32([40, -20, 12]), (8, 1))
 
   batch = train_step.put_batch(batch, 1, mesh)
   batch = {name: value[0] for name, value in batch.items()}
@@ -376,7 +376,7 @@ def test_the_first_loss_that_is_no_number_is_kept(num_devices):
   state = _placed(_state(_JOINED, 1), mesh)
   step = _step(num_devices)
   bad = _batch()
-  bad['shift'][6] = np.inf
+  bad['lighting'][6] = np.inf
   seen = []
   for batch in (_batch(), bad, _batch(), bad):
     state, loss = step(state, train_step.put_batch(batch, 1, mesh))
@@ -447,7 +447,7 @@ def _collectives(name, num_devices, rows_per_device):
     train_state.shardings(mesh),
     state,
   )
-  place = NamedSharding(mesh, towers.by_piece(mesh))
+  place = NamedSharding(mesh, sharding.by_piece(mesh))
   # Stands in for a large array: put_batch would make one.
   rows = rows_per_device * mesh.shape['data']
   shapes = {**_batch(rows, crop=1), 'position': np.zeros(rows, np.int32)}
@@ -534,7 +534,7 @@ def test_towers_without_communication_meet_at_the_classifier():
   }
 
 
-@pytest.mark.parametrize('name', ['paper', 'source'])
+@pytest.mark.parametrize('name', ['paper', 'cuda_convnet'])
 def test_bfloat16_gradients_are_those_of_float32(name):
   # At the start of training, of the convolutions. If every tied maximum got the
   # whole gradient in bfloat16, norms would come out too large.
@@ -589,7 +589,7 @@ def test_first_steps_of_the_small_network():
     **_batch(),
     'image': pixels.reshape(8, 28, 28, 3).astype(np.uint8),
     'label': np.arange(8, dtype=np.int32),
-    'shift': np.arange(24, dtype=np.float32).reshape(8, 3) - 12,
+    'lighting': np.arange(24, dtype=np.float32).reshape(8, 3) - 12,
   }
   losses = []
   for _ in range(3):

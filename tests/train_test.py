@@ -18,16 +18,16 @@ import pytest
 from alexnet_jax import checkpoint
 from alexnet_jax import errors
 from alexnet_jax import evaluate
-from alexnet_jax import experiment
 from alexnet_jax import optimizer
 from alexnet_jax import reporting
+from alexnet_jax import setup
 from alexnet_jax import train
 from alexnet_jax.data import Data
 from configs import smoke
 
 _ROOT = pathlib.Path(__file__).parents[1]
 # Of a line of metrics.jsonl; everything else must be equal bit by bit.
-_TIMES = ('images_per_second', 'waiting')
+_TIMES = ('images_per_second', 'data_wait')
 # A network that compiles fast, with all that the others have.
 _TINY = {
   **{f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)},
@@ -44,14 +44,14 @@ def _build(**overrides):
   config = smoke.get_config()
   config.devices = 2
   config.update_from_flattened_dict({**_TINY, **overrides})
-  return experiment.build(config)
+  return setup.build(config)
 
 
 def _saved(parts, workdir):
   """Returns the last checkpoint's step and every array of it as numpy."""
   checkpoints = checkpoint.Checkpoints(workdir)
   step = checkpoints.latest()
-  state = checkpoints.restore(experiment.abstract_state(parts), step)
+  state = checkpoints.restore(setup.abstract_state(parts), step)
   checkpoints.close()
   return step, jax.tree.map(np.asarray, state)
 
@@ -218,7 +218,7 @@ def test_run_moves_between_one_two_and_four_devices(tmp_path):
     results.append(json.loads((tmp_path / 'a/evaluation.json').read_text()))
   for result in results:
     assert result['step'] == 12
-    for kind, views in (('centre_view', 1), ('ten_views', 10)):
+    for kind, views in (('center_view', 1), ('ten_views', 10)):
       first = results[0][kind]
       assert result[kind]['examples'] == 80
       assert result[kind]['views'] == views
@@ -234,7 +234,7 @@ def test_last_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
 
   def invented(self, *args):
     results = original(self, *args) or {}
-    results['centre_view']['top1_error'] = next(found)
+    results['center_view']['top1_error'] = next(found)
     return results
 
   monkeypatch.setattr(evaluate.Evaluator, '__call__', invented)
@@ -305,7 +305,11 @@ def test_plateau_rule_ends_the_run(tmp_path):
   step, state = _saved(parts, tmp_path)
   assert step == 5 * 5
   assert state.plateau.drops == 2
-  rates = [line['rate'] for line in _lines(tmp_path) if line['kind'] == 'train']
+  rates = [
+    line['learning_rate']
+    for line in _lines(tmp_path)
+    if line['kind'] == 'train'
+  ]
   assert rates[0] == pytest.approx(1e-6)
   assert rates[-1] == pytest.approx(1e-7)
 
@@ -329,7 +333,7 @@ def test_a_resumed_run_takes_the_configs_rate(tmp_path):
     )
     assert train.train(parts, tmp_path) == 0
     lines = [line for line in _lines(tmp_path) if line['kind'] == 'train']
-    assert lines[-1]['rate'] == pytest.approx(rate / 10)
+    assert lines[-1]['learning_rate'] == pytest.approx(rate / 10)
     _, after = _saved(parts, tmp_path)
     # At a rate of 0 nothing is learned: it is what the steps used, too.
     equal = jax.tree.map(np.array_equal, after.params, before.params)
@@ -363,7 +367,7 @@ def test_training_learns(tmp_path):
   config.devices = 2
   config.num_epochs = 6
   config.optimizer.plateau.patience = 9
-  assert train.train(experiment.build(config), tmp_path) == 0
+  assert train.train(setup.build(config), tmp_path) == 0
   found = [
     line['top1_error']
     for line in _lines(tmp_path)
@@ -379,9 +383,9 @@ def test_state_is_saved_before_it_is_donated(tmp_path):
   step = train.train_step.make_train_step(
     parts.network,
     parts.mesh,
-    experiment.make_recipe(parts, data.identity().epochs, data.mean),
+    setup.make_recipe(parts, data.identity().epochs, data.mean),
   )
-  state = experiment.first_state(parts)
+  state = setup.first_state(parts)
   batches = data.train_batches(0)
   state, _ = step(
     state, train.train_step.put_batch(next(batches), 1, parts.mesh)

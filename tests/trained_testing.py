@@ -7,7 +7,7 @@ import numpy as np
 
 from alexnet_jax import checkpoint
 from alexnet_jax import data
-from alexnet_jax import experiment
+from alexnet_jax import setup
 from configs import smoke
 from tests import input_pipeline_testing as testing
 
@@ -51,15 +51,15 @@ def write_run(
   workdir: pathlib.Path, data_dir: pathlib.Path, step: int = 3, **overrides
 ) -> dict:
   """Saves a first state as if training had come to `step`; returns params."""
-  parts = experiment.build(config(data_dir, **overrides))
+  parts = setup.build(config(data_dir, **overrides))
   return save_first_state(workdir, parts, step)
 
 
 def save_first_state(
-  workdir: pathlib.Path, parts: experiment.Experiment, step: int = 0
+  workdir: pathlib.Path, parts: setup.Experiment, step: int = 0
 ) -> dict:
   """Saves the state of a run that begins as that of `step`; see `write_run`."""
-  state = experiment.first_state(parts)
+  state = setup.first_state(parts)
   checkpoints = checkpoint.Checkpoints(workdir)
   checkpoints.save(
     state.replace(step=state.step + step), data.Data(parts).identity()

@@ -11,8 +11,8 @@ import pytest
 from alexnet_jax import checkpoint
 from alexnet_jax import data
 from alexnet_jax import errors
-from alexnet_jax import experiment
 from alexnet_jax import reporting
+from alexnet_jax import setup
 from alexnet_jax import train
 import main
 from tests import trained_testing
@@ -124,7 +124,7 @@ def test_modes_that_use_a_run(
 def test_training(place, tmp_path, split):
   config = trained_testing.config(place / f'bad_{split}', **_SETTINGS)
   with pytest.raises(errors.NothingReadableError, match=f"pictures '{split}'"):
-    train.train(experiment.build(config), tmp_path / 'run')
+    train.train(setup.build(config), tmp_path / 'run')
   lines = reporting.read(tmp_path / 'run' / 'metrics.jsonl')
   # Known at the end of the first epoch: four steps.
   assert {line['kind'] for line in lines} == {'train'}
@@ -135,10 +135,10 @@ def test_training(place, tmp_path, split):
 
 def test_metrics_of_a_checkpoint(tmp_path):
   folder = trained_testing.write_data(tmp_path / 'data')
-  parts = experiment.build(trained_testing.config(folder))
+  parts = setup.build(trained_testing.config(folder))
   checkpoints = checkpoint.Checkpoints(tmp_path)
   checkpoints.save(
-    experiment.first_state(parts),
+    setup.first_state(parts),
     data.Data(parts).identity(),
     {'top1_error': 0.5, 'nll': float('inf')},
   )
@@ -151,7 +151,7 @@ def test_training_shorter_than_an_epoch(place, tmp_path):
   settings = {**_SETTINGS, 'max_steps': 2}
   config = trained_testing.config(place / 'bad_train', **settings)
   with pytest.raises(errors.NothingReadableError):
-    train.train(experiment.build(config), tmp_path / 'run')
+    train.train(setup.build(config), tmp_path / 'run')
 
 
 def test_a_report_of_the_one_test_image_that_can_be_read(

@@ -205,7 +205,7 @@ def test_a_learning_rate_divided_by_hand_applies(place, caplog):
   with caplog.at_level(logging.INFO, logger='absl'):
     assert _run(config, f'--workdir={place}/run') == 0
   assert 'optimizer.learning_rate was 0.01 in' in caplog.text
-  rates = [line['rate'] for line in _metrics(place, 'train')]
+  rates = [line['learning_rate'] for line in _metrics(place, 'train')]
   assert rates == [pytest.approx(0.01)] * 8 + [pytest.approx(0.001)] * 4
 
 

@@ -26,12 +26,12 @@ from alexnet_jax.input_pipeline import sources
 # 'image' uint8 [B / P, C, C, 3], crops of side C, or squares of side S; 'label'
 # int32 [B / P]; 'mask' float32 [B / P], 1 for an image and 0 for padding or an
 # unreadable file; 'unreadable' float32 [B / P], 1 for such a file. In training
-# 'shift' float32 [B / P, 3], the lighting in 0..255 units without the magnitude
-# of 0.1; otherwise 'index' int64 [B / P], the example's, -1 for padding. These
-# are B images in P processes. Arrays may be read-only.
+# 'lighting' float32 [B / P, 3], in 0..255 units without the magnitude of 0.1;
+# otherwise 'index' int64 [B / P], the example's, -1 for padding. These are B
+# images in P processes. Arrays may be read-only.
 Batch = dict[str, np.ndarray]
 # By name: 'index' int64, -1 for padding, in training 'seed' uint32 [SEED_WORDS]
-# and 'shift' float32 [3], and what Python fetches, 'record', string; scalars
+# and 'lighting' float32 [3], and what Python fetches, 'record', string; scalars
 # and vectors of one example, or those of a batch.
 Example = dict[str, tf.Tensor]
 # Cuts what the device gets, uint8, out of a square [..., S, S, 3].
@@ -90,7 +90,7 @@ def train_batches(
     process_count: how many shares there are, P; divides B.
 
   Yields:
-    Batches with 'shift', see `Batch`.
+    Batches with 'lighting', see `Batch`.
   """
 
   def augment(image: tf.Tensor, example: Example) -> tf.Tensor:
@@ -205,7 +205,7 @@ def _train_steps(
     return {
       'index': tf.where(real, index, _NO_EXAMPLE),
       'seed': tf.gather(drawn['crop_seeds'], chunks),
-      'shift': light(tf.gather(drawn['seeds'], index)),
+      'lighting': light(tf.gather(drawn['seeds'], index)),
     }
 
   epochs = tf.data.Dataset.range(first_epoch, _ENDLESS).map(tables)
@@ -341,7 +341,7 @@ def _load_images(load: Load, step: Example) -> dict[str, tf.Tensor]:
   num_rows = step['index'].shape[0]
   step, needed = dict(step), dict(step)
   step.pop('record', None)
-  needed.pop('shift', None)
+  needed.pop('lighting', None)
   examples = tf.data.Dataset.from_tensor_slices((tf.range(num_rows), needed))
   real = tf.reduce_sum(tf.cast(step['index'] >= 0, tf.int64))  # The first ones.
   images = examples.take(real).map(lambda row, e: (row, *load(e)))
@@ -397,7 +397,7 @@ class _Fallback:
         else:
           mask[gap] = True
           batch['image'][gap], batch['label'][gap] = found
-      for name in batch.keys() & {'image', 'label', 'shift'}:
+      for name in batch.keys() & {'image', 'label', 'lighting'}:
         batch[name][~mask] = 0
     return batch | {'mask': mask.astype(np.float32), 'unreadable': unreadable}
 

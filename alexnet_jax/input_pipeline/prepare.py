@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import sources
-from alexnet_jax.input_pipeline import squares
 from alexnet_jax.input_pipeline import statistics as statistics_lib
+from alexnet_jax.input_pipeline import store
 
 
 class Summary(NamedTuple):
@@ -48,8 +48,8 @@ def run(
   if store_dir:
     splits = {source.split: source for source in (evaluation, train)}
     for source in splits.values():
-      squares.write(source, store_dir, decoder, threads)
-    measured = squares.open_squares(
+      store.write(source, store_dir, decoder, threads)
+    measured = store.open_store(
       store_dir,
       split=train.split,
       name=train.name,

@@ -88,7 +88,7 @@ def pca_lighting(
   [p1, p2, p3] [a1 l1, a2 l2, a3 l3]^T with a ~ N(0, 1). The pixels stay uint8
   here, a quarter of the bytes that floats would take to the device; there the
   three floats are multiplied by the paper's 0.1, which follows a schedule, and
-  added while the mean is subtracted (`pixels.to_input`).
+  added while the mean is subtracted (`views.to_input`).
 
   Args:
     seed: uint32 [SEED_WORDS] or [N, SEED_WORDS].
@@ -112,7 +112,7 @@ def lighting_scale(stdevs: np.ndarray, variant: str) -> np.ndarray:
   Args:
     stdevs: [3], standard deviations along the principal components of RGB, in
       0..255 units.
-    variant: 'source' takes the standard deviations (2012 code,
+    variant: 'cuda_convnet' takes the standard deviations (2012 code,
       convdata_jpeg.py, 57-66). 'paper' takes eigenvalues as Section 4.1
       prints: those of pixels on 0..1, (stdev / 255)**2, times 255 to stand in
       0..255 units. 'none' is no lighting.
@@ -121,13 +121,15 @@ def lighting_scale(stdevs: np.ndarray, variant: str) -> np.ndarray:
     ValueError: for another variant.
   """
   stdevs = np.asarray(stdevs, np.float64)
-  if variant == 'source':
+  if variant == 'cuda_convnet':
     return stdevs
   if variant == 'paper':
     return stdevs**2 / 255
   if variant == 'none':
     return np.zeros(3)
-  raise ValueError(f"variant {variant!r} is not 'source', 'paper' or 'none'")
+  raise ValueError(
+    f"variant {variant!r} is not 'cuda_convnet', 'paper' or 'none'"
+  )
 
 
 def square(image: tf.Tensor, image_size: int) -> tf.Tensor:

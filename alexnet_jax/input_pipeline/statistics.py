@@ -1,4 +1,4 @@
-"""Mean image and colour covariance of a training split (Sections 2, 4.1)."""
+"""Mean image and color covariance of a training split (Sections 2, 4.1)."""
 
 from concurrent import futures
 import dataclasses

@@ -1,0 +1,141 @@
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from alexnet_jax import checkpoint
+from alexnet_jax import class_names
+from alexnet_jax import data
+from alexnet_jax import errors
+from alexnet_jax import inference
+from alexnet_jax import setup
+from configs import smoke
+from tests import trained_testing
+
+_TINY = {
+  **{f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)},
+  'network.fc6.features': 16,
+  'network.fc7.features': 16,
+  'data.num_examples': 40,
+  'evaluate.batch_size': 16,
+}
+
+
+def _config(**overrides):
+  config = smoke.get_config()
+  config.update_from_flattened_dict({**_TINY, **overrides})
+  return config
+
+
+def _save(workdir, step=0, **overrides):
+  """Saves a first state as if a run had come to `step`; returns its params."""
+  parts = setup.build(_config(**overrides))
+  return trained_testing.save_first_state(workdir, parts, step)
+
+
+def _listing(folder):
+  return sorted(str(path) for path in folder.rglob('*'))
+
+
+def test_a_workdir_is_all_that_is_needed(tmp_path):
+  params = _save(tmp_path, 7, devices=2, seed=5)
+  before = _listing(tmp_path)
+  run = inference.open_run(str(tmp_path))
+  assert (run.workdir, run.step) == (tmp_path, 7)
+  assert run.experiment.config.seed == 5
+  # Wherever it was trained, it runs on what there is here.
+  assert len(run.experiment.devices()) == jax.device_count()
+  jax.tree.map(np.testing.assert_array_equal, run.params, params)
+  assert run.class_names == tuple(f'class{i}' for i in range(10))
+  assert run.data.eval_source.num_examples == 40
+  assert run.data is run.data
+  # A run that is training at this moment is not disturbed.
+  assert _listing(tmp_path) == before
+
+
+def test_a_config_takes_the_place_of_the_checkpoints(tmp_path):
+  _save(tmp_path)
+  config = _config(**{'data.num_examples': 30, 'devices': 1})
+  run = inference.open_run(tmp_path, config)
+  assert run.data.eval_source.num_examples == 30
+  again = inference.open_run(tmp_path, run.experiment)
+  assert again.experiment is run.experiment
+  assert len(run.experiment.devices()) == 1
+  with pytest.raises(errors.UserError, match='fc6.features=16.* 18'):
+    inference.open_run(tmp_path, _config(**{'network.fc6.features': 18}))
+
+
+def test_a_checkpoint_older_than_a_key_has_its_usual_value(tmp_path):
+  parts = setup.build(_config())
+  identity = data.Data(parts).identity()
+  del identity.config['data']['max_unreadable'], identity.config['evaluate']
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save(setup.first_state(parts), identity)
+  checkpoints.close()
+  config = inference.open_run(tmp_path).experiment.config
+  assert config.data.max_unreadable == 0.001
+  assert config.evaluate.checkpoint == 'last'
+  # The network is the run's alone.
+  assert config.network.fc6.features == 16
+
+
+def test_a_checkpoint_of_the_format_before_is_refused_by_name(tmp_path):
+  manager = ocp.CheckpointManager(tmp_path / 'checkpoints')
+  items = {
+    'state': ocp.args.StandardSave({'step': np.zeros(())}),
+    'config': ocp.args.JsonSave(setup.build(_config()).plain_config()),
+  }
+  manager.save(12, args=ocp.args.Composite(**items))
+  manager.close()
+  with pytest.raises(errors.UserError) as caught:
+    inference.open_run(tmp_path)
+  message = str(caught.value)
+  assert f'{tmp_path}/checkpoints/12 is a checkpoint of format 1' in message
+  assert f'reads format 2: use it with the revision that {tmp_path}/run' in (
+    message
+  )
+
+
+def test_opening_reads_parameters_and_draws_none(tmp_path, monkeypatch):
+  params = _save(tmp_path)
+  monkeypatch.setattr(jax.random, 'normal', None)
+  # What a velocity would be read from.
+  shutil.rmtree(tmp_path / 'checkpoints' / '0' / 'state')
+  run = inference.open_run(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, run.params, params)
+
+
+def test_the_digest_is_of_the_parameters_alone(tmp_path):
+  digests = []
+  for i, overrides in enumerate(
+    [{'devices': 1}, {'devices': 2}, {'devices': 1, 'seed': 1}]
+  ):
+    _save(tmp_path / str(i), **overrides)
+    run = inference.open_run(tmp_path / str(i), _config(**overrides))
+    digests.append(run.digest)
+  assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_missing_run_is_a_mistake_in_one_line(tmp_path):
+  for folder in (tmp_path / 'nothing', tmp_path):
+    with pytest.raises(errors.UserError, match='train first') as caught:
+      inference.open_run(folder)
+    assert str(folder) in str(caught.value)
+    assert '\n' not in str(caught.value)
+  (tmp_path / 'checkpoints').mkdir()
+  with pytest.raises(errors.UserError, match='no last checkpoint'):
+    inference.open_run(tmp_path)
+
+
+def test_class_names_are_words():
+  names = class_names.readable(('n02510455', 'n02012849', 'n03126707', 'cat'))
+  # The bird and the machine: 'crane' to WordNet, both of them.
+  assert names[0] == 'giant panda'
+  assert names[3] == 'cat'
+  assert len(set(names)) == 4
+  assert not any(name.startswith('n0') for name in names)
+  # Ids that ILSVRC-2012 does not have, and words that look a little like ids.
+  others = ('n00007846', 'n0251045', 'n025104550', 'nun')
+  assert class_names.readable(others) == others
