@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from alexnet_jax import errors
 from alexnet_jax import large_pages
-from alexnet_jax import printable
+from alexnet_jax import names
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -198,7 +198,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _fail(message: str, exit_code: int = 2) -> int:
   # One line, whatever the names in it are.
-  print(f'main.py: {printable.printable(message)}', file=sys.stderr)
+  print(f'main.py: {names.printable(message)}', file=sys.stderr)
   return exit_code
 
 

@@ -15,9 +15,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from alexnet_jax import errors
+from alexnet_jax import files
 from alexnet_jax import identity as identities
 from alexnet_jax import model
-from alexnet_jax import strict_json
 from alexnet_jax import train_state
 
 # The validation figure by which a checkpoint is the best.
@@ -107,7 +107,7 @@ class Checkpoints:
         identity=ocp.args.JsonSave({'format': _FORMAT} | identity.to_json()),
         statistics=ocp.args.StandardSave(identity.arrays()),
       ),
-      metrics=None if metrics is None else strict_json.plain(metrics),
+      metrics=None if metrics is None else files.plain(metrics),
     )
 
   def restore(

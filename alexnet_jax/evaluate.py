@@ -13,12 +13,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax import inference
 from alexnet_jax import metrics
 from alexnet_jax import model
 from alexnet_jax import reporting
 from alexnet_jax import sharding
-from alexnet_jax import strict_json
 from alexnet_jax import views
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.inference import Trained
@@ -220,8 +220,7 @@ def run(experiment: Experiment | None, workdir: pathlib.Path) -> int:
     logging.info('%-11s %s', name.replace('_', ' '), line(result))
   reporting.replace_text(
     workdir / 'evaluation.json',
-    strict_json.dumps({'step': opened.step, **(results or {})}, indent=2)
-    + '\n',
+    files.dumps({'step': opened.step, **(results or {})}, indent=2) + '\n',
   )
   return 0
 

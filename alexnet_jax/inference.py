@@ -19,10 +19,9 @@ from ml_collections import config_dict
 import numpy as np
 
 from alexnet_jax import checkpoint
-from alexnet_jax import class_names as names
 from alexnet_jax import errors
 from alexnet_jax import model
-from alexnet_jax import printable
+from alexnet_jax import names
 from alexnet_jax import resume
 from alexnet_jax import setup
 from alexnet_jax.data import Data
@@ -59,12 +58,12 @@ class Trained:
   @functools.cached_property
   def class_ids(self) -> tuple[str, ...]:
     """The classes as the data set had them, printable, by label."""
-    return tuple(map(printable.printable, self.identity.class_names))
+    return tuple(map(names.printable, self.identity.class_names))
 
   @functools.cached_property
   def class_names(self) -> tuple[str, ...]:
     """The classes as people call them, in the order of the labels."""
-    return names.readable(self.identity.class_names)
+    return names.classes_in_words(self.identity.class_names)
 
   @functools.cached_property
   def mean(self) -> np.ndarray:

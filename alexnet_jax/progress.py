@@ -1,4 +1,4 @@
-"""How far long work has come, told every few seconds."""
+"""Progress of long work, and amounts of time and memory in words."""
 
 import math
 import time
@@ -55,7 +55,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-  """Returns a time as people say it: 42 s, 3 min 20 s, 5 h 12 min, 3 d 4 h."""
+  """Returns a time in words: 42 s, 3 min 20 s, 5 h 12 min, 3 d 4 h."""
   if not math.isfinite(seconds):
     return '?'
   seconds = round(seconds)
@@ -68,3 +68,14 @@ def duration(seconds: float) -> str:
   if hours < 48:
     return f'{hours} h {minutes} min'
   return f'{hours // 24} d {hours % 24} h'
+
+
+def size(count: int) -> str:
+  """Returns a number of bytes in words: 512 B, 1.1 MB, 233 MB."""
+  value, unit = float(count), 'B'
+  for unit in ('B', 'kB', 'MB', 'GB'):
+    if value < 1000 or unit == 'GB':
+      break
+    value /= 1000
+  digits = 1 if unit != 'B' and value < 10 else 0
+  return f'{value:.{digits}f} {unit}'

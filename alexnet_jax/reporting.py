@@ -16,9 +16,9 @@ from absl import logging
 import jax
 import tensorboardX
 
-from alexnet_jax import printable
+from alexnet_jax import files
+from alexnet_jax import names
 from alexnet_jax import progress
-from alexnet_jax import strict_json
 
 _PACKAGES = (
   'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
@@ -49,7 +49,7 @@ class _Formatter(python_logging.Formatter):
     lines = [record.message]
     if not _is_ours(record):
       lines = record.message.split('\n')
-    record.message = '\n'.join(map(printable.printable, lines))
+    record.message = '\n'.join(map(names.printable, lines))
     return super().formatMessage(record)
 
 
@@ -84,9 +84,7 @@ class Reporter:
     kept = [
       line for line in read(self._path) if line['step'] <= first_step
     ]  # fmt: skip
-    replace_text(
-      self._path, ''.join(strict_json.dumps(line) + '\n' for line in kept)
-    )
+    replace_text(self._path, ''.join(files.dumps(line) + '\n' for line in kept))
     self._file = self._path.open('a')
     self._events = tensorboardX.SummaryWriter(
       str(workdir / 'events'), purge_step=first_step + 1
@@ -101,7 +99,7 @@ class Reporter:
       values: by name.
     """
     line = {'step': step, 'kind': kind, **values}
-    self._file.write(strict_json.dumps(line) + '\n')
+    self._file.write(files.dumps(line) + '\n')
     self._file.flush()
     for name, value in values.items():
       self._events.add_scalar(f'{kind}/{name}', value, step)
@@ -122,7 +120,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
   lines = []
   for text in path.read_text().splitlines():
     try:
-      lines.append(strict_json.loads(text))
+      lines.append(files.loads(text))
     except json.JSONDecodeError:
       logging.warning('%s: dropping an incomplete line', path)
   return lines
@@ -139,9 +137,7 @@ def write_run_record(
   workdir: pathlib.Path, config: dict[str, Any], devices: list[jax.Device]
 ) -> None:
   """Writes `config.json` and `run.json`: versions, devices, git revision."""
-  replace_text(
-    workdir / 'config.json', strict_json.dumps(config, indent=2) + '\n'
-  )
+  replace_text(workdir / 'config.json', files.dumps(config, indent=2) + '\n')
   record = {
     'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
     'python': platform.python_version(),
@@ -150,7 +146,7 @@ def write_run_record(
     'host': platform.platform(),
     'git_revision': _git_revision(),
   }
-  replace_text(workdir / 'run.json', strict_json.dumps(record, indent=2) + '\n')
+  replace_text(workdir / 'run.json', files.dumps(record, indent=2) + '\n')
 
 
 def _version(package: str) -> str | None:

@@ -6,7 +6,6 @@ import orbax.checkpoint as ocp
 import pytest
 
 from alexnet_jax import checkpoint
-from alexnet_jax import class_names
 from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import inference
@@ -127,15 +126,3 @@ def test_a_missing_run_is_a_mistake_in_one_line(tmp_path):
   (tmp_path / 'checkpoints').mkdir()
   with pytest.raises(errors.UserError, match='no last checkpoint'):
     inference.open_run(tmp_path)
-
-
-def test_class_names_are_words():
-  names = class_names.readable(('n02510455', 'n02012849', 'n03126707', 'cat'))
-  # The bird and the machine: 'crane' to WordNet, both of them.
-  assert names[0] == 'giant panda'
-  assert names[3] == 'cat'
-  assert len(set(names)) == 4
-  assert not any(name.startswith('n0') for name in names)
-  # Ids that ILSVRC-2012 does not have, and words that look a little like ids.
-  others = ('n00007846', 'n0251045', 'n025104550', 'nun')
-  assert class_names.readable(others) == others

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import errors
+from alexnet_jax import names
 from alexnet_jax.input_pipeline import arrays
-from alexnet_jax.input_pipeline import atomic_write
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import folder
 from alexnet_jax.input_pipeline import pipeline
@@ -437,6 +437,4 @@ def test_prepare_keeps_the_statistics_in_the_store(tmp_path):
 def test_a_splits_name_is_a_folders_name(tmp_path):
   source = arrays.Synthetic('train[:90%]', 5, 2, 8)
   kept = prepared(source, tmp_path, 8)
-  assert kept.directory == tmp_path / 'store' / atomic_write.split_name(
-    'train[:90%]'
-  )
+  assert kept.directory == tmp_path / 'store' / names.for_file('train[:90%]')

@@ -14,7 +14,7 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
-from alexnet_jax import printable
+from alexnet_jax import names
 from alexnet_jax import reporting
 from alexnet_jax import setup
 from alexnet_jax import train
@@ -66,7 +66,7 @@ def _main(place, monkeypatch, *given):
 
 
 def _names(names):
-  return {printable.printable(os.fsdecode(name)) for name in names}
+  return {names.printable(os.fsdecode(name)) for name in names}
 
 
 def _column(path, key):
@@ -101,7 +101,7 @@ def test_predict(place, tmp_path, monkeypatch, encoding):
   files = _column(tmp_path / 'predictions.csv', 'file')
   assert {name.split('/')[-1] for name in files} == _names(_FILES)
   classes = set(_column(tmp_path / 'predictions.csv', 'class'))
-  assert classes == set(map(printable.printable, _CLASSES))
+  assert classes == set(map(names.printable, _CLASSES))
   assert set(_column(tmp_path / 'predictions.csv', 'name')) == classes
   _check_png(tmp_path / 'predictions.png')
 
@@ -112,7 +112,7 @@ def test_similar(place, tmp_path, monkeypatch, capsys):
   queries = _column(tmp_path / 'similar.csv', 'query')
   assert {name.split('/')[-1] for name in queries} == _names(_FILES)
   classes = set(_column(tmp_path / 'similar.csv', 'class'))
-  assert classes <= set(map(printable.printable, _CLASSES))
+  assert classes <= set(map(names.printable, _CLASSES))
   _check_png(tmp_path / 'similar.png')
   # A line a query and six neighbors each: no name breaks one.
   assert len(capsys.readouterr().out.splitlines()) == 7 * len(_FILES)
@@ -132,7 +132,7 @@ def test_extract(place, tmp_path, monkeypatch):
     classes.append(feature['class'].bytes_list.value[0].decode())
     feature['file'].bytes_list.value[0].decode()
   assert list(dict.fromkeys(classes)) == [
-    printable.printable(name) for name in _CLASSES
+    names.printable(name) for name in _CLASSES
   ]
 
 
@@ -149,7 +149,7 @@ def test_report(place, monkeypatch):
   for path in folder.rglob('*.csv'):
     assert '\udcff' not in path.read_text(encoding='utf-8')
   names = _column(folder / 'tables' / 'class_errors.csv', 'class')
-  assert names == [printable.printable(name) for name in _CLASSES]
+  assert names == [names.printable(name) for name in _CLASSES]
 
 
 def test_workdirs_that_checkpoints_cannot_have(place, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from matplotlib import patches
 from matplotlib import textpath
 import numpy as np
 
-from alexnet_jax import printable
+from alexnet_jax import names
 
 INK, MUTED, ACCENT, PALE = '#1f2328', '#6b7280', '#2563a8', '#dbe6f2'
 FIRST_BAR, TRACK = '#9dc0e6', '#f3f4f6'  # of the likeliest class; behind bars
@@ -85,7 +85,7 @@ class Sheet:
     """Writes one line, cut to `room` inches where that is not 0."""
     width, height = self._size
     style = {'va': 'baseline', **style}
-    text = printable.drawable(text)
+    text = names.drawable(text)
     if room:
       text = _fit(text, room, style['size'], style.get('weight', 'normal'))
     self.figure.text(left / width, 1 - base / height, text, **style)

@@ -10,11 +10,11 @@ import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax import evaluate
+from alexnet_jax import files
 from alexnet_jax import identity as identities
 from alexnet_jax import inference
-from alexnet_jax import printable
+from alexnet_jax import names
 from alexnet_jax import reporting
-from alexnet_jax import strict_json
 from alexnet_jax.analysis import averaging
 from alexnet_jax.analysis import ensemble_plot
 from alexnet_jax.analysis import subsets
@@ -71,7 +71,7 @@ def run(
     'search': search,
     'subsets': measured,
   }
-  text = strict_json.dumps(result, indent=2) + '\n'
+  text = files.dumps(result, indent=2) + '\n'
   reporting.replace_text(output / 'ensemble.json', text)
   _write_csv(output / 'ensemble.csv', workdirs, measured)
   subtitle = f'{len(labels):,} images, {views.replace("_", " ")}'
@@ -179,8 +179,8 @@ def _write_csv(
   keys = ('top1_error', 'top5_error', 'nll')
   with path.open('w', newline='', encoding='utf-8') as file:
     writer = csv.writer(file)
-    names = map(printable.printable, workdirs)
-    writer.writerow(['networks', *keys, *names])
+    columns = map(names.printable, workdirs)
+    writer.writerow(['networks', *keys, *columns])
     for each in measured:
       taken = [int(i in each['members']) for i in range(len(workdirs))]
       errors_here = [each[key] for key in keys]

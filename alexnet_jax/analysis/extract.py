@@ -14,7 +14,6 @@ import numpy as np
 
 from alexnet_jax import architecture
 from alexnet_jax import errors
-from alexnet_jax import printable
 from alexnet_jax.analysis import activations
 from alexnet_jax.analysis import features
 from alexnet_jax.analysis.features import Rows
@@ -115,13 +114,13 @@ def _join(parts: list[Rows]) -> Rows:
 def _arrays(
   trained: Trained, layer: str, source: Any, rows: Rows
 ) -> dict[str, Any]:
-  names = np.array([*trained.class_ids, ''])
+  classes = np.array([*trained.class_ids, ''])
   files = (source.describe(int(i)) for i in rows.indices)
   return {
     'features': rows.features,
     'labels': rows.labels,
-    'classes': names[rows.labels],  # A label of -1 is the empty name.
-    'files': np.array([printable.printable(file) for file in files]),
+    'classes': classes[rows.labels],  # A label of -1 is the empty name.
+    'files': np.array([names.printable(file) for file in files]),
     'layer': layer,
     'step': trained.step,
   }
@@ -129,10 +128,10 @@ def _arrays(
 
 def _save(path: pathlib.Path, arrays: dict[str, Any]) -> None:
   # TensorFlow comes with the data, which are open by now.
-  from alexnet_jax.input_pipeline import atomic_write
+  from alexnet_jax import files
   from alexnet_jax.input_pipeline import examples
 
   if path.suffix == '.tfrecord':
     examples.save_features(path, **arrays)
   else:
-    atomic_write.save_arrays(path, **arrays)
+    files.save_arrays(path, **arrays)

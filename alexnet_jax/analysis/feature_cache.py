@@ -15,8 +15,8 @@ from absl import logging
 import numpy as np
 
 from alexnet_jax import errors
+from alexnet_jax import files
 from alexnet_jax import reporting
-from alexnet_jax import strict_json
 from alexnet_jax.analysis import activations
 from alexnet_jax.analysis import features
 from alexnet_jax.inference import Trained
@@ -54,7 +54,7 @@ def load_or_compute(run: Trained, source: Any, layer: str) -> Features:
   origin = _origin(run, source)
   if not _is_of(folder, origin):
     _compute(run, source, layer, folder)
-    text = strict_json.dumps(origin, indent=2) + '\n'
+    text = files.dumps(origin, indent=2) + '\n'
     reporting.replace_text(folder / 'origin.json', text)
   return Features(
     np.load(folder / 'features.npy', mmap_mode='r'),
@@ -83,7 +83,7 @@ def _is_of(folder: pathlib.Path, origin: dict[str, Any]) -> bool:
   path = folder / 'origin.json'
   if not path.exists():
     return False
-  found = strict_json.loads(path.read_text())
+  found = files.loads(path.read_text())
   changed = [key for key in origin if found.get(key) != origin[key]]
   if changed:
     logging.info(

@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax import evaluate
-from alexnet_jax import printable
+from alexnet_jax import names
 from alexnet_jax.analysis import contact_sheet
 from alexnet_jax.inference import Trained
 
@@ -72,7 +72,7 @@ def run(trained: Trained, source: Any, output: pathlib.Path, views: str) -> int:
   _save_sheet(trained, shown, count, views, output / 'predictions.png')
   if count > len(shown):
     print(
-      f'... and {count - len(shown):,} more in {printable.printable(str(path))}'
+      f'... and {count - len(shown):,} more in {names.printable(str(path))}'
     )
   logging.info('%s predicted: %s, predictions.png', f'{count:,}', path)
   return 0
@@ -89,7 +89,7 @@ def predict(trained: Trained, source: Any, views: str) -> Iterator[Prediction]:
     for row in np.flatnonzero(batch['mask']):
       labels = order[row]
       yield Prediction(
-        printable.printable(source.describe(int(batch['index'][row]))),
+        names.printable(source.describe(int(batch['index'][row]))),
         labels,
         probabilities[row, labels],
         batch['image'][row],

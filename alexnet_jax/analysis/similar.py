@@ -9,7 +9,7 @@ from absl import logging
 import numpy as np
 
 from alexnet_jax import errors
-from alexnet_jax import printable
+from alexnet_jax import names
 from alexnet_jax.analysis import activations
 from alexnet_jax.analysis import contact_sheet
 from alexnet_jax.analysis import feature_cache
@@ -56,9 +56,9 @@ def run(
   distances, places = nearest_neighbors.nearest(database.features, wanted, k)
   found = [
     _Found(
-      printable.printable(queries.describe(q)),
+      names.printable(queries.describe(q)),
       rank + 1,
-      printable.printable(source.describe(int(database.indices[place]))),
+      names.printable(source.describe(int(database.indices[place]))),
       int(database.indices[place]),
       int(database.labels[place]),
       float(distances[q, rank]),

@@ -9,9 +9,10 @@ from absl import logging
 import numpy as np
 
 from alexnet_jax import errors
+from alexnet_jax import files
+from alexnet_jax import names
 from alexnet_jax import progress
 from alexnet_jax.identity import Statistics
-from alexnet_jax.input_pipeline import atomic_write
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import sources
@@ -98,21 +99,21 @@ def _products(image: np.ndarray) -> np.ndarray:
 def stored_path(
   source: sources.Source, decoder: decoding.Options
 ) -> pathlib.Path | None:
-  """Returns where a source's statistics are kept; see `atomic_write.place`.
+  """Returns where a source's statistics are kept; see `files.beside`.
 
   None for data that are not on disk.
   """
   if source.directory is None:
     return None
-  split = atomic_write.split_name(source.split)
+  split = names.for_file(source.split)
   upright = '-upright' if decoder.upright else ''
   filename = f'statistics-{split}-{decoder.image_size}{upright}.npz'
-  return atomic_write.place(source.directory, filename)
+  return files.beside(source.directory, filename)
 
 
 def save(path: pathlib.Path, statistics: Statistics) -> None:
   """Writes statistics to an .npz file, all at once or not at all."""
-  atomic_write.save_arrays(path, **dataclasses.asdict(statistics))
+  files.save_arrays(path, **dataclasses.asdict(statistics))
 
 
 def load_or_compute(

@@ -28,9 +28,9 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_jax import errors
-from alexnet_jax import printable
+from alexnet_jax import files
+from alexnet_jax import names
 from alexnet_jax import progress
-from alexnet_jax.input_pipeline import atomic_write
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import sources
@@ -121,7 +121,7 @@ def _file(directory: pathlib.Path, index: int) -> pathlib.Path:
 def split_folder(store_dir: str, split: str) -> pathlib.Path:
   """Returns the folder of one split."""
   root = pathlib.Path(store_dir).expanduser().absolute()
-  return root / atomic_write.split_name(split)
+  return root / names.for_file(split)
 
 
 def open_store(
@@ -251,9 +251,9 @@ def write(
       _write_squares(directory, some, options, threads, rows, file)
     os.sync()  # Each file by itself would wait for the disk.
     lost = np.flatnonzero(rows['label'] == _UNREADABLE).tolist()
-    names = {i: printable.printable(source.describe(i)) for i in lost}
+    unreadable = {i: names.printable(source.describe(i)) for i in lost}
     _save_description(
-      directory, identity | {'unreadable': names, 'complete': True}
+      directory, identity | {'unreadable': unreadable, 'complete': True}
     )
   logging.info('The store in %s is complete', directory)
 
@@ -261,7 +261,7 @@ def write(
 def _save_description(
   directory: pathlib.Path, description: dict[str, Any]
 ) -> None:
-  with atomic_write.replacing(directory / _DESCRIPTION) as file:
+  with files.replacing(directory / _DESCRIPTION) as file:
     file.write(json.dumps(description, indent=1).encode())
 
 
@@ -379,6 +379,6 @@ def _write_squares(
       labels = np.where(unreadable, _UNREADABLE, batch['label'])
       rows['label'][indices] = labels
       rows['check'][indices] = _check(contents, labels)
-      with atomic_write.full_disk_in_words(directory):
+      with files.full_disk_in_words(directory):
         list(pool.map(write_one, indices.tolist(), contents))
       shown.add(len(indices))

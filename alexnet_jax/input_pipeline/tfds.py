@@ -22,7 +22,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from alexnet_jax import errors
-from alexnet_jax.input_pipeline import atomic_write
+from alexnet_jax import files
 from alexnet_jax.input_pipeline import sources
 
 # Bytes of the two archives that must be fetched by hand, as image-net.org gives
@@ -371,7 +371,7 @@ def _indices(
   # A part such as train[:90%] may leave out files.
   digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()[:8]
   stem = paths[0].name.split('.tfrecord')[0]
-  index = atomic_write.place(paths[0].parent, f'{stem}.{digest}.index.npz')
+  index = files.beside(paths[0].parent, f'{stem}.{digest}.index.npz')
   stored = _load_arrays(index)
   if stored and np.array_equal(stored['stamps'], stamps):
     ends = np.cumsum(stored['counts'])[:-1]
@@ -381,7 +381,7 @@ def _indices(
     )
   logging.info('Indexing %d TFRecord files, once, into %s', len(paths), index)
   tables = [index_file(path) for path in paths]
-  atomic_write.save_arrays(
+  files.save_arrays(
     index,
     stamps=stamps,
     counts=np.array([len(offsets) for offsets, _ in tables]),

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import printable
+from alexnet_jax import files
+from alexnet_jax import names
 from alexnet_jax import progress
 from alexnet_jax import setup
-from alexnet_jax import strict_json
 from alexnet_jax.analysis.report import curves
 from alexnet_jax.analysis.report import page
 from alexnet_jax.analysis.report.subject import Subject
@@ -118,7 +118,7 @@ def _record(workdir: pathlib.Path) -> list[page.Block]:
   """Returns the versions and the machine, or a note that they are missing."""
   path = workdir / 'run.json'
   try:
-    record = strict_json.loads(path.read_text())
+    record = files.loads(path.read_text())
     versions = sorted(record['versions'].items())
   except FileNotFoundError:
     return [page.Note('The run has no run.json: its versions are not known.')]
@@ -145,12 +145,12 @@ def _record(workdir: pathlib.Path) -> list[page.Block]:
 def _plain(value: Any) -> str:
   if isinstance(value, list):
     return ', '.join(map(_plain, value))
-  return '' if value is None else printable.printable(str(value))
+  return '' if value is None else names.printable(str(value))
 
 
 def _config(subject: Subject) -> page.Table:
   rows = [
-    (key, re.sub(r'\s+', ' ', strict_json.dumps(value)))
+    (key, re.sub(r'\s+', ' ', files.dumps(value)))
     for key, value in setup.flatten(subject.run.experiment.plain_config())
   ]
   return page.Table(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import printable
+from alexnet_jax import names
 
 # Names of the page's colors and their values in the light theme: page.css has
 # those of both themes.
@@ -201,7 +201,7 @@ def label(name: str, letters: int) -> str:
 
   To be called by what draws, where the style of `drawing` holds.
   """
-  return shorten(printable.drawable(name), letters)
+  return shorten(names.drawable(name), letters)
 
 
 def shorten(text: str, letters: int) -> str:

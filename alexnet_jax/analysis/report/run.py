@@ -11,7 +11,7 @@ from absl import logging
 from ml_collections import config_dict
 
 from alexnet_jax import inference
-from alexnet_jax import printable
+from alexnet_jax import names
 from alexnet_jax import progress
 from alexnet_jax.analysis.report import inside
 from alexnet_jax.analysis.report import invariance
@@ -70,7 +70,7 @@ def run(
       section.seconds,
     )
   seconds = time.perf_counter() - started
-  name = printable.printable(opened.workdir.resolve().name)
+  name = names.printable(opened.workdir.resolve().name)
   written = page.write(
     opened.workdir / 'report',
     title=f'What the network learned: {name}',

@@ -7,7 +7,7 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
-from alexnet_jax import printable
+from alexnet_jax import names
 from alexnet_jax.analysis.report import plots
 
 _GAP = 24  # pixels between panels
@@ -81,7 +81,7 @@ def _typeface(size: float) -> ImageFont.FreeTypeFont:
 def _write(image, left, top, text, size, color) -> None:
   """Writes one line, cut so that the image keeps its margin."""
   typeface = _typeface(size)
-  text = printable.with_glyphs(text, [_FONT])
+  text = names.with_glyphs(text, [_FONT])
   short, length = text, len(text)
   while length > 1 and typeface.getlength(short) > image.width - 2 * left:
     length -= 1
@@ -92,7 +92,7 @@ def _write(image, left, top, text, size, color) -> None:
 def _wrap(text: str, width: int) -> list[str]:
   """Breaks a text into lines that fit a width in dots."""
   typeface, lines = _typeface(1), []
-  for word in printable.with_glyphs(text, [_FONT]).split():
+  for word in names.with_glyphs(text, [_FONT]).split():
     longer = f'{lines[-1]} {word}' if lines else word
     if lines and typeface.getlength(longer) <= width:
       lines[-1] = longer

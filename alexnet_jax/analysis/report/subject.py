@@ -14,7 +14,7 @@ from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import inference
 from alexnet_jax import model
-from alexnet_jax import printable
+from alexnet_jax import names
 from alexnet_jax import views
 from alexnet_jax.analysis import activations
 from alexnet_jax.analysis.report import samples
@@ -68,7 +68,7 @@ class Subject:
 
   @property
   def data_name(self) -> str:
-    return printable.printable(self.train_source.name)
+    return names.printable(self.train_source.name)
 
   @property
   def train_source(self) -> Any:

