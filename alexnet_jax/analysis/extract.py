@@ -14,6 +14,7 @@ import numpy as np
 
 from alexnet_jax import architecture
 from alexnet_jax import errors
+from alexnet_jax import names
 from alexnet_jax.analysis import activations
 from alexnet_jax.analysis import features
 from alexnet_jax.analysis.features import Rows
