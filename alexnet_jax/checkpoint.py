@@ -137,7 +137,6 @@ class Checkpoints:
     args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
     return self._manager.restore(step, args=args)['params']
 
-  @functools.cache  # noqa: B019  A run opens few checkpoints.
   def identity(self, step: int) -> identities.Identity:
     """Returns what the run was when a checkpoint was saved.
 
@@ -196,7 +195,8 @@ def choose(checkpoints: Checkpoints, which: str, workdir: pathlib.Path) -> int:
   """
   if which not in ('last', 'best'):
     raise errors.UserError(
-      f"evaluate.checkpoint is '{which}': use 'last' or 'best'"
+      f"--config.evaluate.checkpoint='{which}' is not a choice: set"
+      ' --config.evaluate.checkpoint to last or best'
     )
   step = checkpoints.latest() if which == 'last' else checkpoints.best()
   if step is None:

@@ -1,19 +1,22 @@
 """What a trained network is besides its parameters, and what made it.
 
-A checkpoint carries an `Identity`, so that whoever has a workdir has the
-function that was trained, whatever has become of the data folder since.
+A checkpoint carries an `Identity`, so that a workdir alone is the function that
+was trained, whatever has become of the data folder since.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, Self
 
+from absl import logging
 import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax.epochs import Epochs
 
 _ARRAYS = ('mean_image', 'channel_mean', 'stdevs', 'eigenvectors')
+# Values of config keys that have another name since a checkpoint was written.
+_RENAMED = {('input', 'color', 'source'): 'cuda_convnet'}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,7 +131,7 @@ class Identity:
     """Returns what `to_json` and `arrays` were made from."""
     measured = values['statistics']
     return cls(
-      config=values['config'],
+      config=_with_new_names(values['config']),
       class_names=tuple(values['class_names']),
       statistics=Statistics(
         mean_image=arrays['mean_image'],
@@ -143,6 +146,18 @@ class Identity:
       validation=Split(**values['validation']),
       epoch_shift=values['epoch_shift'],
     )
+
+
+def _with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a checkpoint's config in today's words, and logs what changed."""
+  config = dict(config)
+  for (group, key, old), new in _RENAMED.items():
+    if config.get(group, {}).get(key) == old:
+      config[group] = {**config[group], key: new}
+      logging.info(
+        "The checkpoint's %s.%s='%s' is now called '%s'", group, key, old, new
+      )
+  return config
 
 
 def check_class_names(

@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 
 from alexnet_jax import errors
-from alexnet_jax import setup
+from alexnet_jax import settings
 from alexnet_jax.identity import Identity
 from alexnet_jax.identity import Split
 
@@ -76,7 +76,7 @@ def check_config(
     UserError: if a key differs that is part of the trained function.
   """
   otherwise = 'use another --workdir' if training else 'leave --config out'
-  ours, theirs = (dict(setup.flatten(each)) for each in (config, saved))
+  ours, theirs = (dict(settings.flatten(each)) for each in (config, saved))
   for key in sorted(ours.keys() | theirs.keys()):
     now, before = ours.get(key), theirs.get(key)
     if now == before:

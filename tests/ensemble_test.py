@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import inference
 from alexnet_jax import model
 from alexnet_jax import setup
+from alexnet_jax import splits
 from alexnet_jax.analysis import ensemble
 from tests import input_pipeline_testing as testing
 from tests import trained_testing
@@ -42,8 +42,8 @@ def _probabilities(run, cuts):
   batches = list(run.data.read(run.data.eval_source, ''))
   images = np.concatenate([batch['image'] for batch in batches])
   images = images[np.concatenate([batch['mask'] for batch in batches]) > 0]
-  size = run.experiment.config.input.crop_size
-  network, params = run.experiment.network, jax.device_get(run.params)
+  size = run.setup.config.input.crop_size
+  network, params = run.setup.network, jax.device_get(run.params)
   forward = jax.jit(functools.partial(model.forward, network, params))
   each = []
   for top, left, mirror in cuts:
@@ -111,8 +111,8 @@ def test_files(place, opened, tmp_path):
 
 def _other(place, folder, **overrides):
   parts = setup.build(trained_testing.config(folder, **overrides))
-  identity = data.Data(parts).identity()
-  return inference.Trained(place / 'other', 1, parts, {}, identity)
+  identity = splits.Splits(parts).identity()
+  return inference.TrainedNetwork(place / 'other', 1, parts, {}, identity)
 
 
 def test_runs_that_cannot_be_averaged_are_a_mistake_in_one_line(

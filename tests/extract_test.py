@@ -36,7 +36,7 @@ def expected(run):
   crops = images[:, 2:30, 2:30].astype(np.float32)
   inputs = (crops - run.mean) / np.float32(64)
   params = jax.tree.map(np.asarray, run.params)
-  network, outputs = run.experiment.network, {}
+  network, outputs = run.setup.network, {}
   for name in _LAYERS:
     end = [layer.name for layer in network.layers].index(name) + 1
     short = type(network)(**{**vars(network), 'layers': network.layers[:end]})

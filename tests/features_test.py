@@ -20,7 +20,7 @@ def test_devices_share_batches_that_they_do_not_divide(place):
   for devices in (1, 4):
     config = trained_testing.config(place / 'data', devices=devices)
     run = inference.open_run(place / 'run', config)
-    assert len(run.experiment.devices()) == devices
+    assert len(run.setup.devices) == devices
     outputs.append(np.asarray(features.make_extractor(run, 'fc7')(squares)))
   one, four = outputs
   assert one.shape == (7, 16)

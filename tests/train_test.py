@@ -22,7 +22,7 @@ from alexnet_jax import optimizer
 from alexnet_jax import reporting
 from alexnet_jax import setup
 from alexnet_jax import train
-from alexnet_jax.data import Data
+from alexnet_jax.splits import Splits
 from configs import smoke
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -180,18 +180,18 @@ def test_validation_put_off_by_a_signal_happens_on_restart(
   assert train.train(parts, tmp_path / 'whole') == 0
 
   # The signal arrives while the first validation reads its first batch.
-  original = Data.read
+  original = Splits.read
 
   def interrupting(self, *args, **kwargs):
     signal.raise_signal(signal.SIGTERM)
     return original(self, *args, **kwargs)
 
-  monkeypatch.setattr(Data, 'read', interrupting)
+  monkeypatch.setattr(Splits, 'read', interrupting)
   assert train.train(parts, tmp_path / 'stopped') == 128 + signal.SIGTERM
   step, state = _saved(parts, tmp_path / 'stopped')
   assert (step, state.validated) == (5, -1)
 
-  monkeypatch.setattr(Data, 'read', original)
+  monkeypatch.setattr(Splits, 'read', original)
   assert train.train(parts, tmp_path / 'stopped') == 0
   _assert_same_run(parts, tmp_path / 'whole', tmp_path / 'stopped')
 
@@ -379,7 +379,7 @@ def test_training_learns(tmp_path):
 def test_state_is_saved_before_it_is_donated(tmp_path):
   parts = _build()
   checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
-  data = Data(parts)
+  data = Splits(parts)
   step = train.train_step.make_train_step(
     parts.network,
     parts.mesh,
