@@ -284,7 +284,7 @@ def _loop(run: Run, stop: StopSignal) -> str:
   if run.checkpoints.latest() != run.step:
     _save(run)
   return (
-    f'Training stopped at step {run.step} by {stop.name}: run again to go on'
+    f'Training stopped at step {run.step} by {stop.name}: run again to resume'
   )
 
 

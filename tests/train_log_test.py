@@ -358,7 +358,7 @@ def test_a_stop_after_a_validation_names_both_steps(start, caplog, monkeypatch):
   code, _ = start(errors=[0.25])
   assert code == 128 + signal.SIGINT
   last, ends = _ends(caplog)
-  assert ends == ['Training stopped at step 24 by SIGINT: run again to go on']
+  assert ends == ['Training stopped at step 24 by SIGINT: run again to resume']
   assert last.startswith(
     'Step 24, validated at step 20: top-1 error 25.00 %, best 25.00 % at step'
   )
