@@ -100,7 +100,7 @@ class Reporter:
 
     Args:
       step: updates made.
-      kind: 'train' or 'validation'.
+      kind: 'train', 'epoch' or 'validation'.
       values: by name.
     """
     line = {'step': step, 'kind': kind, **values}
@@ -116,9 +116,9 @@ class Reporter:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the lines of `metrics.jsonl`; one cut off by a kill is left out.
+  """Returns the lines of `metrics.jsonl`, without one cut off by a kill.
 
-  A number that was not finite is None.
+  Numbers that were not finite are None.
   """
   if not path.exists():
     return []

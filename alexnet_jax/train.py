@@ -1,4 +1,4 @@
-"""The loop: restore, step, log, validate, save, until done or told to stop."""
+"""The training loop: restore, step, log, validate, save."""
 
 from collections.abc import Iterator
 import contextlib
@@ -31,13 +31,13 @@ from alexnet_jax.identity import Identity
 from alexnet_jax.setup import Setup
 from alexnet_jax.splits import Splits
 
-# `timeout` and job managers signal a process and then its group: the second one
-# comes at once, and means no more than the first.
+# `timeout` and job managers signal a process and then its group: the second
+# signal comes immediately and means the same as the first.
 _SAME_SIGNAL_SECONDS = 1.0
 
 
 class StopSignal:
-  """Whether SIGTERM or Ctrl-C has come; a later one ends the process."""
+  """Whether SIGTERM or SIGINT has arrived; a later one ends the process."""
 
   def __init__(self):
     self.number: int | None = None
@@ -60,7 +60,7 @@ class StopSignal:
 
   @property
   def name(self) -> str:
-    """The signal's: 'SIGTERM'."""
+    """The signal's name, such as 'SIGTERM'."""
     return '' if self.number is None else signal.Signals(self.number).name
 
   @property
@@ -82,7 +82,7 @@ def _stop_signal() -> Iterator[StopSignal]:
 
 
 class Run:
-  """What the loop works with: opened once, closed at the end."""
+  """The objects of the loop: opened once, closed at the end."""
 
   def __init__(self, setup: Setup, workdir: pathlib.Path):
     self.setup = setup
@@ -122,8 +122,8 @@ class Run:
     self.views = {'center_view': transform.views['center_view']}
     if saved is not None:
       self._warn_of_another_rate(saved)
-    # Copies on the host of what decides what is due: reading the state itself
-    # would wait for the step that runs.
+    # Copies on the host of the values that decide what is due: reading the
+    # state itself would wait for the running step.
     self.step = int(self.state.step)
     self.validated = int(self.state.validated)
     self.plateau_ended = self._plateau_ended()
@@ -151,7 +151,7 @@ class Run:
       )
 
   def place(self, **fields: Any) -> None:
-    """Replaces fields of the state by values that are on every device."""
+    """Replaces fields of the state by values replicated on all devices."""
     everywhere = NamedSharding(self.setup.mesh, PartitionSpec())
     self.state = self.state.replace(**jax.device_put(fields, everywhere))
     self.plateau_ended = self._plateau_ended()
@@ -173,12 +173,12 @@ class Run:
     return self.epochs.ends(self.step)
 
   def checkpoint_is_due(self) -> bool:
-    """Whether to save here; a validation saves by itself."""
+    """Whether to save here; a validation saves too."""
     every = self.settings.checkpoint.every_steps
     return self.step % every == 0 and not self.validation_is_due()
 
   def why_ended(self) -> str:
-    """Returns why there is nothing more to train; '' while there is."""
+    """Returns why training has ended; '' while it has not."""
     if self.plateau_ended:
       return (
         'plateau: no better validation error after'
@@ -197,7 +197,7 @@ class Run:
     It is of the whole schedule; the plateau rule may end the run earlier.
     """
     every = self.settings.validate_every_steps
-    # Epochs are counted in places, the rest in steps.
+    # Validations are due by place in the epoch, the rest by step.
     shift = 0 if every else self.epochs.shift
     every = every or self.epochs.steps
     save_every = self.settings.checkpoint.every_steps
@@ -208,7 +208,7 @@ class Run:
       return end // every - (first - 1) // every
 
     saves = count(self.step, self.total_steps, save_every)
-    if not shift:  # A validation saves by itself.
+    if not shift:  # A validation saves too.
       both = math.lcm(every, save_every)
       saves -= count(self.step, self.total_steps, both)
     return self.meter.seconds_left(
@@ -250,9 +250,9 @@ def train(setup: Setup, workdir: pathlib.Path) -> int:
 def _loop(run: Run, stop: StopSignal) -> str:
   """Steps, and does what is due between steps.
 
-  What is due is a function of the state, so a restarted run does the same.
-  Between lines of the log, validations and checkpoints nothing here reads a
-  value from the device, so that it always has a step to run.
+  What is due is a function of the state, so a resumed run does the same.
+  Between log lines, validations and checkpoints nothing here reads a value from
+  the device, so that it always has a step to run.
 
   Returns:
     Why the run ended, as a line for the log.
@@ -272,7 +272,7 @@ def _loop(run: Run, stop: StopSignal) -> str:
     started = time.perf_counter()
     _step(run, batches)
     if run.step == first + 1:
-      _training_values(run)  # Compiles what reads them, too.
+      _training_values(run)  # Compiles the programs that read them, too.
       seconds = time.perf_counter() - started
       logging.info('First step after %s', progress.duration(seconds))
       run.meter.restart()
@@ -292,8 +292,8 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
   """Dispatches one update.
 
   Raises:
-    UserError: at the end of an epoch in which no image at all could be read,
-      whatever share `data.max_unreadable` allows.
+    UserError: at the end of an epoch in which no image could be read, even if
+      `data.max_unreadable` is 1.
   """
   epochs = run.epochs
   if epochs.place(run.step) % epochs.steps == 0:
@@ -313,7 +313,7 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
 
 
 def _training_values(run: Run) -> dict[str, float]:
-  """Reads from the device what a line of the log tells; waits for the step.
+  """Reads the values of a log line from the device; waits for the step.
 
   Raises:
     DivergedError: if the loss or the parameters are no longer finite.
@@ -332,7 +332,7 @@ def _training_values(run: Run) -> dict[str, float]:
 
 
 def _log(run: Run) -> None:
-  """Reports the window that ends with this step, and looks for trouble."""
+  """Reports the window that ends with this step and checks for problems."""
   values = {**_training_values(run), **run.meter.read()}
   run.reporter.write(run.step, 'train', values)
   line = reporting.train_line(
@@ -346,7 +346,7 @@ def _log(run: Run) -> None:
 
 
 def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
-  """Warns once when the loss stays at that of a network that knows nothing."""
+  """Warns once when the loss stays at that of a uniform prediction."""
   if not math.isfinite(nll):  # No image of the window could be read.
     return
   chance = math.log(run.setup.network.num_classes)
@@ -359,12 +359,12 @@ def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
   every = run.settings.log.every_steps
   if lasted - every < run.settings.log.stuck_after_steps <= lasted:
     logging.warning(
-      'The loss has stayed at ln(%d) = %.2f for %d steps: the network says the'
-      ' same of every image. Usual causes: initial weights too small or pixels'
-      ' scaled to 0..1 (signals die out: try'
+      'The loss has stayed at ln(%d) = %.2f for %d steps: the network predicts'
+      ' the same distribution for every image. Usual causes: initial weights'
+      ' too small or pixels scaled to 0..1 (signals vanish: try'
       ' --config.network.conv3.init_std=0.03 and so on, as the preset'
       ' cuda_convnet does), a learning rate too high (units die) or too low,'
-      ' labels that do not belong to their images.',
+      ' labels that do not match their images.',
       run.setup.network.num_classes,
       chance,
       lasted,
@@ -433,7 +433,7 @@ def _check_finite(run: Run) -> None:
   saved = 'none was saved' if latest is None else f'step {latest}'
   raise errors.DivergedError(
     f'the loss is not finite from step {step} on; last good checkpoint:'
-    f' {saved}. A lower optimizer.learning_rate is the usual remedy'
+    f' {saved}. The usual remedy is a lower --config.optimizer.learning_rate'
   )
 
 
@@ -443,7 +443,7 @@ def _save(run: Run, validation: dict[str, float] | None = None) -> None:
 
 
 def _summarize(workdir: pathlib.Path, run: Run) -> None:
-  """Logs the curve of the validation error, the last one and the best."""
+  """Logs the curve of validation errors, the last and the best one."""
   lines = reporting.read(workdir / 'metrics.jsonl')
   history = [
     line

@@ -1,7 +1,7 @@
 """What the device does to pixels before conv1: cut a view, center, add color.
 
-The input pipeline ships uint8 pixels and three floats an image; everything here
-is a slice or one elementwise step that XLA fuses.
+The input pipeline delivers uint8 pixels and three floats per image; everything
+here is a slice or one elementwise step that XLA fuses.
 """
 
 import dataclasses

@@ -43,7 +43,7 @@ def _build(**overrides):
     ('input.crop_size', 40, ['40', '32', 'smaller']),
     ('input.crop_size', 2, ['2', 'conv', 'larger']),
     ('devices', 9, ['9', '4', 'devices']),
-    ('devices', -1, ['--config.devices=-1 ', '0..1024 (0: all there are)']),
+    ('devices', -1, ['--config.devices=-1 ', '0..1024 (0: all available)']),
     ('network.towers', 3, ['3', 'features', '32']),
     ('network.activation', 'rectify', ['rectify', 'relu']),
     ('network.conv1.order', ('lrn',), ['lrn', 'response_norm']),
