@@ -1,25 +1,24 @@
-"""The trained network as the sections of the report question it."""
+"""The trained network and its data as the sections of the report use them."""
 
 from collections.abc import Callable, Iterator
-import dataclasses
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import architecture
-from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import inference
 from alexnet_jax import model
 from alexnet_jax import names
+from alexnet_jax import setup
 from alexnet_jax import views
 from alexnet_jax.analysis import activations
-from alexnet_jax.analysis.report import samples
-from alexnet_jax.analysis.report import scoring
-from alexnet_jax.architecture import Architecture
+from alexnet_jax.data import Batch
+
+if TYPE_CHECKING:  # It imports TensorFlow, which takes seconds.
+  from alexnet_jax.input_pipeline.sources import Source
 
 BATCH = 128  # images at a time
 # Multiply-adds that a section may spend: about two minutes of two CPU cores,
@@ -28,59 +27,124 @@ _BUDGET_OF_CPU = 6e12
 _BUDGET = 1e15
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-  """A trained network on one device, all towers in turn.
+class Examples(NamedTuple):
+  """Images that could be read.
 
   Attributes:
-    run: where it comes from.
-    params: float32, towers on each leading axis.
-    mean: float32 [crop, crop, 3] or [3], what is subtracted from pixels.
+    places: int [N], their places among the indices that were asked for.
+    images: uint8 [N, S, S, 3].
+    labels: int32 [N].
   """
 
-  run: inference.Trained
-  params: model.Params
-  mean: np.ndarray
+  places: np.ndarray
+  images: np.ndarray
+  labels: np.ndarray
+
+
+class Scores(NamedTuple):
+  """The predictions for test images.
+
+  Attributes:
+    index: int64 [N], the examples.
+    label: int32 [N], their true classes.
+    top: int [N, 5] (fewer for fewer classes), the likeliest classes first.
+    top_probability: float32 [N, 5].
+    true_probability: float32 [N], of the true class.
+  """
+
+  index: np.ndarray
+  label: np.ndarray
+  top: np.ndarray
+  top_probability: np.ndarray
+  true_probability: np.ndarray
 
   @property
-  def _config(self) -> Any:
-    return self.run.experiment.config
+  def wrong(self) -> np.ndarray:
+    """Whether the likeliest class is not the true one, bool [N]."""
+    return self.top[:, 0] != self.label
 
-  @property
-  def network(self) -> Architecture:
-    return self.run.experiment.network
 
-  @property
-  def image_size(self) -> int:
-    return self._config.input.image_size
+def score(
+  probabilities: np.ndarray, labels: np.ndarray, indices: np.ndarray
+) -> Scores:
+  """Returns the scores of probabilities [N, classes]."""
+  top = np.argsort(-probabilities, axis=1, kind='stable')[:, :5]
+  return Scores(
+    indices,
+    labels,
+    top,
+    np.take_along_axis(probabilities, top, axis=1),
+    probabilities[np.arange(len(labels)), labels],
+  )
 
-  @property
-  def crop_size(self) -> int:
-    return self._config.input.crop_size
 
-  @property
-  def train_batch(self) -> int:
-    return self._config.batch_size
+def choose(total: int, count: int, seed: int = 0) -> np.ndarray:
+  """Draws `count` of `total` examples, the same ones every time.
 
-  @functools.cached_property
-  def class_names(self) -> tuple[str, ...]:
-    return self.run.class_names
+  Returns:
+    Rising indices, int64 [min(count, total)].
+  """
+  if count >= total:
+    return np.arange(total)
+  drawn = np.random.default_rng(seed).choice(total, count, replace=False)
+  return np.sort(drawn)
 
-  @property
-  def data_name(self) -> str:
-    return names.printable(self.train_source.name)
 
-  @property
-  def train_source(self) -> Any:
-    return self.run.data.train_source
+def pad(array: np.ndarray, size: int) -> np.ndarray:
+  """Returns an array with rows of zeros added up to a size."""
+  return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
 
-  @property
-  def eval_source(self) -> Any:
-    return self.run.data.eval_source
 
-  @functools.cached_property
-  def shapes(self) -> tuple[architecture.LayerShape, ...]:
-    return architecture.layer_shapes(self.network, self.crop_size)
+class Subject:
+  """A trained network with all towers on one device, and its data.
+
+  Attributes:
+    workdir: of the run.
+    step: updates made.
+    config: all keys, plain values.
+    network: the architecture.
+    shapes: of its layers.
+    params: float32, towers on each leading axis.
+    mean: float32 [crop, crop, 3] or [3], what is subtracted from pixels.
+    image_size: side of a prepared image, in pixels.
+    crop_size: side of a view.
+    class_names: printable, by label.
+    train_source: the training split.
+    eval_source: the test images.
+  """
+
+  def __init__(self, run: inference.Trained):
+    """Moves the parameters to one device.
+
+    Raises:
+      UserError: if data are missing or do not fit.
+    """
+    self._run = run
+    self.workdir, self.step = run.workdir, run.step
+    self.config = run.experiment.plain_config()
+    self.network = run.experiment.network
+    self._dtype = run.experiment.dtype
+    device = jax.local_devices()[0]
+    self.params: model.Params = jax.device_put(
+      jax.device_get(run.params), device
+    )
+    self.mean = run.mean
+    self.image_size: int = self.config['input']['image_size']
+    self.crop_size: int = self.config['input']['crop_size']
+    self.class_names = run.class_names
+    self.shapes = architecture.layer_shapes(self.network, self.crop_size)
+    self.train_source: Source = run.data.train_source
+    self.eval_source: Source = run.data.eval_source
+    self.data_name = names.printable(self.train_source.name)
+    self._probabilities = jax.jit(
+      lambda params, crops: jax.nn.softmax(
+        self.logits(params, self.to_input(crops))
+      )
+    )
+
+  def config_rows(self) -> list[tuple[str, object]]:
+    """Returns the config's keys, with dots, and their values."""
+    return list(setup.flatten(self.config))
 
   @functools.cached_property
   def is_gray(self) -> bool:
@@ -89,36 +153,41 @@ class Subject:
     return bool((images == images[..., :1]).all())
 
   def affordable(self, images: int, passes: int = 1) -> int:
-    """Returns how many of the images a section may look at.
+    """Returns how many images a section may look at.
 
     Args:
       images: how many there are.
-      passes: forward passes that each needs.
+      passes: forward passes per image.
     """
     budget = _BUDGET_OF_CPU if jax.default_backend() == 'cpu' else _BUDGET
     cost = sum(shape.multiply_adds for shape in self.shapes)
     return max(1, min(images, int(budget / (cost * passes))))
 
   def batches(
-    self, source: Any, indices: np.ndarray, what: str
-  ) -> Iterator[data.Batch]:
+    self, source: 'Source', indices: np.ndarray, what: str
+  ) -> Iterator[Batch]:
     """Returns batches of at most `BATCH` examples; see `data.Data.read`."""
-    return self.run.data.read(
+    return self._run.data.read(
       source, what, indices=indices, batch_size=min(BATCH, len(indices))
     )
 
-  def read(self, source: Any, indices: np.ndarray) -> samples.Examples:
-    """Returns the examples of these indices that can be read."""
-    return samples.join(self.batches(source, indices, 'Reading images'))
+  def read(self, source: 'Source', indices: np.ndarray) -> Examples:
+    """Returns those of the examples that can be read."""
+    parts = []
+    for batch in self.batches(source, indices, 'Reading images'):
+      kept = batch['mask'] > 0
+      parts.append([batch[key][kept] for key in ('index', 'image', 'label')])
+    return Examples(*map(np.concatenate, zip(*parts, strict=True)))
 
   def choose_tests(self, count: int, seed: int = 0) -> np.ndarray:
-    """Draws test images that can be read; see `samples.choose`."""
+    """Draws test images that can be read; see `choose`."""
     readable = self.scores.index
-    return readable[samples.choose(len(readable), count, seed)]
+    return readable[choose(len(readable), count, seed)]
 
   def to_input(self, crops: jax.Array) -> jax.Array:
-    """Turns pixels, [N, crop, crop, 3], into what conv1 reads."""
-    return views.to_input(crops, self.mean, self._config.input.pixel_scale)
+    """Turns pixels [N, crop, crop, 3] into what conv1 reads."""
+    scale = self.config['input']['pixel_scale']
+    return views.to_input(crops, self.mean, scale)
 
   def center(self, images: np.ndarray) -> np.ndarray:
     """Cuts the center view out of prepared images [N, S, S, 3]."""
@@ -129,33 +198,18 @@ class Subject:
 
   def logits(self, params: model.Params, inputs: jax.Array) -> jax.Array:
     """Computes the logits [N, classes] of inputs [N, crop, crop, 3]."""
-    dtype = self.run.experiment.dtype
-    return model.forward(self.network, params, inputs, dtype=dtype)
-
-  @functools.cached_property
-  def _probabilities(self) -> Callable[..., jax.Array]:
-    return jax.jit(
-      lambda params, crops: jax.nn.softmax(
-        self.logits(params, self.to_input(crops))
-      )
-    )
+    return model.forward(self.network, params, inputs, dtype=self._dtype)
 
   def probabilities(self, crops: np.ndarray) -> np.ndarray:
     """Computes float32 [N, classes] of pixels [N, crop, crop, 3]."""
     return self.in_batches(self._probabilities, crops)
 
   def in_batches(
-    self, function: Callable[..., Any], arrays: np.ndarray
+    self,
+    function: Callable[[model.Params, np.ndarray], jax.Array],
+    arrays: np.ndarray,
   ) -> np.ndarray:
-    """Applies function(params, array) to batches of one size.
-
-    Args:
-      function: of the parameters and an array [N, ...] to another.
-      arrays: [N, ...], any N above 0.
-
-    Returns:
-      The results, [N, ...].
-    """
+    """Applies function(params, array) to [N, ...] in batches of one size."""
     parts, size = [], min(BATCH, len(arrays))
     for first in range(0, len(arrays), size):
       part = arrays[first : first + size]
@@ -163,96 +217,57 @@ class Subject:
       parts.append(np.asarray(result)[: len(part)])
     return np.concatenate(parts)
 
-  def one(self, image: np.ndarray, count: int) -> np.ndarray:
-    """Puts one image first in a batch as large as those of `count` images.
+  def layers(
+    self, ablated: int | None = None
+  ) -> Callable[[model.Params, np.ndarray], dict[str, jax.Array]]:
+    """Returns (params, pixels) -> the outputs of all layers by tower.
 
-    Functions that were used on such batches need not be compiled again.
+    Args:
+      ablated: a tower whose activations other towers and the classifier read
+        as zeros; None for no tower. See `activations.forward_all`.
     """
-    return pad(image[None], min(BATCH, count))
-
-  @functools.cached_property
-  def layers(self) -> Callable[..., dict[str, jax.Array]]:
-    """Computes (params, pixels) -> the outputs of all layers by tower."""
-    return self.layers_without(None)
-
-  def layers_without(
-    self, tower: int | None
-  ) -> Callable[..., dict[str, jax.Array]]:
-    """The same with a tower's maps zeroed where others read them."""
 
     def compute(params, crops):
+      inputs = self.to_input(crops)
       return activations.forward_all(
-        self.network,
-        params,
-        self.to_input(crops),
-        self.run.experiment.dtype,
-        silence=tower,
+        self.network, params, inputs, self._dtype, silence=ablated
       )
 
     return jax.jit(compute)
 
   @functools.cached_property
-  def features(self) -> Callable[..., jax.Array]:
+  def features(self) -> Callable[[model.Params, np.ndarray], jax.Array]:
     """Computes (params, pixels) -> the last hidden activations [N, D]."""
     name = self.network.layers[-2].name
 
     def compute(params, crops):
+      inputs = self.to_input(crops)
       output = activations.layer_output(
-        self.network,
-        params,
-        self.to_input(crops),
-        name,
-        self.run.experiment.dtype,
+        self.network, params, inputs, name, self._dtype
       )
       return output.reshape(len(output), -1)
 
     return jax.jit(compute)
 
   @functools.cached_property
-  def scores(self) -> scoring.Scores:
-    """Predictions for the test images, or for as many as are affordable.
+  def scores(self) -> Scores:
+    """The predictions for as many test images as are affordable.
 
-    Those that cannot be read are left out.
+    Unreadable ones are left out.
 
     Raises:
       UserError: if none can be read.
     """
-    source = self.eval_source
-    count = self.affordable(source.num_examples)
-    indices = samples.choose(source.num_examples, count)
+    total = self.eval_source.num_examples
+    indices = choose(total, self.affordable(total))
     parts = []
-    for batch in self.batches(source, indices, 'Predictions'):
+    for batch in self.batches(self.eval_source, indices, 'Predictions'):
+      kept = batch['mask'] > 0
       crops = self.center(batch['image'])
       probabilities = np.asarray(self._probabilities(self.params, crops))
-      kept = batch['mask'] > 0
-      parts.append(
-        scoring.score(
-          probabilities[kept],
-          batch['label'][kept],
-          indices[batch['index'][kept]],
-        )
-      )
-    found = scoring.join(parts)
+      index = indices[batch['index'][kept]]
+      parts.append(score(probabilities[kept], batch['label'][kept], index))
+    found = Scores(*map(np.concatenate, zip(*parts, strict=True)))
     if not len(found.label):
-      raise errors.NothingReadableError(source)
+      raise errors.NothingReadableError(self.eval_source)
     return found
-
-
-def pad(array: np.ndarray, size: int) -> np.ndarray:
-  """Returns the array with rows of zeros added up to a size."""
-  missing = size - len(array)
-  if not missing:
-    return array
-  zeros = np.zeros((missing, *array.shape[1:]), array.dtype)
-  return np.concatenate([array, zeros])
-
-
-def open_subject(run: inference.Trained) -> Subject:
-  """Brings a run's parameters to one device.
-
-  Raises:
-    UserError: if its data are missing or do not fit.
-  """
-  params = jax.device_put(jax.device_get(run.params), jax.local_devices()[0])
-  params = jax.tree.map(jnp.asarray, params)
-  return Subject(run, params, run.mean)
