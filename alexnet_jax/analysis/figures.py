@@ -6,13 +6,11 @@ it in the light theme.
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import io
-import math
 import pathlib
 import re
 import textwrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib import font_manager
@@ -88,34 +86,24 @@ _STYLE = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Panel:
-  """One chart or picture.
-
-  Attributes:
-    png: the image.
-    alt: what it shows, for screen readers.
-    svg: markup that the page shows instead of the PNG; empty for a picture.
-    title: above it.
-    note: beneath it.
-    smooth: whether the page may interpolate a picture that it enlarges.
-  """
+class Panel(NamedTuple):
+  """One chart or picture."""
 
   png: bytes
-  alt: str
-  svg: str = ''
-  title: str = ''
-  note: str = ''
-  smooth: bool = False
+  svg: str = ''  # what the page shows instead; empty for a picture
+  title: str = ''  # above it
+  note: str = ''  # beneath it
+  alt: str = ''  # what it shows, for screen readers
+  smooth: bool = False  # whether a picture may be interpolated when enlarged
 
 
 def chart(
   name: str,
   draw: Callable[[Axes], None],
   *,
-  alt: str,
-  title: str = '',
+  title: str,
   note: str = '',
+  alt: str = '',
   width: int = 340,
   height: int = 220,
 ) -> Panel:
@@ -124,9 +112,9 @@ def chart(
   Args:
     name: unique among the charts of a page.
     draw: draws on the axes that it is given, with colors of `COLORS`.
-    alt: see `Panel`, as for title and note.
     title: above the chart.
     note: beneath it.
+    alt: for screen readers; the title where it is empty.
     width: in pixels of the page.
     height: in pixels of the page.
   """
@@ -134,16 +122,12 @@ def chart(
   def draw_axes(figure: Figure) -> None:
     draw(figure.subplots())
 
-  panel = _drawing(name, draw_axes, alt, width, height)
-  return dataclasses.replace(panel, title=title, note=note)
+  panel = _drawing(name, draw_axes, width, height)
+  return panel._replace(title=title, note=note, alt=alt or title)
 
 
 def _drawing(
-  name: str,
-  draw: Callable[[Figure], None],
-  alt: str,
-  width: int,
-  height: int,
+  name: str, draw: Callable[[Figure], None], width: int, height: int
 ) -> Panel:
   # One unit of the drawing, a point, is one pixel of the page.
   with matplotlib.rc_context({**_STYLE, 'svg.hashsalt': name}):
@@ -151,10 +135,8 @@ def _drawing(
     draw(figure)
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format='svg', metadata={'Date': None})
-    figure.savefig(
-      png, format='png', dpi=72 * _SCALE, facecolor=COLORS['paper']
-    )
-  return Panel(png.getvalue(), alt, _for_page(svg.getvalue(), name))
+    figure.savefig(png, dpi=72 * _SCALE, facecolor=COLORS['paper'])
+  return Panel(png.getvalue(), _for_page(svg.getvalue(), name))
 
 
 def _for_page(svg: str, name: str) -> str:
@@ -181,23 +163,11 @@ def _size_and_weight(match: re.Match[str]) -> str:
 
 
 def picture(
-  pixels: np.ndarray,
-  *,
-  alt: str,
-  title: str = '',
-  note: str = '',
-  smooth: bool = False,
+  pixels: np.ndarray, *, title: str, note: str = '', smooth: bool = False
 ) -> Panel:
-  """Returns pixels as a panel.
-
-  Args:
-    pixels: uint8 [H, W, 3], or [H, W, 4] with transparency.
-    alt: see `Panel`, as for the others.
-    title: above the picture.
-    note: beneath it.
-    smooth: whether it may be interpolated.
-  """
-  return Panel(_png(Image.fromarray(pixels)), alt, '', title, note, smooth)
+  """Returns uint8 [H, W, 3] or, with transparency, [H, W, 4] as a panel."""
+  png = _png(Image.fromarray(pixels))
+  return Panel(png, title=title, note=note, alt=title, smooth=smooth)
 
 
 def _png(image: Image.Image) -> bytes:
@@ -250,10 +220,9 @@ def prediction_card(
     bars.set(xlim=(0, 1), ylim=(len(classes) - 0.5, -0.5))
     bars.axis('off')
 
-  described = class_names[truth] if truth is not None else title
-  alt = f'{described}, classified as {class_names[classes[0]]}'
-  panel = _drawing(name, draw, alt, CARD, height)
-  return dataclasses.replace(panel, title=names.shorten(title, 20))
+  panel = _drawing(name, draw, CARD, height)
+  alt = f'{title}, classified as {class_names[classes[0]]}'
+  return panel._replace(title=names.shorten(title, 20), alt=alt)
 
 
 def neighbor_row(
@@ -279,22 +248,26 @@ def neighbor_row(
   """
   scale = _SCALE if notes else 1  # Text is drawn in dots, not in pixels.
   side, gap = _TILE * scale, 6 * scale
-  tiles = [Image.fromarray(resize(image, side)) for image in neighbors]
-  for tile_, hit in zip(tiles, hits if hits is not None else (), strict=False):
-    corners = (0, 0, tile_.width - 1, tile_.height - 1)
-    color = COLORS['green' if hit else 'red']
-    ImageDraw.Draw(tile_).rectangle(corners, outline=color, width=4 * scale)
+  first, *tiles = (
+    Image.fromarray(resize(image, side)) for image in (query, *neighbors)
+  )
+  step, corner = first.width + gap, first.width - 1
+  for i, hit in enumerate([] if hits is None else hits):
+    ImageDraw.Draw(tiles[i]).rectangle(
+      (0, 0, corner, corner),
+      outline=COLORS['green' if hit else 'red'],
+      width=4 * scale,
+    )
   if notes:
-    tiles = [_labeled(*pair) for pair in zip(tiles, notes, strict=True)]
-  first = Image.fromarray(resize(query, side))
-  left = first.width + 4 * gap
+    tiles = [_labeled(*each) for each in zip(tiles, notes, strict=True)]
   height = max(image.height for image in (first, *tiles))
-  row = _canvas(left + len(tiles) * (first.width + gap) - gap, height)
+  # The query is three gaps farther from its neighbors than these are apart.
+  row = _canvas((1 + len(tiles)) * step + 2 * gap, height)
   row.paste(first, (0, 0))
-  for i, image in enumerate(tiles):
-    row.paste(image, (left + i * (first.width + gap), 0))
+  for i, image in enumerate(tiles, 1):
+    row.paste(image, (i * step + 3 * gap, 0))
   alt = f'{title} and its {len(tiles)} nearest neighbors'
-  return Panel(_png(row), alt, '', title, note, smooth=True)
+  return Panel(_png(row), '', title, note, alt, smooth=True)
 
 
 def save_sheet(
@@ -335,27 +308,19 @@ def sheet(
     _labeled(_scaled(image, panel, cell), panel.note, panel.title)
     for image, panel in zip(images, panels, strict=True)
   ]
+  gap, line = GAP * _SCALE, _line_height()
+  top = 2 * gap + line * (3 if subtitle else 2)
   rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
   heights = [max(image.height for image in row) for row in rows]
-  gap = GAP * _SCALE
-  lines = [(title, 1.4, 'ink')] + [(subtitle, 1, 'muted')] * bool(subtitle)
-  y = 2 * gap + sum(_line_height(size) for _, size, _ in lines)
-  canvas = Image.new(
-    'RGB',
-    (
-      max(columns * (cell + gap) + gap, _LEAST * _SCALE),
-      y + sum(heights) + gap * len(rows),
-    ),
-    COLORS['paper'],
-  )
-  top = gap
-  for text, size, color in lines:
-    _write(canvas, gap, top, text, size, color)
-    top += _line_height(size)
+  across = max(columns * (cell + gap) + gap, _LEAST * _SCALE)
+  down = top + sum(heights) + gap * len(rows)
+  canvas = Image.new('RGB', (across, down), COLORS['paper'])
+  _write(canvas, gap, gap, title, 'ink', 1.4)
+  _write(canvas, gap, gap + 3 * line // 2, subtitle, 'muted')
   for row, height in zip(rows, heights, strict=True):
     for column, image in enumerate(row):
-      canvas.paste(image, (gap + column * (cell + gap), y), image)
-    y += height + gap
+      canvas.paste(image, (gap + column * (cell + gap), top), image)
+    top += height + gap
   return _png(canvas)
 
 
@@ -369,20 +334,20 @@ def _scaled(image: Image.Image, panel: Panel, width: int) -> Image.Image:
 
 def _labeled(image: Image.Image, note: str, title: str = '') -> Image.Image:
   """Returns an image with its title above it and its note beneath, RGBA."""
-  line = _line_height(1)
+  line = _line_height()
   above = line if title else 0
-  letters = max(1, int(image.width / _typeface(1).getlength('n')))
+  letters = max(1, int(image.width / _typeface().getlength('n')))
   notes = [
     wrapped
     for one in note.split('\n')
     for wrapped in textwrap.wrap(names.with_glyphs(one, [_FONT]), letters)
   ]
   cell = _canvas(image.width, above + image.height + line * len(notes))
-  _write(cell, 0, 0, title, 1, 'ink')
+  _write(cell, 0, 0, title, 'ink')
   cell.paste(image, (0, above))
   for i, text in enumerate(notes):
     top = above + image.height + i * line + line // 6
-    _write(cell, 0, top, text, 1, 'muted')
+    _write(cell, 0, top, text, 'muted')
   return cell
 
 
@@ -390,16 +355,18 @@ def _canvas(width: int, height: int) -> Image.Image:
   return Image.new('RGBA', (width, height), COLORS['paper'] + '00')
 
 
-def _line_height(size: float) -> int:
-  return round(1.6 * size * _FONT_SIZE * _SCALE)
+def _line_height() -> int:
+  return round(1.6 * _FONT_SIZE * _SCALE)
 
 
-def _typeface(size: float) -> ImageFont.FreeTypeFont:
+def _typeface(size: float = 1) -> ImageFont.FreeTypeFont:
   path = font_manager.findfont(_FONT)
   return ImageFont.truetype(path, round(size * _FONT_SIZE * _SCALE))
 
 
-def _write(image, left, top, text, size, color) -> None:
+def _write(
+  image: Image.Image, left: int, top: int, text: str, color: str, size=1.0
+) -> None:
   """Writes one line, shortened to leave a right margin like the left one."""
   typeface = _typeface(size)
   text = names.with_glyphs(text, [_FONT])
@@ -414,7 +381,7 @@ def tile(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
   """Lays images out in rows, with transparent gaps.
 
   Args:
-    images: uint8 [N, H, W, 3].
+    images: uint8 [N, H, W, 3] or [N, H, W, 1].
     columns: images per row.
     gap: pixels between them.
 
@@ -422,15 +389,13 @@ def tile(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     uint8 [rows * (H + gap) - gap, columns * (W + gap) - gap, 4].
   """
   count, height, width, _ = images.shape
-  rows = math.ceil(count / columns)
-  shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, 4)
-  canvas = np.zeros(shape, np.uint8)
+  rows = -(-count // columns)
+  canvas = np.zeros((rows, height + gap, columns, width + gap, 4), np.uint8)
   for i, image in enumerate(images):
-    row, column = divmod(i, columns)
-    top, left = row * (height + gap), column * (width + gap)
-    place = canvas[top : top + height, left : left + width]
+    place = canvas[i // columns, :height, i % columns, :width]
     place[..., :3], place[..., 3] = image, 255
-  return canvas
+  shape = (rows * (height + gap), columns * (width + gap), 4)
+  return canvas.reshape(shape)[: shape[0] - gap, : shape[1] - gap]
 
 
 def resize(image: np.ndarray, side: int) -> np.ndarray:
@@ -443,20 +408,14 @@ def resize(image: np.ndarray, side: int) -> np.ndarray:
   Returns:
     uint8 [side', side', 3].
   """
-  largest = max(image.shape[:2])
-  if largest > side:
-    small = Image.fromarray(image).resize(
-      (side, side), Image.Resampling.LANCZOS
-    )
-    return np.asarray(small)
-  times = side // largest
-  return image.repeat(times, axis=0).repeat(times, axis=1)
+  times = side // max(image.shape[:2])
+  if times:
+    return image.repeat(times, axis=0).repeat(times, axis=1)
+  small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+  return np.asarray(small)
 
 
 def to_gray(images: np.ndarray) -> np.ndarray:
-  """Returns the luminance of [..., 3] as float32 [...], 0..255.
-
-  The weights are those of ITU-R BT.601, as in JPEG.
-  """
+  """Returns the luminance (ITU-R BT.601) of [..., 3] as float32 [...]."""
   weights = np.array([0.299, 0.587, 0.114], np.float32)
   return images.astype(np.float32) @ weights

@@ -1,13 +1,12 @@
 """Section 7: feature maps, inactive units, patches, and tower ablation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import model
 from alexnet_jax import names
 from alexnet_jax.analysis import figures
 from alexnet_jax.analysis.report import page
@@ -18,33 +17,71 @@ from alexnet_jax.architecture import Conv
 
 _IMAGES = 2048  # whose activations are compared
 _MAPS = 64  # shown of one tower
-_PATCHES = 8  # per kernel
-_KERNELS = 4  # per layer, all towers together
+_PATCHES = 8  # per map
+_CHOSEN = 4  # maps per layer, all towers together
 _TILE = 96  # pixels
 
-# (params, pixels) -> the outputs of all layers by name.
-Forward = Callable[[model.Params, np.ndarray], dict[str, jax.Array]]
+# By layer its outputs [towers, N, ..., C], and 'probabilities' [N, classes].
+Outputs = Mapping[str, jax.Array]
+
+
+class Peaks(NamedTuple):
+  """The strongest activation of each unit of one layer, for each image.
+
+  A unit of a convolutional layer is a feature map.
+  """
+
+  values: np.ndarray  # float32 [N, towers, C]
+  places: np.ndarray  # int32 [N, towers, C, 2], row and column in the map
 
 
 def make(subject: Subject) -> page.Section:
   """Returns the section."""
-  networks: dict[str, Forward] = {
-    name: subject.layers(tower)
-    for name, tower in ablations(subject.network.towers).items()
-  }
-  total = min(subject.eval_source.num_examples, _IMAGES)
-  count = subject.affordable(total, len(networks))
-  indices = subject.choose_tests(count, seed=10)
-  peaks, right = _measure(subject, networks, indices)
-  errors = {name: 1 - number / len(indices) for name, number in right.items()}
-  place = _example(subject)
-  label = int(subject.scores.label[place])
-  (image,) = subject.center(
-    subject.read(subject.eval_source, subject.scores.index[[place]]).images
+  networks = ablations(subject.network.towers)
+  indices = subject.choose_tests(_IMAGES, seed=10, passes=len(networks))
+
+  def run(params, crops):
+    return {
+      name: subject.layers(params, crops, tower)
+      for name, tower in networks.items()
+    }
+
+  @jax.jit
+  def measure(params, crops):
+    outputs = run(params, crops)
+    predicted = {
+      name: each['probabilities'].argmax(axis=1)
+      for name, each in outputs.items()
+    }
+    hidden = subject.network.layers[:-1]
+    whole = outputs['all towers']
+    found = {each.name: peaks(whole[each.name]) for each in hidden}
+    return predicted, found
+
+  index, labels, (predicted, found) = subject.over(
+    measure, subject.eval_source, indices, 'Activations of all units'
   )
-  # In a batch as large as those before, which need not be compiled again.
-  crops = subjects.pad(image[None], min(subjects.BATCH, len(indices)))
-  outputs = {name: run(subject.params, crops) for name, run in networks.items()}
+  found = {name: Peaks(*each) for name, each in found.items()}
+  place = _example(subject)
+  image = subject.test_views(subject.scores.index[[place]])
+  label = int(subject.scores.label[place])
+  outputs = jax.jit(run)(subject.params, image)
+  errors = {
+    name: 1 - int((each == labels).sum()) / len(labels)
+    for name, each in predicted.items()
+  }
+  blocks = [
+    _feature_maps(subject, outputs['all towers'], label),
+    *_inactive(subject, found),
+    *_patches(subject, found, index),
+  ]
+  if len(networks) > 1:
+    blocks += [
+      _ablated_predictions(subject, outputs, image[0], label),
+      *_ablated_errors(subject, errors, len(labels)),
+    ]
+  else:
+    blocks.append(page.Note('The network has one tower: none can be ablated.'))
   return page.Section(
     key='layers',
     title='Hidden layers',
@@ -52,20 +89,15 @@ def make(subject: Subject) -> page.Section:
     intro=(
       'The feature maps of one image in every layer and tower, the units that'
       ' are never active, and the parts of images that activate some units most'
-      ' strongly. The towers are connected in a few layers only, so the'
-      ' accuracy of each without the other is measured too.'
+      ' strongly. As the towers are connected in a few layers only, the'
+      ' accuracy without one of them is measured too.'
     ),
-    blocks=(
-      _feature_maps(subject, outputs['all towers'], subject.class_names[label]),
-      *_inactive(subject, peaks, len(indices)),
-      *_patches(subject, peaks, indices),
-      *_tower_ablation(subject, outputs, image, label, errors, len(indices)),
-    ),
+    blocks=tuple(blocks),
   )
 
 
 def ablations(towers: int) -> dict[str, int | None]:
-  """Returns which tower is ablated, by what the network is called then.
+  """Returns which tower is ablated, by what the rest is called.
 
   Of two towers each is left alone in turn; of more, each is left out.
   """
@@ -77,86 +109,25 @@ def ablations(towers: int) -> dict[str, int | None]:
   return found
 
 
+def peaks(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Reduces a layer's outputs [towers, N, ..., C] to the fields of `Peaks`."""
+  towers, count, *_, maps = outputs.shape
+  width = outputs.shape[-2]  # not used where a unit has one place
+  flat = jnp.moveaxis(outputs.reshape(towers, count, -1, maps), 0, 1)
+  places = jnp.divmod(flat.argmax(axis=2).astype(jnp.int32), width)
+  return flat.max(axis=2), jnp.stack(places, axis=-1)
+
+
 def _example(subject: Subject) -> int:
-  """Returns the place in the scores of an image that is classified right."""
+  """Returns the place in the scores of an image, if possible a right one."""
   right = np.flatnonzero(~subject.scores.wrong)
   chosen = right if len(right) else np.arange(len(subject.scores.label))
   return int(chosen[subjects.choose(len(chosen), 1, seed=11)[0]])
 
 
-class Peaks(NamedTuple):
-  """The strongest activation of each unit of one layer, for each image.
-
-  A unit of a convolutional layer is a feature map.
-
-  Attributes:
-    values: float32 [towers, N, C].
-    places: int32 [towers, N, C], where in the map: row * width + column.
-    width: of a map; 1 for a fully connected layer.
-  """
-
-  values: np.ndarray
-  places: np.ndarray
-  width: int
-
-  def inactive(self) -> np.ndarray:
-    """Returns the units that no image activates, bool [towers, C]."""
-    return np.all(self.values <= 0, axis=1)
-
-
-def find_peaks(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Reduces a layer's outputs [towers, N, ..., C] to `Peaks`' two arrays."""
-  towers, count, *_, maps = outputs.shape
-  flat = outputs.reshape(towers, count, -1, maps)
-  return flat.max(axis=2), flat.argmax(axis=2).astype(jnp.int32)
-
-
-def _measure(
-  subject: Subject, networks: Mapping[str, Forward], indices: np.ndarray
-) -> tuple[dict[str, Peaks], dict[str, int]]:
-  """Streams test images through the network, whole and with towers ablated.
-
-  Returns:
-    The peaks by hidden layer, and the images classified right by network.
-  """
-  hidden = [layer.name for layer in subject.network.layers[:-1]]
-
-  @jax.jit
-  def reduce(outputs):
-    return {name: find_peaks(outputs[name]) for name in hidden}
-
-  parts: dict[str, list[tuple[np.ndarray, np.ndarray]]]
-  parts, widths = {name: [] for name in hidden}, dict.fromkeys(hidden, 1)
-  right = dict.fromkeys(networks, 0)
-  what = 'Activations of all units'
-  for batch in subject.batches(subject.eval_source, indices, what):
-    kept = batch['mask'] > 0
-    crops = subject.center(batch['image'])
-    for name, network in networks.items():
-      outputs = network(subject.params, crops)
-      predicted = np.asarray(outputs['probabilities']).argmax(axis=1)
-      right[name] += int((predicted == batch['label'])[kept].sum())
-      if name != 'all towers':
-        continue
-      for layer, arrays in jax.device_get(reduce(outputs)).items():
-        parts[layer].append(tuple(array[:, kept] for array in arrays))
-        if outputs[layer].ndim == 5:
-          widths[layer] = outputs[layer].shape[3]
-  peaks = {}
-  for name, arrays in parts.items():
-    values, places = zip(*arrays, strict=True)
-    peaks[name] = Peaks(
-      np.concatenate(values, axis=1),
-      np.concatenate(places, axis=1),
-      widths[name],
-    )
-  return peaks, right
-
-
 def _feature_maps(
-  subject: Subject, outputs: Mapping[str, jax.Array], class_name: str
+  subject: Subject, outputs: Outputs, label: int
 ) -> page.Figure:
-  """Shows the activations of the first image in every hidden layer."""
   panels = []
   for layer in subject.network.layers[:-1]:
     values = np.asarray(outputs[layer.name][:, 0])
@@ -172,62 +143,50 @@ def _feature_maps(
         columns = min(64 if own.size < 1024 else 128, own.size)
         pixels = figures.tile(gray.reshape(-1, 1, 1, 1), columns, gap=0)
         of = f'{own.size} units'
-      panels.append(
-        figures.picture(
-          pixels,
-          title=f'{layer.name}, tower {tower}: {of}',
-          alt=f'Activations of {layer.name}, tower {tower}',
-        )
-      )
+      title = f'{layer.name}, tower {tower}: {of}'
+      panels.append(figures.picture(pixels, title=title))
+  class_name = names.shorten(subject.class_names[label], 60)
   return page.Figure(
-    name='feature_maps',
-    title=f'Feature maps of one image: {names.shorten(class_name, 60)}',
-    panels=tuple(panels),
-    caption=(
-      'Outputs of each layer after its nonlinearity, normalization and pooling.'
-      ' Black is 0 and below; white is set per layer. Up to'
-      f' {_MAPS} maps of each tower are shown.'
-    ),
+    'feature_maps',
+    f'Feature maps of one image: {class_name}',
+    tuple(panels),
+    'The output of each layer after nonlinearity, normalization and pooling.'
+    f' Black is 0 and below; white is set per layer. Up to {_MAPS} maps of each'
+    ' tower are shown.',
     width=330,
     most=max(2, subject.network.towers),
   )
 
 
 def _inactive(
-  subject: Subject, peaks: Mapping[str, Peaks], count: int
-) -> list[page.Block]:
+  subject: Subject, found: Mapping[str, Peaks]
+) -> tuple[page.Block, ...]:
   activation, towers = subject.network.activation, subject.network.towers
   if activation != 'relu':
-    return [
-      page.Note(
-        f'Inactive units are not counted: with {activation} the activation of a'
-        ' unit is hardly ever exactly 0.'
-      )
-    ]
-  inactive = {name: found.inactive() for name, found in peaks.items()}
-  number = sum(int(layer.sum()) for layer in inactive.values())
-  total = sum(layer.size for layer in inactive.values())
-  return [
+    text = f'Inactive units are not counted: {activation} is rarely exactly 0.'
+    return (page.Note(text),)
+  inactive = {name: inactive_units(each) for name, each in found.items()}
+  every = np.concatenate([units.ravel() for units in inactive.values()])
+  count = len(next(iter(found.values())).values)
+  rows = tuple(
+    (name, units.shape[1], *units.sum(axis=1).tolist(), float(units.mean()))
+    for name, units in inactive.items()
+  )
+  by_tower = [f'inactive in tower {i + 1}:,' for i in range(towers)]
+  header = ' | '.join(['layer', 'units per tower:,', *by_tower, 'share:.1%'])
+  return (
     page.Finding(
-      f'{number:,} of {total:,} units ({number / total:.1%}) are active for'
-      f' none of {count:,} test images; a feature map counts as one unit. A'
+      f'{every.sum():,} of {len(every):,} units ({every.mean():.1%}) are active'
+      f' for none of {count:,} test images; a feature map counts as one unit. A'
       ' unit that is never active has no gradient and no longer learns.'
     ),
-    page.Table(
-      name='inactive_units',
-      title='Units that are never active',
-      columns={
-        'layer': '',
-        'units per tower': ',',
-        **{f'inactive in tower {i + 1}': ',' for i in range(towers)},
-        'share': '.1%',
-      },
-      rows=tuple(
-        (name, layer[0].size, *map(int, layer.sum(axis=1)), float(layer.mean()))
-        for name, layer in inactive.items()
-      ),
-    ),
-  ]
+    page.Table('inactive_units', 'Units that are never active', header, rows),
+  )
+
+
+def inactive_units(found: Peaks) -> np.ndarray:
+  """Returns the units that no image activates, bool [towers, C]."""
+  return np.all(found.values <= 0, axis=0)
 
 
 class Window(NamedTuple):
@@ -240,6 +199,12 @@ class Window(NamedTuple):
   start: int
   jump: int
   size: int
+
+  def pixels(self, place: int, side: int) -> slice:
+    """Returns what a unit sees of `side` pixels, moved inside the image."""
+    size = min(self.size, side)
+    start = min(max(self.start + place * self.jump, 0), side - size)
+    return slice(start, start + size)
 
 
 def receptive_field(network: Architecture, name: str) -> Window:
@@ -263,25 +228,11 @@ def receptive_field(network: Architecture, name: str) -> Window:
   raise ValueError(f'{name} is not a convolutional layer')
 
 
-def patch_slice(window: Window, place: int, side: int) -> slice:
-  """Returns the pixels that a unit sees, moved inside the image.
-
-  Args:
-    window: from `receptive_field`.
-    place: of the unit, along the axis.
-    side: of the image, pixels.
-  """
-  size = min(window.size, side)
-  start = window.start + place * window.jump
-  start = min(max(start, 0), side - size)
-  return slice(start, start + size)
-
-
 def selective(values: np.ndarray, count: int, top: int) -> np.ndarray:
   """Chooses units that few images activate, and those strongly.
 
   Args:
-    values: float32 [N, C], each unit's peaks.
+    values: float32 [N, C], the peaks of one tower.
     count: how many to choose.
     top: of how many images the peaks are compared with the mean.
 
@@ -299,98 +250,81 @@ def selective(values: np.ndarray, count: int, top: int) -> np.ndarray:
 
 
 def _patches(
-  subject: Subject, peaks: Mapping[str, Peaks], indices: np.ndarray
-) -> list[page.Block]:
+  subject: Subject, found: Mapping[str, Peaks], index: np.ndarray
+) -> list[page.Figure]:
   """Returns a figure of each convolutional layer's strongest patches."""
   network = subject.network
-  each = max(1, _KERNELS // network.towers)
-  # The places, among the indices, of the images to show, by kernel and layer.
-  best: dict[str, dict[tuple[int, int], np.ndarray]] = {}
-  for layer in network.layers:
-    if isinstance(layer, Conv):
-      best[layer.name] = {
-        (tower, int(kernel)): _strongest(values[:, kernel])
-        for tower, values in enumerate(peaks[layer.name].values)
-        for kernel in selective(values, each, _PATCHES)
-      }
-  rows = [row for kernels in best.values() for row in kernels.values()]
-  if not rows:
-    return []
-  needed = np.unique(np.concatenate(rows))
-  images = subject.read(subject.eval_source, indices[needed]).images
-  crops = dict(zip(needed.tolist(), subject.center(images), strict=True))
-  return [
-    _patch_figure(subject, name, peaks[name], kernels, crops)
-    for name, kernels in best.items()
-    if kernels
+  each = max(1, _CHOSEN // network.towers)
+  shown = []
+  for layer in network.layers[:-1]:
+    if not isinstance(layer, Conv):
+      continue
+    peaks_, panels = found[layer.name], []
+    window = receptive_field(network, layer.name)
+    for tower in range(network.towers):
+      values = peaks_.values[:, tower]
+      for map_ in selective(values, each, _PATCHES):
+        rows = np.argsort(-values[:, map_], kind='stable')[:_PATCHES]
+        rows = rows[values[rows, map_] > 0]
+        places = peaks_.places[rows, tower, map_]
+        panels.append(
+          figures.picture(
+            _patch_row(subject, index[rows], places, window),
+            title=f'Tower {tower + 1}, map {map_ + 1}',
+            smooth=window.size > _TILE,
+          )
+        )
+    if panels:
+      shown.append(_patch_figure(subject, layer.name, window, panels))
+  return shown
+
+
+def _patch_row(
+  subject: Subject, index: np.ndarray, places: np.ndarray, window: Window
+) -> np.ndarray:
+  """Returns the patches at these places (y, x) of test images, side by side."""
+  side = subject.crop_size
+  images = subject.test_views(index)
+  tiles = [
+    figures.resize(
+      image[window.pixels(int(y), side), window.pixels(int(x), side)], _TILE
+    )
+    for image, (y, x) in zip(images, places, strict=True)
   ]
-
-
-def _strongest(values: np.ndarray) -> np.ndarray:
-  order = np.argsort(-values, kind='stable')[:_PATCHES]
-  return order[values[order] > 0]
+  return figures.tile(np.stack(tiles), _PATCHES, gap=4)
 
 
 def _patch_figure(
-  subject: Subject,
-  name: str,
-  peaks: Peaks,
-  kernels: Mapping[tuple[int, int], np.ndarray],
-  crops: Mapping[int, np.ndarray],
+  subject: Subject, name: str, window: Window, panels: list[figures.Panel]
 ) -> page.Figure:
-  window, side = receptive_field(subject.network, name), subject.crop_size
-  panels = []
-  for (tower, kernel), rows in kernels.items():
-    tiles = []
-    for row in rows:
-      y, x = divmod(int(peaks.places[tower, row, kernel]), peaks.width)
-      patch = crops[int(row)][
-        patch_slice(window, y, side), patch_slice(window, x, side)
-      ]
-      tiles.append(figures.resize(patch, _TILE))
-    panels.append(
-      figures.picture(
-        figures.tile(np.stack(tiles), _PATCHES, gap=4),
-        title=f'Tower {tower + 1}, map {kernel + 1}',
-        alt=f'Strongest patches of map {kernel + 1} of tower {tower + 1}',
-        smooth=window.size > _TILE,
-      )
-    )
   seen = f'{window.size} × {window.size} pixels'
-  if window.size >= side:
+  if window.size >= subject.crop_size:
     seen = 'the whole image'
   return page.Figure(
-    name=f'patches_{name}',
-    title=f'Strongest patches of {name}',
-    panels=tuple(panels),
-    caption=(
-      'The patches that activate a map most strongly, the strongest first, at'
-      f' most one per image. The receptive field is {seen}. Maps were chosen'
-      ' that few images activate, and those strongly.'
-    ),
+    f'patches_{name}',
+    f'Strongest patches of {name}',
+    tuple(panels),
+    'The patches that activate a map most strongly, the strongest first, at'
+    f' most one per image. The receptive field is {seen}. Shown are maps that'
+    ' few images activate, and those strongly.',
     width=330,
     most=2,
   )
 
 
-def _tower_ablation(
+def _ablated_predictions(
   subject: Subject,
-  outputs: Mapping[str, Mapping[str, jax.Array]],
+  outputs: Mapping[str, Outputs],
   image: np.ndarray,
   label: int,
-  errors: Mapping[str, float],
-  count: int,
-) -> list[page.Block]:
-  """Shows predictions with towers ablated: of one image, and their errors."""
-  if subject.network.towers == 1:
-    return [page.Note('The network has one tower: there is none to ablate.')]
+) -> page.Figure:
   panels = []
-  for i, (name, result) in enumerate(outputs.items()):
+  for name, result in outputs.items():
     probabilities = np.asarray(result['probabilities'][0])
     top = np.argsort(-probabilities, kind='stable')[:5]
     panels.append(
       figures.prediction_card(
-        f'ablation-{i}',
+        f'ablation-{len(panels)}',
         image,
         top,
         probabilities[top],
@@ -399,31 +333,29 @@ def _tower_ablation(
         title=name.capitalize(),
       )
     )
-  whole, *others = errors.items()
-  with_ablation = ', '.join(f'{name} {error:.1%}' for name, error in others)
-  return [
-    page.Figure(
-      name='tower_ablation',
-      title='Predictions with a tower ablated',
-      panels=tuple(panels),
-      caption=(
-        "The ablated tower's activations are zeroed wherever another tower or"
-        ' the classifier reads them. The bars are probabilities; the bar of the'
-        ' true class is green.'
-      ),
-      width=150,
-      most=6,
-    ),
-    page.Finding(
-      f'Top-1 error: all towers {whole[1]:.1%}, {with_ablation}; guessing'
-      f' {1 - 1 / len(subject.class_names):.1%}.'
-    ),
+  return page.Figure(
+    'tower_ablation',
+    'Predictions with a tower ablated',
+    tuple(panels),
+    "The ablated tower's activations are zeroed wherever another tower or the"
+    ' classifier reads them. The bars are probabilities; the bar of the true'
+    ' class is green.',
+    width=150,
+    most=6,
+  )
+
+
+def _ablated_errors(
+  subject: Subject, errors: Mapping[str, float], count: int
+) -> tuple[page.Block, ...]:
+  each = ', '.join(f'{name} {error:.1%}' for name, error in errors.items())
+  guess = 1 - 1 / len(subject.class_names)
+  return (
+    page.Finding(f'Top-1 error: {each}; guessing {guess:.1%}.'),
     page.Table(
-      name='tower_ablation',
-      title="Top-1 error with the other towers' activations zeroed"
-      if subject.network.towers == 2
-      else "Top-1 error with one tower's activations zeroed",
-      columns={'network': '', 'top-1 error': '.2%', 'images': ','},
-      rows=tuple((name, error, count) for name, error in errors.items()),
+      'tower_ablation',
+      "Top-1 error with a tower's activations zeroed",
+      'network | top-1 error:.2% | images:,',
+      tuple((name, error, count) for name, error in errors.items()),
     ),
-  ]
+  )

@@ -20,43 +20,29 @@ _IMAGES = 384
 
 
 class Change(NamedTuple):
-  """One way to change images.
-
-  Attributes:
-    name: of the change.
-    unit: of its amounts.
-    amounts: in the order they are drawn.
-    apply: from prepared images, uint8 [N, S, S, 3], and an amount to crops,
-      0..255 [N, crop, crop, 3].
-  """
+  """One way to change images."""
 
   name: str
-  unit: str
+  unit: str  # of the amounts
   amounts: tuple[float, ...]
+  # From prepared images, uint8 [N, S, S, 3], and an amount to crops, 0..255
+  # [N, crop, crop, 3].
   apply: Callable[[np.ndarray, float], npt.ArrayLike]
 
 
 class Response(NamedTuple):
-  """The predictions for N images that were changed by A amounts.
-
-  Attributes:
-    change: with the amounts.
-    probabilities: float32 [A, N], of the true class.
-    correct: bool [A, N], whether the true class is the likeliest.
-  """
+  """The predictions for N images that were changed by A amounts."""
 
   change: Change
-  probabilities: np.ndarray
-  correct: np.ndarray
+  probabilities: np.ndarray  # float32 [A, N], of the true class
+  correct: np.ndarray  # bool [A, N], whether the true class is the likeliest
 
 
 def make(subject: Subject) -> page.Section:
   """Returns the section."""
   changes = all_changes(subject)
   passes = sum(len(change.amounts) for change in changes)
-  total = min(subject.eval_source.num_examples, _IMAGES)
-  count = subject.affordable(total, passes)
-  chosen = subject.choose_tests(count, seed=9)
+  chosen = subject.choose_tests(_IMAGES, seed=9, passes=passes)
   examples = subject.read(subject.eval_source, chosen)
   shown = progress.Progress('Changed images', len(examples.labels) * passes)
   responses = [_respond(subject, examples, each, shown) for each in changes]
@@ -79,14 +65,12 @@ def make(subject: Subject) -> page.Section:
     blocks=(
       page.Finding(_finding(responses[0])),
       page.Figure(
-        name='invariance',
-        title='Probability of the true class',
-        panels=tuple(map(_panel, responses)),
-        caption=(
-          'The line is the mean over the images, the band spans their middle'
-          ' half; the thin line is the share of images that are classified'
-          ' correctly.'
-        ),
+        'invariance',
+        'Probability of the true class',
+        tuple(map(_panel, responses)),
+        'The line is the mean over the images, the band spans their middle'
+        ' half; the thin line is the share of images that are classified'
+        ' correctly.',
       ),
       _table(responses),
       page.Note(note),
@@ -251,43 +235,22 @@ def _panel(response: Response) -> figures.Panel:
       axes.set_xticks([0.5, 1, 2], ['½', '1', '2'])
     axes.set_ylim(0, 1.02)
 
-  return figures.chart(
-    'invariance-' + name.lower().replace(' ', '-'),
-    draw,
-    title=name,
-    alt=f'Probability of the true class, image {name.lower()}',
-    height=200,
-  )
+  key = 'invariance-' + name.lower().replace(' ', '-')
+  alt = f'Probability of the true class, image {name.lower()}'
+  return figures.chart(key, draw, title=name, alt=alt, height=200)
 
 
 def _table(responses: list[Response]) -> page.Table:
-  rows = [
-    (
-      response.change.name,
-      float(amount),
-      float(own.mean()),
-      *map(float, np.quantile(own, (0.25, 0.75))),
-      float(right.mean()),
-    )
-    for response in responses
-    for amount, own, right in zip(
-      response.change.amounts,
-      response.probabilities,
-      response.correct,
-      strict=True,
-    )
-  ]
+  rows = []
+  for (name, _, amounts, _), *measured in responses:
+    for amount, own, right in zip(amounts, *measured, strict=True):
+      quartiles = map(float, np.quantile(own, (0.25, 0.75)))
+      numbers = float(own.mean()), *quartiles, float(right.mean())
+      rows.append((name, float(amount), *numbers))
+  header = (
+    'change | amount:.2f | mean:.3f | lower quartile:.3f | upper quartile:.3f'
+    ' | correct:.1%'
+  )
   return page.Table(
-    name='invariance',
-    title='All numbers',
-    columns={
-      'change': '',
-      'amount': '.2f',
-      'mean': '.3f',
-      'lower quartile': '.3f',
-      'upper quartile': '.3f',
-      'correct': '.1%',
-    },
-    rows=tuple(rows),
-    folded=True,
+    'invariance', 'All numbers', header, tuple(rows), folded=True
   )

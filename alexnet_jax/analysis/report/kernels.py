@@ -15,11 +15,11 @@ from alexnet_jax.architecture import Conv
 def make(subject: Subject) -> page.Section:
   """Returns the section."""
   first = subject.network.layers[0]
-  kernels = np.asarray(subject.params[first.name]['kernel'])
   blocks: tuple[page.Block, ...] = (
     page.Note(f'{first.name} is fully connected and has no kernels to show.'),
   )
   if isinstance(first, Conv):
+    kernels = np.asarray(subject.params[first.name]['kernel'])
     scores = color_scores(kernels)
     blocks = (
       page.Finding(finding(scores, subject.is_gray)),
@@ -59,30 +59,21 @@ def color_scores(kernels: np.ndarray) -> np.ndarray:
   """
   kernels = np.asarray(kernels, np.float64)
   total = (kernels**2).sum(axis=(-4, -3, -2))
-  gray = kernels.sum(axis=-2) / np.sqrt(3)
-  gray_energy = (gray**2).sum(axis=(-3, -2))
-  share = np.divide(
-    gray_energy, total, out=np.ones_like(total), where=total > 0
-  )
+  gray = (kernels.sum(axis=-2) / np.sqrt(3)) ** 2
+  share = np.ones_like(total)
+  np.divide(gray.sum(axis=(-3, -2)), total, out=share, where=total > 0)
   return np.clip(1 - share, 0, 1)
 
 
 class Split(NamedTuple):
-  """How far the most and the least colored tower differ.
+  """How far the most and the least colored tower differ."""
 
-  Attributes:
-    colored: the tower with the highest median score.
-    gray: the tower with the lowest.
-    superiority: probability that a kernel of `colored`, drawn at random, scores
-      higher than one of `gray`; ties count half. 1/2 is no difference, 1 a
-      complete split.
-    p_value: of the two-sided Mann-Whitney U test of equal scores.
-  """
-
-  colored: int
-  gray: int
+  colored: int  # the tower with the highest median score
+  gray: int  # the tower with the lowest
+  # Probability that a kernel of `colored`, drawn at random, scores higher than
+  # one of `gray`; ties count half. 1/2 is no difference, 1 a complete split.
   superiority: float
-  p_value: float
+  p_value: float  # of the two-sided Mann-Whitney U test
 
   @property
   def specialized(self) -> bool:
@@ -97,8 +88,8 @@ def split(scores: np.ndarray) -> Split:
   if colored == gray:
     colored, gray = 0, 1
   test = stats.mannwhitneyu(scores[colored], scores[gray])
-  pairs = scores.shape[1] ** 2
-  return Split(colored, gray, float(test.statistic) / pairs, float(test.pvalue))
+  superiority = float(test.statistic) / scores.shape[1] ** 2
+  return Split(colored, gray, superiority, float(test.pvalue))
 
 
 def finding(scores: np.ndarray, is_gray: bool) -> str:
@@ -114,14 +105,13 @@ def finding(scores: np.ndarray, is_gray: bool) -> str:
       ' towers would specialize: the scores reflect the random initial weights'
       f' (mean {scores.mean():.2f}; 0.67 is expected).'
     )
+  medians = np.median(scores, axis=1)
   if len(scores) == 1:
     return (
-      f'There is one tower. Half of its kernels score above'
-      f' {np.median(scores):.2f}, and {np.mean(scores < 0.1):.0%} are gray'
-      ' (below 0.1).'
+      f'There is one tower. Half of its kernels score above {medians[0]:.2f},'
+      f' and {np.mean(scores < 0.1):.0%} are gray (below 0.1).'
     )
   found = split(scores)
-  medians = np.median(scores, axis=1)
   verdict = 'specialized' if found.specialized else 'did not specialize'
   return (
     f'The towers of this run {verdict}: the median color score is'
@@ -133,36 +123,25 @@ def finding(scores: np.ndarray, is_gray: bool) -> str:
 
 
 def _mosaics(kernels: np.ndarray, scores: np.ndarray) -> page.Figure:
-  """Shows each tower's kernels, the least colored first."""
   panels = []
-  for tower, (own, score) in enumerate(zip(kernels, scores, strict=True), 1):
-    order = np.argsort(score, kind='stable')
-    tiles = np.stack([_to_pixels(own[..., i]) for i in order])
-    height, width = own.shape[:2]
-    panels.append(
-      figures.picture(
-        figures.tile(tiles, 12 if len(tiles) > 32 else 8),
-        alt=f'{len(tiles)} kernels of tower {tower}',
-        title=f'Tower {tower}: {len(tiles)} kernels of {height} × {width}'
-        ' pixels',
-      )
-    )
+  for tower, own in enumerate(kernels):
+    order = np.argsort(scores[tower], kind='stable')
+    own = own / np.maximum(np.abs(own).max(axis=(0, 1, 2)), 1e-30)
+    tiles = np.moveaxis(own[..., order], -1, 0)
+    tiles = (127.5 + 127.5 * tiles + 0.5).astype(np.uint8)
+    count, height, width, _ = tiles.shape
+    title = f'Tower {tower + 1}: {count} kernels of {height} × {width} pixels'
+    pixels = figures.tile(tiles, 12 if count > 32 else 8)
+    panels.append(figures.picture(pixels, title=title))
   return page.Figure(
-    name='kernels',
-    title='Kernels by tower',
-    panels=tuple(panels),
+    'kernels',
+    'Kernels by tower',
+    tuple(panels),
+    'Middle gray is a weight of 0; each kernel is scaled by its largest'
+    " weight. Each tower's least colored kernels come first.",
     width=330,
     most=max(2, len(panels)),
-    caption=(
-      'Middle gray is a weight of 0; each kernel is scaled by its largest'
-      " weight. Each tower's least colored kernels come first."
-    ),
   )
-
-
-def _to_pixels(kernel: np.ndarray) -> np.ndarray:
-  largest = np.abs(kernel).max() or 1.0
-  return (127.5 + 127.5 * kernel / largest + 0.5).astype(np.uint8)
 
 
 def _histograms(scores: np.ndarray) -> page.Figure:
@@ -176,36 +155,29 @@ def _histograms(scores: np.ndarray) -> page.Figure:
       axes.axvline(2 / 3, zorder=3, **figures.DASHED)
       axes.set(xlim=(0, 1), ylim=(0, highest), xlabel='color score')
 
+    title = f'Tower {tower + 1}: median {np.median(scores[tower]):.2f}'
+    alt = f'Histogram of the color scores of tower {tower + 1}'
     return figures.chart(
-      f'scores-{tower}',
-      draw,
-      title=f'Tower {tower + 1}: median {np.median(scores[tower]):.2f}',
-      alt=f'Histogram of the color scores of tower {tower + 1}',
-      height=180,
+      f'scores-{tower}', draw, title=title, alt=alt, height=180
     )
 
   return page.Figure(
-    name='color_scores',
-    title='Color scores',
-    panels=tuple(map(panel, range(len(scores)))),
-    caption=(
-      "The score is the share of a kernel's energy that is orthogonal to the"
-      ' gray axis (1, 1, 1) / √3: 0 responds to brightness only, 1 to color'
-      ' only. Random kernels score 2/3 on average (dashed).'
-    ),
+    'color_scores',
+    'Color scores',
+    tuple(map(panel, range(len(scores)))),
+    "The score is the share of a kernel's energy that is orthogonal to the"
+    ' gray axis (1, 1, 1) / √3: 0 responds to brightness only, 1 to color only.'
+    ' Random kernels score 2/3 on average (dashed).',
   )
 
 
 def _table(kernels: np.ndarray, scores: np.ndarray) -> page.Table:
   norms = np.sqrt((kernels.astype(np.float64) ** 2).sum(axis=(1, 2, 3)))
+  rows = tuple(
+    (tower + 1, kernel + 1, float(score), float(norms[tower, kernel]))
+    for (tower, kernel), score in np.ndenumerate(scores)
+  )
+  header = 'tower | kernel | color score:.3f | norm:.3f'
   return page.Table(
-    name='kernels',
-    title='Score of every kernel',
-    columns={'tower': '', 'kernel': '', 'color score': '.3f', 'norm': '.3f'},
-    rows=tuple(
-      (tower + 1, kernel + 1, float(score), float(norms[tower, kernel]))
-      for (tower, kernel), score in np.ndenumerate(scores)
-    ),
-    shown=100,
-    folded=True,
+    'kernels', 'Score of every kernel', header, rows, shown=100, folded=True
   )

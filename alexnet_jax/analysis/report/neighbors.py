@@ -5,13 +5,11 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 import numpy as np
 
-from alexnet_jax import errors
 from alexnet_jax import names
 from alexnet_jax.analysis import figures
 from alexnet_jax.analysis import nearest_neighbors
 from alexnet_jax.analysis.report import page
 from alexnet_jax.analysis.report import subject as subjects
-from alexnet_jax.analysis.report.subject import Examples
 from alexnet_jax.analysis.report.subject import Subject
 
 _ROWS = 8
@@ -22,32 +20,22 @@ _MEMORY = 2**27  # bytes of features that are kept
 
 
 class Database(NamedTuple):
-  """Training images that are searched.
+  """Training images that are searched."""
 
-  Attributes:
-    features: float32 [N, D], activations of the last hidden layer.
-    labels: int32 [N].
-    indices: int64 [N], of the training split.
-  """
-
-  features: np.ndarray
-  labels: np.ndarray
-  indices: np.ndarray
+  index: np.ndarray  # int64 [N], in the training split
+  labels: np.ndarray  # int32 [N]
+  features: np.ndarray  # float32 [N, D], of the last hidden layer
 
 
 def make(subject: Subject) -> page.Section:
   """Returns the section."""
   database = _database(subject)
-  queries, nearest = _search(
+  _, labels, nearest = _search(
     subject, database, subject.choose_tests(_QUERIES, seed=5), _RANKS
   )
-  same = database.labels[nearest] == queries.labels[:, None]
-  chance = chance_of_same(
-    database.labels, queries.labels, len(subject.class_names)
-  )
-  searched = page.out_of(
-    len(database.labels), subject.train_source.num_examples
-  )
+  same = database.labels[nearest] == labels[:, None]
+  chance = chance_of_same(database.labels, labels, len(subject.class_names))
+  total = subject.train_source.num_examples
   return page.Section(
     key='neighbors',
     title='Nearest neighbors',
@@ -67,8 +55,9 @@ def make(subject: Subject) -> page.Section:
       _by_rank(same, chance),
       _table(same, chance),
       page.Note(
-        f'Exact distances to {searched} training images, center views only;'
-        f' shares over {len(queries.labels):,} test images.'
+        f'Exact distances to {page.out_of(len(database.labels), total)}'
+        f' training images, center views only; shares over {len(labels):,}'
+        ' test images.'
       ),
     ),
   )
@@ -93,46 +82,34 @@ def _database(subject: Subject) -> Database:
   width = int(np.prod(subject.shapes[-2].output))
   count = min(subject.affordable(source.num_examples), _MEMORY // (4 * width))
   indices = subjects.choose(source.num_examples, count, seed=6)
-  features, labels, places = [], [], []
   what = 'Activations of training images'
-  for batch in subject.batches(source, indices, what):
-    kept = batch['mask'] > 0
-    crops = subject.center(batch['image'])
-    some = np.asarray(subject.features(subject.params, crops))
-    features.append(some[kept])
-    labels.append(batch['label'][kept])
-    places.append(batch['index'][kept])
-  if not any(map(len, labels)):
-    raise errors.NothingReadableError(source)
-  found = map(np.concatenate, (features, labels, places))
-  database = Database(*found)
-  return database._replace(indices=indices[database.indices])
+  return Database(*subject.over(subject.features, source, indices, what))
 
 
 def _search(
   subject: Subject, database: Database, indices: np.ndarray, count: int
-) -> tuple[Examples, np.ndarray]:
-  """Returns test images and their neighbors' places in the database, [N, k]."""
-  queries = subject.read(subject.eval_source, indices)
-  features = subject.in_batches(
-    subject.features, subject.center(queries.images)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns test images, their labels, and their neighbors in the database."""
+  index, labels, features = subject.over(
+    subject.features, subject.eval_source, indices, 'Nearest neighbors'
   )
   _, nearest = nearest_neighbors.nearest(database.features, features, count)
-  return queries, nearest
+  return index, labels, nearest
 
 
 def _rows(subject: Subject, database: Database) -> page.Figure:
-  """Shows some test images, each with its neighbors to the right."""
-  chosen = subject.choose_tests(_ROWS, seed=4)
-  queries, nearest = _search(subject, database, chosen, _NEIGHBORS)
-  class_names = [names.shorten(name, 40) for name in subject.class_names]
+  index, labels, nearest = _search(
+    subject, database, subject.choose_tests(_ROWS, seed=4), _NEIGHBORS
+  )
+  queries = subject.read(subject.eval_source, index).images
   found = subject.read(
-    subject.train_source, database.indices[nearest.ravel()]
+    subject.train_source, database.index[nearest.ravel()]
   ).images
+  class_names = [names.shorten(name, 40) for name in subject.class_names]
   panels = []
   for image, label, near, images in zip(
-    queries.images,
-    queries.labels,
+    queries,
+    labels,
     database.labels[nearest],
     found.reshape(*nearest.shape, *found.shape[1:]),
     strict=True,
@@ -149,33 +126,27 @@ def _rows(subject: Subject, database: Database) -> page.Figure:
       )
     )
   return page.Figure(
-    name='neighbors',
-    title='Test images and their nearest training images',
-    panels=tuple(panels),
-    caption=(
-      'The test image is on the left, then come the training images, the'
-      ' nearest first. A green frame marks the same class, a red frame another'
-      ' class.'
-    ),
+    'neighbors',
+    'Test images and their nearest training images',
+    tuple(panels),
+    'The test image is on the left, followed by the training images, the'
+    ' nearest first. A green frame marks the same class, a red frame another'
+    ' class.',
     width=330,
     most=2,
   )
 
 
 def _by_rank(same: np.ndarray, chance: float) -> page.Figure:
+  share, muted = 100 * same.mean(axis=0), figures.COLORS['muted']
+
   def draw(axes: Axes) -> None:
-    share, muted = 100 * same.mean(axis=0), figures.COLORS['muted']
     axes.plot(range(1, len(share) + 1), share, color=figures.COLORS['blue'])
     axes.axhline(100 * chance, **figures.DASHED)
     axes.text(len(share), 100 * chance + 2, 'chance', ha='right', color=muted)
     axes.set(ylim=(0, 100), xlabel='rank of the neighbor')
 
-  panel = figures.chart(
-    'neighbors-rank',
-    draw,
-    title='Share of the same class, %',
-    alt='Share of neighbors of the same class by rank',
-  )
+  panel = figures.chart('rank', draw, title='Share of the same class, %')
   return page.Figure(
     'neighbors_by_rank', 'Neighbors of the same class', (panel,)
   )
@@ -183,18 +154,12 @@ def _by_rank(same: np.ndarray, chance: float) -> page.Figure:
 
 def _table(same: np.ndarray, chance: float) -> page.Table:
   share = same.mean(axis=0)
-  return page.Table(
-    name='neighbors',
-    title='Share of the same class by rank',
-    columns={
-      'rank': '',
-      'same class': '.1%',
-      'same class, up to this rank': '.1%',
-      'chance': '.1%',
-    },
-    rows=tuple(
-      (rank, float(value), float(share[:rank].mean()), chance)
-      for rank, value in enumerate(share, 1)
-    ),
-    folded=True,
+  rows = tuple(
+    (rank, float(value), float(share[:rank].mean()), chance)
+    for rank, value in enumerate(share, 1)
   )
+  title = 'Share of the same class by rank'
+  header = (
+    'rank | same class:.1% | same class, up to this rank:.1% | chance:.1%'
+  )
+  return page.Table('neighbors', title, header, rows, folded=True)

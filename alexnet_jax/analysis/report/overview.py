@@ -152,14 +152,14 @@ def learning_curves(lines: list[Line]) -> list[page.Block]:
     caption = f'Dashed lines mark cuts of the learning rate: {places}.'
   found: list[page.Block] = [
     page.Figure(
-      name='learning_curves',
-      title='Learning curves',
-      panels=(
+      'learning_curves',
+      'Learning curves',
+      (
         _curve(lines, cuts, 'nll', 'Loss, nats', 1),
         _curve(lines, cuts, 'top1_error', 'Top-1 error, %', 100),
         _curve(lines, cuts, 'learning_rate', 'Learning rate', 1),
       ),
-      caption=caption,
+      caption,
     )
   ]
   if not _of_kind(lines, 'validation', 'nll', 'top1_error'):
@@ -196,7 +196,7 @@ def _curve(lines, cuts, key: str, title: str, unit: float) -> figures.Panel:
       axes.legend(loc='upper right')
 
   name = 'curve-' + key.replace('_', '-')
-  return figures.chart(name, draw, title=title, alt=f'{title} by epoch')
+  return figures.chart(name, draw, title=title)
 
 
 def _layers(subject: Subject) -> page.Table:
@@ -215,22 +215,13 @@ def _layers(subject: Subject) -> page.Table:
     )
   )
   return page.Table(
-    name='layers',
-    title='Layers',
-    columns={
-      'layer': '',
-      'output': '',
-      'reads': '',
-      'parameters': ',',
-      'multiply-adds': ',',
-      'share': '.1%',
-    },
-    rows=rows,
-    caption=(
-      'All towers together, for one image. The output is that before pooling,'
-      ' as the paper counts neurons. A layer that reads all maps connects the'
-      ' towers; one that reads its own maps stays within its tower.'
-    ),
+    'layers',
+    'Layers',
+    'layer | output | reads | parameters:, | multiply-adds:, | share:.1%',
+    rows,
+    'All towers together, for one image. The output is that before pooling, as'
+    ' the paper counts neurons. A layer that reads all maps connects the'
+    ' towers; one that reads its own maps stays within its tower.',
   )
 
 
@@ -242,15 +233,13 @@ def _versions(path: pathlib.Path) -> page.Block:
     return page.Note('Versions are unknown: the run has no run.json.')
   except (ValueError, KeyError, TypeError, AttributeError):
     return page.Note('Versions are unknown: run.json is damaged.')
-  rows = [
-    (_plain(key).replace('_', ' '), value) for key, value in record.items()
-  ]
+  rows = [*((_plain(key).replace('_', ' '), record[key]) for key in record)]
   return page.Table(
-    name='versions',
-    title='Versions and machine',
-    columns={'what': '', 'value': ''},
-    rows=tuple((key, _plain(value)) for key, value in rows + versions),
-    caption=f'This report was made with jax {jax.__version__}.',
+    'versions',
+    'Versions and machine',
+    'what | value',
+    tuple((key, _plain(value)) for key, value in rows + versions),
+    f'This report was made with jax {jax.__version__}.',
     folded=True,
   )
 
@@ -262,14 +251,11 @@ def _plain(value: Any) -> str:
 
 
 def _config(subject: Subject) -> page.Table:
+  rows = tuple(
+    (key, re.sub(r'\s+', ' ', files.dumps(value)))
+    for key, value in subject.config_rows()
+  )
+  caption = 'The comments in configs/imagenet.py explain the keys.'
   return page.Table(
-    name='config',
-    title='Config',
-    columns={'key': '', 'value': ''},
-    rows=tuple(
-      (key, re.sub(r'\s+', ' ', files.dumps(value)))
-      for key, value in subject.config_rows()
-    ),
-    caption='The comments in configs/imagenet.py explain the keys.',
-    folded=True,
+    'config', 'Config', 'key | value', rows, caption, folded=True
   )

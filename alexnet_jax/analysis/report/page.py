@@ -5,10 +5,9 @@ written as a PNG file, each table as a CSV file.
 """
 
 import base64
-import dataclasses
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -19,71 +18,55 @@ TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 _WIDTH = 1088  # pixels: the page's column
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-  """Panels of equal width, as many in a row as fit the window.
+class Figure(NamedTuple):
+  """Panels of equal width, as many in a row as fit the window."""
 
-  Attributes:
-    name: of the PNG file, without extension.
-    title: a few words.
-    panels: charts or pictures.
-    caption: plain text.
-    width: the least width of a panel on the page, in pixels.
-    most: the most panels in a row.
-  """
-
-  name: str
+  name: str  # of the PNG file, without extension
   title: str
   panels: tuple[figures.Panel, ...]
   caption: str = ''
-  width: int = 320
-  most: int = 12
+  width: int = 320  # the least width of a panel on the page, in pixels
+  most: int = 12  # panels in a row
 
   def png(self) -> bytes:
     """Returns the figure as it is on a page of full width."""
     fit = max(1, (_WIDTH + figures.GAP) // (self.width + figures.GAP))
     columns = min(fit, self.most, len(self.panels))
     width = (_WIDTH + figures.GAP) // columns - figures.GAP
+    width = min(width, 2 * self.width)
     return figures.sheet(
-      self.panels,
-      title=self.title,
-      columns=columns,
-      width=min(width, 2 * self.width),
+      self.panels, title=self.title, columns=columns, width=width
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """Rows of values; the CSV file has all of them, unrounded.
+class Table(NamedTuple):
+  """Rows of values; the CSV file has all of them, unrounded."""
 
-  Attributes:
-    name: of the CSV file, without extension.
-    title: a few words.
-    columns: by its heading, how the page formats a column's values: see
-      `format`.
-    rows: the values; None is an empty cell.
-    caption: plain text.
-    shown: rows on the page; 0 for all.
-    folded: whether the page shows only the title until it is clicked.
-  """
-
-  name: str
+  name: str  # of the CSV file, without extension
   title: str
-  columns: dict[str, str]
-  rows: tuple[tuple[Any, ...], ...]
+  # Headings, each with a format of its values: 'layer | images:, | error:.1%'.
+  header: str
+  rows: tuple[tuple[Any, ...], ...]  # None is an empty cell
   caption: str = ''
-  shown: int = 0
-  folded: bool = False
+  shown: int | None = None  # rows on the page; None for all
+  folded: bool = False  # whether the page shows the rows only on a click
+
+  @property
+  def columns(self) -> list[str]:
+    """The headings."""
+    return [each.partition(':')[0].strip() for each in self.header.split('|')]
 
   def cells(self) -> list[list[str]]:
     """Returns the page's rows as text."""
-    formats = self.columns.values()
+    formats = [
+      each.partition(':')[2].strip() for each in self.header.split('|')
+    ]
     return [
       [
         '' if value is None else format(value, how)
         for value, how in zip(row, formats, strict=True)
       ]
-      for row in self.rows[: self.shown or None]
+      for row in self.rows[: self.shown]
     ]
 
   def is_numeric(self, column: int) -> bool:
@@ -94,25 +77,22 @@ class Table:
   @property
   def hidden(self) -> int:
     """How many rows only the CSV file has."""
-    return len(self.rows[self.shown :]) if self.shown else 0
+    return len(self.rows) - len(self.rows[: self.shown])
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
   """Pairs of a label and a value."""
 
-  items: tuple[tuple[str, str], ...]
+  pairs: tuple[tuple[str, str], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
   """A statement computed from this run, set off from the rest."""
 
   text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
   """How something was computed, or why it is missing."""
 
   text: str
@@ -121,25 +101,15 @@ class Note:
 Block = Figure | Table | Facts | Finding | Note
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """A part of the page.
+class Section(NamedTuple):
+  """A part of the page."""
 
-  Attributes:
-    key: its anchor.
-    title: its heading.
-    paper: the place in the paper.
-    intro: what is shown.
-    blocks: in order.
-    seconds: how long it took to make.
-  """
-
-  key: str
+  key: str  # its anchor
   title: str
-  paper: str
+  paper: str  # the place in the paper
   intro: str
   blocks: tuple[Block, ...]
-  seconds: float = 0.0
+  seconds: float = 0.0  # that it took to make
 
 
 def out_of(count: int, total: int) -> str:
@@ -180,7 +150,7 @@ def write(
         path.write_bytes(block.png())
       elif isinstance(block, Table):
         path = fresh / 'tables' / f'{block.name}.csv'
-        files.write_csv(path, tuple(block.columns), block.rows)
+        files.write_csv(path, block.columns, block.rows)
     html = render(title, summary, footer, sections)
     (fresh / 'index.html').write_text(html, encoding='utf-8')
     shutil.rmtree(folder, ignore_errors=True)
@@ -201,11 +171,10 @@ def render(
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters |= {
-    'base64': _base64,
-    'kind': lambda block: type(block).__name__,
-  }
-  return environment.get_template('page.html').render(
+  environment.filters['base64'] = _base64
+  environment.filters['kind'] = lambda block: type(block).__name__
+  template = environment.get_template('page.html')
+  return template.render(
     title=title, summary=summary, footer=footer, sections=sections
   )
 

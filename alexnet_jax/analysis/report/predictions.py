@@ -22,7 +22,7 @@ def make(subject: Subject) -> page.Section:
   counts = confusion(scores, len(class_names))
   random = subjects.choose(len(scores.label), _CARDS, seed=3)
   # The likeliest wrong class first.
-  worst = np.argsort(-scores.top_probability[:, 0], kind='stable')
+  worst = np.argsort(-scores.probability[:, 0], kind='stable')
   worst = worst[scores.wrong[worst]][:_CARDS]
   mistakes = []
   if len(worst):
@@ -76,11 +76,8 @@ def confusion(scores: Scores, num_classes: int) -> np.ndarray:
 
 def class_errors(counts: np.ndarray) -> np.ndarray:
   """Returns each class's error, float64 [classes]; NaN without images."""
-  totals = counts.sum(axis=1)
-  wrong = totals - np.diag(counts)
-  return np.divide(
-    wrong, totals, out=np.full(len(counts), np.nan), where=totals > 0
-  )
+  with np.errstate(invalid='ignore'):
+    return (counts.sum(axis=1) - np.diag(counts)) / counts.sum(axis=1)
 
 
 def confused_pairs(counts: np.ndarray) -> list[tuple[int, int, int]]:
@@ -95,7 +92,7 @@ def confused_pairs(counts: np.ndarray) -> list[tuple[int, int, int]]:
 def _finding(
   scores: Scores, class_names: Sequence[str], counts: np.ndarray
 ) -> str:
-  wrong, probability = scores.wrong, scores.top_probability[:, 0]
+  wrong, probability = scores.wrong, scores.probability[:, 0]
   text = (
     f'{int(wrong.sum()):,} of {len(wrong):,} test images are misclassified'
     f' ({wrong.mean():.2%}).'
@@ -121,68 +118,59 @@ def _cards(
 ) -> page.Figure:
   """Shows the test images at these places in the scores."""
   scores, class_names = subject.scores, subject.class_names
-  images = subject.read(subject.eval_source, scores.index[chosen]).images
+  images = subject.test_views(scores.index[chosen])
   panels = tuple(
     figures.prediction_card(
-      f'{name}-{i}',
+      f'{name}-{place}',
       image,
       scores.top[place],
-      scores.top_probability[place],
+      scores.probability[place],
       class_names,
       truth=int(scores.label[place]),
       title=class_names[scores.label[place]],
     )
-    for i, (image, place) in enumerate(
-      zip(subject.center(images), chosen, strict=True)
-    )
+    for image, place in zip(images, chosen, strict=True)
   )
   return page.Figure(name, title, panels, caption, width=150, most=6)
 
 
 def class_chart(counts: np.ndarray, class_names: Sequence[str]) -> page.Figure:
   """Shows the error of every class, or of the worst and the best ones."""
-  error = class_errors(counts)
+  error = 100 * class_errors(counts)
   order = np.argsort(-error, kind='stable')  # NaN comes last
   order = order[np.isfinite(error[order])]
+  few = len(order) <= _FEW_CLASSES
   shown = {'Highest errors, %': order[:10], 'Lowest errors, %': order[-10:]}
-  if len(order) <= _FEW_CLASSES:
-    shown = {'Error by class, %': order}
   panels = [
-    _error_bars(title, 100 * error[some], [class_names[i] for i in some])
-    for title, some in shown.items()
+    _error_bars(title, error[some], [class_names[i] for i in some])
+    for title, some in ({'Errors, %': order} if few else shown).items()
   ]
-  if len(order) <= _FEW_CLASSES:
+  caption = ''
+  if few:
     panels.append(_matrix(counts, class_names))
+    caption = 'Rows are true classes, columns are predicted classes.'
   return page.Figure(
-    'class_errors', 'Error by class', tuple(panels), width=330, most=3
+    'class_errors', 'Error by class', tuple(panels), caption, width=330, most=3
   )
 
 
 def _error_bars(title: str, errors: np.ndarray, labels) -> figures.Panel:
+  right = 1.18 * max(1, errors.max())
+
   def draw(axes: Axes) -> None:
     axes.barh(range(len(errors)), errors, 0.7, color=figures.COLORS['blue'])
     axes.set_yticks(range(len(errors)), _short(labels, 18))
-    right = 1.18 * max(1, errors.max())
     for i, error in enumerate(errors):
-      axes.text(
-        error + 0.013 * right,
-        i,
-        f'{error:.1f}',
-        va='center',
-        color=figures.COLORS['muted'],
-      )
+      style = {'va': 'center', 'color': figures.COLORS['muted']}
+      axes.text(error + 0.013 * right, i, f'{error:.1f}', **style)
     axes.set(xlim=(0, right), ylim=(len(errors) - 0.4, -0.6), xticks=[])
     axes.grid(visible=False)
     axes.spines['bottom'].set_visible(False)
     axes.tick_params(axis='y', labelcolor=figures.COLORS['ink'])
 
-  return figures.chart(
-    'class-errors-' + title.split()[0].lower(),
-    draw,
-    title=title,
-    alt=title,
-    height=max(120, 26 * len(errors) + 20),
-  )
+  name = 'class-errors-' + title.split()[0].lower()
+  height = max(120, 26 * len(errors) + 20)
+  return figures.chart(name, draw, title=title, height=height)
 
 
 def _short(labels: Sequence[str], length: int) -> list[str]:
@@ -190,7 +178,6 @@ def _short(labels: Sequence[str], length: int) -> list[str]:
 
 
 def _matrix(counts: np.ndarray, class_names: Sequence[str]) -> figures.Panel:
-  """Shows the predictions for each class, in per cent of its images."""
   totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
   shares = 100 * counts / totals
   mistakes = shares - np.diag(np.diag(shares))
@@ -211,46 +198,23 @@ def _matrix(counts: np.ndarray, class_names: Sequence[str]) -> figures.Panel:
     axes.grid(visible=False)
     axes.spines['bottom'].set_visible(False)
 
-  return figures.chart(
-    'confusion',
-    draw,
-    title='Confusion matrix, %',
-    alt='Confusion matrix',
-    height=330,
-  )
+  return figures.chart('confusion', draw, title='Confusion, %', height=330)
 
 
 def _pairs(counts: np.ndarray, class_names: Sequence[str]) -> page.Table:
   totals = counts.sum(axis=1)
-  return page.Table(
-    name='confused_pairs',
-    title='Most confused pairs of classes',
-    columns={
-      'true class': '',
-      'predicted class': '',
-      'images': ',',
-      'share of the class': '.1%',
-    },
-    rows=tuple(
-      (class_names[i], class_names[j], count, count / int(totals[i]))
-      for i, j, count in confused_pairs(counts)
-    ),
-    shown=10,
+  rows = tuple(
+    (class_names[i], class_names[j], count, count / int(totals[i]))
+    for i, j, count in confused_pairs(counts)
   )
+  title = 'Most confused pairs of classes'
+  header = 'true class | predicted class | images:, | share of the class:.1%'
+  return page.Table('confused_pairs', title, header, rows, shown=10)
 
 
 def _classes(counts: np.ndarray, class_names: Sequence[str]) -> page.Table:
-  errors = class_errors(counts)
-  return page.Table(
-    name='class_errors',
-    title='Error of every class',
-    columns={'class': '', 'images': ',', 'error': '.1%'},
-    rows=tuple(
-      (name, int(total), None if np.isnan(error) else float(error))
-      for name, total, error in zip(
-        class_names, counts.sum(axis=1), errors, strict=True
-      )
-    ),
-    shown=100,
-    folded=True,
-  )
+  errors = [None if np.isnan(e) else float(e) for e in class_errors(counts)]
+  totals = counts.sum(axis=1).tolist()
+  rows = tuple(zip(class_names, totals, errors, strict=True))
+  title, header = 'Error of every class', 'class | images:, | error:.1%'
+  return page.Table('class_errors', title, header, rows, shown=100, folded=True)

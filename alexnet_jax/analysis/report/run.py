@@ -1,7 +1,6 @@
 """The report of a trained run: all sections, timed, as one page."""
 
 from collections.abc import Callable
-import dataclasses
 import pathlib
 import resource
 import sys
@@ -62,7 +61,7 @@ def run(
     begun = time.perf_counter()
     section = make(subject)
     seconds = time.perf_counter() - begun
-    sections.append(dataclasses.replace(section, seconds=seconds))
+    sections.append(section._replace(seconds=seconds))
     logging.info(
       'Report %d/%d: %s, %.1f s',
       number,

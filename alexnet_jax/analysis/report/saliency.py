@@ -38,12 +38,8 @@ def make(subject: Subject) -> page.Section:
   patch, stride = patch_size(subject.crop_size)
   gradients = _gradients(subject)
   chosen = _choose(subject)
-  images = subject.read(
-    subject.eval_source, subject.scores.index[chosen]
-  ).images
-  for number, (place, image) in enumerate(
-    zip(chosen, subject.center(images), strict=True), 1
-  ):
+  images = subject.test_views(subject.scores.index[chosen])
+  for number, (place, image) in enumerate(zip(chosen, images, strict=True), 1):
     blocks.append(_example(subject, gradients, number, int(place), image))
   blocks.append(
     page.Note(
@@ -94,40 +90,29 @@ def _example(
   image: np.ndarray,
 ) -> page.Figure:
   """Shows an image and its maps for the predicted and the true class."""
-  scores = subject.scores
   class_names = [names.shorten(name, 40) for name in subject.class_names]
-  predicted, truth = int(scores.top[place, 0]), int(scores.label[place])
-  probability = {
-    truth: scores.true_probability[place],
-    predicted: scores.top_probability[place, 0],
-  }
+  predicted = int(subject.scores.top[place, 0])
+  truth = int(subject.scores.label[place])
+  (probabilities,) = subject.probabilities(image[None])
   fill = subject.mean if subject.mean.any() else image.mean(axis=(0, 1))
   drops = occlusion(
     subject.probabilities, image, fill, *patch_size(subject.crop_size)
   )
   panels = []
   for label in dict.fromkeys((predicted, truth)):
-    title = f'{class_names[label]}: {probability[label]:.2f}'
+    title = f'{class_names[label]}: {probabilities[label]:.2f}'
     maps = _maps(subject, gradients, image, label, drops[..., label])
     for name, pixels, note in [(title, image, ''), *maps]:
+      pixels = figures.resize(pixels, _SIDE)
+      smooth = subject.crop_size > 100
       panels.append(
-        figures.picture(
-          figures.resize(pixels, _SIDE),
-          title=name,
-          note=note,
-          alt=name,
-          smooth=subject.crop_size > 100,
-        )
+        figures.picture(pixels, title=name, note=note, smooth=smooth)
       )
-  outcome = 'classified correctly'
+  title = f'{class_names[truth]}, classified correctly'
   if predicted != truth:
-    outcome = f'classified as {class_names[predicted]}'
+    title = f'{class_names[truth]}, classified as {class_names[predicted]}'
   return page.Figure(
-    name=f'saliency_{number}',
-    title=f'{class_names[truth]}, {outcome}',
-    panels=tuple(panels),
-    width=150,
-    most=4,
+    f'saliency_{number}', title, tuple(panels), width=150, most=4
   )
 
 

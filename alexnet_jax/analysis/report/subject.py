@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,54 +28,25 @@ _BUDGET = 1e15
 
 
 class Examples(NamedTuple):
-  """Images that could be read.
+  """Images that could be read."""
 
-  Attributes:
-    places: int [N], their places among the indices that were asked for.
-    images: uint8 [N, S, S, 3].
-    labels: int32 [N].
-  """
-
-  places: np.ndarray
-  images: np.ndarray
-  labels: np.ndarray
+  index: np.ndarray  # int64 [N], in their split
+  images: np.ndarray  # uint8 [N, S, S, 3], as prepared
+  labels: np.ndarray  # int32 [N]
 
 
 class Scores(NamedTuple):
-  """The predictions for test images.
+  """Test images and their five likeliest classes (or as many as there are)."""
 
-  Attributes:
-    index: int64 [N], the examples.
-    label: int32 [N], their true classes.
-    top: int [N, 5] (fewer for fewer classes), the likeliest classes first.
-    top_probability: float32 [N, 5].
-    true_probability: float32 [N], of the true class.
-  """
-
-  index: np.ndarray
-  label: np.ndarray
-  top: np.ndarray
-  top_probability: np.ndarray
-  true_probability: np.ndarray
+  index: np.ndarray  # int64 [N], in their split
+  label: np.ndarray  # int32 [N], the true classes
+  top: np.ndarray  # int32 [N, 5], the likeliest class first
+  probability: np.ndarray  # float32 [N, 5], of these
 
   @property
   def wrong(self) -> np.ndarray:
     """Whether the likeliest class is not the true one, bool [N]."""
     return self.top[:, 0] != self.label
-
-
-def score(
-  probabilities: np.ndarray, labels: np.ndarray, indices: np.ndarray
-) -> Scores:
-  """Returns the scores of probabilities [N, classes]."""
-  top = np.argsort(-probabilities, axis=1, kind='stable')[:, :5]
-  return Scores(
-    indices,
-    labels,
-    top,
-    np.take_along_axis(probabilities, top, axis=1),
-    probabilities[np.arange(len(labels)), labels],
-  )
 
 
 def choose(total: int, count: int, seed: int = 0) -> np.ndarray:
@@ -90,28 +61,8 @@ def choose(total: int, count: int, seed: int = 0) -> np.ndarray:
   return np.sort(drawn)
 
 
-def pad(array: np.ndarray, size: int) -> np.ndarray:
-  """Returns an array with rows of zeros added up to a size."""
-  return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
-
-
 class Subject:
-  """A trained network with all towers on one device, and its data.
-
-  Attributes:
-    workdir: of the run.
-    step: updates made.
-    config: all keys, plain values.
-    network: the architecture.
-    shapes: of its layers.
-    params: float32, towers on each leading axis.
-    mean: float32 [crop, crop, 3] or [3], what is subtracted from pixels.
-    image_size: side of a prepared image, in pixels.
-    crop_size: side of a view.
-    class_names: printable, by label.
-    train_source: the training split.
-    eval_source: the test images.
-  """
+  """A trained network with all towers on one device, and its data."""
 
   def __init__(self, run: inference.Trained):
     """Moves the parameters to one device.
@@ -119,27 +70,20 @@ class Subject:
     Raises:
       UserError: if data are missing or do not fit.
     """
-    self._run = run
+    self._data, self._dtype = run.data, run.experiment.dtype
     self.workdir, self.step = run.workdir, run.step
     self.config = run.experiment.plain_config()
     self.network = run.experiment.network
-    self._dtype = run.experiment.dtype
-    device = jax.local_devices()[0]
-    self.params: model.Params = jax.device_put(
-      jax.device_get(run.params), device
-    )
-    self.mean = run.mean
     self.image_size: int = self.config['input']['image_size']
     self.crop_size: int = self.config['input']['crop_size']
-    self.class_names = run.class_names
     self.shapes = architecture.layer_shapes(self.network, self.crop_size)
+    self.class_names = run.class_names
+    self.mean = run.mean  # what is subtracted from pixels; see `views.mean`
     self.train_source: Source = run.data.train_source
     self.eval_source: Source = run.data.eval_source
     self.data_name = names.printable(self.train_source.name)
-    self._probabilities = jax.jit(
-      lambda params, crops: jax.nn.softmax(
-        self.logits(params, self.to_input(crops))
-      )
+    self.params: model.Params = jax.device_put(
+      jax.device_get(run.params), jax.local_devices()[0]
     )
 
   def config_rows(self) -> list[tuple[str, object]]:
@@ -153,7 +97,7 @@ class Subject:
     return bool((images == images[..., :1]).all())
 
   def affordable(self, images: int, passes: int = 1) -> int:
-    """Returns how many images a section may look at.
+    """Returns how many of so many images a section may look at.
 
     Args:
       images: how many there are.
@@ -163,13 +107,24 @@ class Subject:
     cost = sum(shape.multiply_adds for shape in self.shapes)
     return max(1, min(images, int(budget / (cost * passes))))
 
+  def choose_tests(self, most: int, seed: int, passes: int = 1) -> np.ndarray:
+    """Draws test images that can be read, as many as are affordable.
+
+    Args:
+      most: how many at most.
+      seed: of the draw; see `choose`.
+      passes: forward passes per image.
+    """
+    readable = self.scores.index
+    count = self.affordable(min(most, self.eval_source.num_examples), passes)
+    return readable[choose(len(readable), count, seed)]
+
   def batches(
     self, source: 'Source', indices: np.ndarray, what: str
   ) -> Iterator[Batch]:
-    """Returns batches of at most `BATCH` examples; see `data.Data.read`."""
-    return self._run.data.read(
-      source, what, indices=indices, batch_size=min(BATCH, len(indices))
-    )
+    """Returns batches of `BATCH` examples; see `data.Data.read`."""
+    size = min(BATCH, len(indices))
+    return self._data.read(source, what, indices=indices, batch_size=size)
 
   def read(self, source: 'Source', indices: np.ndarray) -> Examples:
     """Returns those of the examples that can be read."""
@@ -177,17 +132,12 @@ class Subject:
     for batch in self.batches(source, indices, 'Reading images'):
       kept = batch['mask'] > 0
       parts.append([batch[key][kept] for key in ('index', 'image', 'label')])
-    return Examples(*map(np.concatenate, zip(*parts, strict=True)))
+    places, *rest = map(np.concatenate, zip(*parts, strict=True))
+    return Examples(indices[places], *rest)
 
-  def choose_tests(self, count: int, seed: int = 0) -> np.ndarray:
-    """Draws test images that can be read; see `choose`."""
-    readable = self.scores.index
-    return readable[choose(len(readable), count, seed)]
-
-  def to_input(self, crops: jax.Array) -> jax.Array:
-    """Turns pixels [N, crop, crop, 3] into what conv1 reads."""
-    scale = self.config['input']['pixel_scale']
-    return views.to_input(crops, self.mean, scale)
+  def test_views(self, indices: np.ndarray) -> np.ndarray:
+    """Returns the center views of test images, uint8 [N, crop, crop, 3]."""
+    return self.center(self.read(self.eval_source, indices).images)
 
   def center(self, images: np.ndarray) -> np.ndarray:
     """Cuts the center view out of prepared images [N, S, S, 3]."""
@@ -196,47 +146,32 @@ class Subject:
     columns = slice(view.left, view.left + self.crop_size)
     return images[:, rows, columns]
 
+  def to_input(self, crops: jax.Array) -> jax.Array:
+    """Turns pixels [N, crop, crop, 3] into what conv1 reads."""
+    scale = self.config['input']['pixel_scale']
+    return views.to_input(crops, self.mean, scale)
+
   def logits(self, params: model.Params, inputs: jax.Array) -> jax.Array:
     """Computes the logits [N, classes] of inputs [N, crop, crop, 3]."""
     return model.forward(self.network, params, inputs, dtype=self._dtype)
 
-  def probabilities(self, crops: np.ndarray) -> np.ndarray:
-    """Computes float32 [N, classes] of pixels [N, crop, crop, 3]."""
-    return self.in_batches(self._probabilities, crops)
-
-  def in_batches(
-    self,
-    function: Callable[[model.Params, np.ndarray], jax.Array],
-    arrays: np.ndarray,
-  ) -> np.ndarray:
-    """Applies function(params, array) to [N, ...] in batches of one size."""
-    parts, size = [], min(BATCH, len(arrays))
-    for first in range(0, len(arrays), size):
-      part = arrays[first : first + size]
-      result = function(self.params, pad(part, size))
-      parts.append(np.asarray(result)[: len(part)])
-    return np.concatenate(parts)
-
   def layers(
-    self, ablated: int | None = None
-  ) -> Callable[[model.Params, np.ndarray], dict[str, jax.Array]]:
-    """Returns (params, pixels) -> the outputs of all layers by tower.
+    self, params: model.Params, crops: jax.Array, ablated: int | None = None
+  ) -> dict[str, jax.Array]:
+    """Computes the outputs of all layers; see `activations.forward_all`.
 
     Args:
-      ablated: a tower whose activations other towers and the classifier read
-        as zeros; None for no tower. See `activations.forward_all`.
+      params: of the network.
+      crops: pixels [N, crop, crop, 3].
+      ablated: a tower whose activations the other towers and the classifier
+        read as zeros; None for no tower.
     """
-
-    def compute(params, crops):
-      inputs = self.to_input(crops)
-      return activations.forward_all(
-        self.network, params, inputs, self._dtype, silence=ablated
-      )
-
-    return jax.jit(compute)
+    return activations.forward_all(
+      self.network, params, self.to_input(crops), self._dtype, silence=ablated
+    )
 
   @functools.cached_property
-  def features(self) -> Callable[[model.Params, np.ndarray], jax.Array]:
+  def features(self) -> Callable[..., jax.Array]:
     """Computes (params, pixels) -> the last hidden activations [N, D]."""
     name = self.network.layers[-2].name
 
@@ -250,24 +185,79 @@ class Subject:
     return jax.jit(compute)
 
   @functools.cached_property
+  def _probabilities(self) -> Callable[..., jax.Array]:
+    return jax.jit(lambda *args: jax.nn.softmax(self._logits_of_pixels(*args)))
+
+  def _logits_of_pixels(self, params, crops) -> jax.Array:
+    return self.logits(params, self.to_input(crops))
+
+  def probabilities(self, crops: np.ndarray) -> np.ndarray:
+    """Computes float32 [N, classes] of pixels [N, crop, crop, 3]."""
+    parts = [
+      self._padded(self._probabilities, crops[first : first + BATCH])
+      for first in range(0, len(crops), BATCH)
+    ]
+    return np.concatenate(parts)
+
+  def _padded(self, function: Callable[..., Any], crops: np.ndarray) -> Any:
+    """Calls function(params, crops), compiled for batches of one size."""
+    padding = [(0, BATCH - len(crops))] + [(0, 0)] * 3
+    result = jax.device_get(function(self.params, np.pad(crops, padding)))
+    return jax.tree.map(lambda array: array[: len(crops)], result)
+
+  def over(
+    self,
+    function: Callable[..., Any],
+    source: 'Source',
+    indices: np.ndarray,
+    what: str,
+  ) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Applies a function to the center views of examples.
+
+    Args:
+      function: jitted, of (params, pixels [N, crop, crop, 3]) to a tree of
+        arrays [N, ...].
+      source: a split.
+      indices: of the examples.
+      what: is being done, for the lines of progress.
+
+    Returns:
+      The indices of the examples that could be read, their labels, and the
+      results of them all.
+
+    Raises:
+      UserError: if none can be read.
+    """
+    parts = []
+    for batch in self.batches(source, indices, what):
+      kept = batch['mask'] > 0
+      result = self._padded(function, self.center(batch['image'][kept]))
+      parts.append(
+        (indices[batch['index'][kept]], batch['label'][kept], result)
+      )
+    joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    if not len(joined[0]):
+      raise errors.NothingReadableError(source)
+    return joined
+
+  @functools.cached_property
   def scores(self) -> Scores:
     """The predictions for as many test images as are affordable.
-
-    Unreadable ones are left out.
 
     Raises:
       UserError: if none can be read.
     """
     total = self.eval_source.num_examples
-    indices = choose(total, self.affordable(total))
-    parts = []
-    for batch in self.batches(self.eval_source, indices, 'Predictions'):
-      kept = batch['mask'] > 0
-      crops = self.center(batch['image'])
-      probabilities = np.asarray(self._probabilities(self.params, crops))
-      index = indices[batch['index'][kept]]
-      parts.append(score(probabilities[kept], batch['label'][kept], index))
-    found = Scores(*map(np.concatenate, zip(*parts, strict=True)))
-    if not len(found.label):
-      raise errors.NothingReadableError(self.eval_source)
-    return found
+
+    @jax.jit
+    def top5(params, crops):
+      probabilities = jax.nn.softmax(self._logits_of_pixels(params, crops))
+      return jax.lax.top_k(probabilities, min(5, probabilities.shape[1]))
+
+    index, label, (probability, top) = self.over(
+      top5,
+      self.eval_source,
+      choose(total, self.affordable(total)),
+      'Predictions',
+    )
+    return Scores(index, label, top, probability)

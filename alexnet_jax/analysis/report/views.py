@@ -1,5 +1,7 @@
 """Section 8: the gain from averaging several views of an image."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from matplotlib.axes import Axes
@@ -59,19 +61,16 @@ def view_sets(
   """
   (center,) = views.center_view(image_size, crop_size)
   starts = np.linspace(0, image_size - crop_size, _GRID).round().astype(int)
+  mirrored = views.View(center.top, center.left, True)
+  grid = tuple(
+    views.View(int(top), int(left), mirror)
+    for mirror, top, left in itertools.product((False, True), starts, starts)
+  )
   candidates = {
     'center': (center,),
-    'center and its mirror image': (
-      center,
-      views.View(center.top, center.left, True),
-    ),
+    'center and its mirror image': (center, mirrored),
     'ten views': views.ten_views(image_size, crop_size),
-    f'{_GRID} × {_GRID} crops and their mirror images': tuple(
-      views.View(int(top), int(left), mirror)
-      for mirror in (False, True)
-      for top in starts
-      for left in starts
-    ),
+    f'{_GRID} × {_GRID} crops and their mirror images': grid,
   }
   found: dict[str, tuple[views.View, ...]] = {}
   for name, some in candidates.items():
@@ -88,7 +87,7 @@ def _evaluate(
   crop_size = subject.crop_size
   every = list(dict.fromkeys(view for some in sets.values() for view in some))
   source = subject.eval_source
-  count = subject.affordable(source.num_examples, len(every))
+  indices = subject.choose_tests(source.num_examples, 0, passes=len(every))
 
   @jax.jit
   def log_probs(params, images, top, left, mirror):
@@ -96,25 +95,21 @@ def _evaluate(
     return jax.nn.log_softmax(subject.logits(params, subject.to_input(crops)))
 
   @jax.jit
-  def scored(each, batch):
+  def scored(each, *rest):
     # The log of the mean of the views' probabilities.
     mean = jax.nn.logsumexp(jnp.stack(each), axis=0) - np.log(len(each))
-    return metrics.score(mean, **batch)
+    return metrics.score(mean, *rest)
 
   sums = {name: np.zeros(5) for name in sets}
-  for batch in subject.batches(source, subject.choose_tests(count), 'Views'):
+  for batch in subject.batches(source, indices, 'Views'):
     images = jax.device_put(batch['image'])
-    rest = {
-      'labels': batch['label'],
-      'mask': batch['mask'],
-      'unreadable': batch['unreadable'],
-    }
+    rest = batch['label'], batch['mask'], batch['unreadable']
     each = {
       view: log_probs(subject.params, images, view.top, view.left, view.mirror)
       for view in every
     }
     for name, some in sets.items():
-      result = scored([each[view] for view in some], rest)
+      result = scored([each[view] for view in some], *rest)
       sums[name] += np.asarray(jax.tree.leaves(result), np.float64)
   return {
     name: {
@@ -158,13 +153,7 @@ def _figure(results: dict[str, Result]) -> page.Figure:
       axes.set_xlim(0.85, 1.18 * counts[-1])
       axes.set_xlabel('views')
 
-    return figures.chart(
-      f'views-{key.replace("_", "-")}',
-      draw,
-      title=title,
-      alt=f'{title} by number of views',
-      height=190,
-    )
+    return figures.chart(f'views-{key}', draw, title=title, height=190)
 
   panels = (
     panel('top1_error', 'Top-1 error, %', 100),
@@ -176,28 +165,22 @@ def _figure(results: dict[str, Result]) -> page.Figure:
 
 def _table(results: dict[str, Result]) -> page.Table:
   center = results['center']
-  return page.Table(
-    name='views',
-    title='Gain over the center view',
-    columns={
-      'views': '',
-      'number': '',
-      'top-1 error': '.2%',
-      'top-1 gain, points': '+.2f',
-      'top-5 error': '.2%',
-      'top-5 gain, points': '+.2f',
-      'loss': '.4f',
-    },
-    rows=tuple(
-      (
-        name,
-        int(result['views']),
-        result['top1_error'],
-        100 * (center['top1_error'] - result['top1_error']),
-        result['top5_error'],
-        100 * (center['top5_error'] - result['top5_error']),
-        result['nll'],
-      )
-      for name, result in results.items()
-    ),
+
+  def gain(result: Result, key: str) -> tuple[float, float]:
+    return result[key], 100 * (center[key] - result[key])
+
+  rows = tuple(
+    (
+      name,
+      int(result['views']),
+      *gain(result, 'top1_error'),
+      *gain(result, 'top5_error'),
+      result['nll'],
+    )
+    for name, result in results.items()
   )
+  header = (
+    'views | number | top-1 error:.2% | top-1 gain, points:+.2f'
+    ' | top-5 error:.2% | top-5 gain, points:+.2f | loss:.4f'
+  )
+  return page.Table('views', 'Gain over the center view', header, rows)
