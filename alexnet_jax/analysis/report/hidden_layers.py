@@ -38,9 +38,8 @@ class Peaks(NamedTuple):
 def make(subject: Subject) -> page.Section:
   """Returns the section."""
   networks = ablations(subject.network.towers)
-  indices = subject.choose_tests(_IMAGES, seed=10, passes=len(networks))
 
-  def run(params, crops):
+  def run(params, crops) -> dict[str, Outputs]:
     return {
       name: subject.layers(params, crops, tower)
       for name, tower in networks.items()
@@ -49,39 +48,21 @@ def make(subject: Subject) -> page.Section:
   @jax.jit
   def measure(params, crops):
     outputs = run(params, crops)
-    predicted = {
-      name: each['probabilities'].argmax(axis=1)
-      for name, each in outputs.items()
-    }
-    hidden = subject.network.layers[:-1]
-    whole = outputs['all towers']
-    found = {each.name: peaks(whole[each.name]) for each in hidden}
-    return predicted, found
+    whole, layers = outputs['all towers'], subject.network.layers[:-1]
+    found = {layer.name: peaks(whole[layer.name]) for layer in layers}
+    probabilities = [each['probabilities'] for each in outputs.values()]
+    return jnp.stack(probabilities, axis=1).argmax(axis=2), found
 
+  indices = subject.choose_tests(_IMAGES, seed=10, passes=len(networks))
   index, labels, (predicted, found) = subject.over(
     measure, subject.eval_source, indices, 'Activations of all units'
   )
   found = {name: Peaks(*each) for name, each in found.items()}
+  errors = 1 - (predicted == labels[:, None]).sum(axis=0) / len(labels)
   place = _example(subject)
   image = subject.test_views(subject.scores.index[[place]])
   label = int(subject.scores.label[place])
   outputs = jax.jit(run)(subject.params, image)
-  errors = {
-    name: 1 - int((each == labels).sum()) / len(labels)
-    for name, each in predicted.items()
-  }
-  blocks = [
-    _feature_maps(subject, outputs['all towers'], label),
-    *_inactive(subject, found),
-    *_patches(subject, found, index),
-  ]
-  if len(networks) > 1:
-    blocks += [
-      _ablated_predictions(subject, outputs, image[0], label),
-      *_ablated_errors(subject, errors, len(labels)),
-    ]
-  else:
-    blocks.append(page.Note('The network has one tower: none can be ablated.'))
   return page.Section(
     key='layers',
     title='Hidden layers',
@@ -92,7 +73,12 @@ def make(subject: Subject) -> page.Section:
       ' strongly. As the towers are connected in a few layers only, the'
       ' accuracy without one of them is measured too.'
     ),
-    blocks=tuple(blocks),
+    blocks=(
+      _feature_maps(subject, outputs['all towers'], label),
+      *_inactive(subject, found),
+      *_patches(subject, found, index),
+      *_tower_ablation(subject, outputs, image[0], label, errors, len(labels)),
+    ),
   )
 
 
@@ -176,9 +162,9 @@ def _inactive(
   header = ' | '.join(['layer', 'units per tower:,', *by_tower, 'share:.1%'])
   return (
     page.Finding(
-      f'{every.sum():,} of {len(every):,} units ({every.mean():.1%}) are active'
-      f' for none of {count:,} test images; a feature map counts as one unit. A'
-      ' unit that is never active has no gradient and no longer learns.'
+      f'{every.sum():,} of {len(every):,} units ({every.mean():.1%}) are not'
+      f' active for any of {count:,} test images; a feature map counts as one'
+      ' unit. A unit that is never active has no gradient and does not learn.'
     ),
     page.Table('inactive_units', 'Units that are never active', header, rows),
   )
@@ -253,71 +239,65 @@ def _patches(
   subject: Subject, found: Mapping[str, Peaks], index: np.ndarray
 ) -> list[page.Figure]:
   """Returns a figure of each convolutional layer's strongest patches."""
-  network = subject.network
-  each = max(1, _CHOSEN // network.towers)
   shown = []
-  for layer in network.layers[:-1]:
+  for layer in subject.network.layers[:-1]:
     if not isinstance(layer, Conv):
       continue
-    peaks_, panels = found[layer.name], []
-    window = receptive_field(network, layer.name)
-    for tower in range(network.towers):
-      values = peaks_.values[:, tower]
-      for map_ in selective(values, each, _PATCHES):
-        rows = np.argsort(-values[:, map_], kind='stable')[:_PATCHES]
-        rows = rows[values[rows, map_] > 0]
-        places = peaks_.places[rows, tower, map_]
-        panels.append(
-          figures.picture(
-            _patch_row(subject, index[rows], places, window),
-            title=f'Tower {tower + 1}, map {map_ + 1}',
-            smooth=window.size > _TILE,
-          )
-        )
+    window = receptive_field(subject.network, layer.name)
+    panels = _strongest_patches(subject, found[layer.name], index, window)
+    seen = f'{window.size} × {window.size} pixels'
+    if window.size >= subject.crop_size:
+      seen = 'the whole image'
+    caption = (
+      'The patches that activate a map most strongly, the strongest first, at'
+      f' most one per image. The receptive field is {seen}. Shown are maps that'
+      ' few images activate, and those strongly.'
+    )
+    name, title = f'patches_{layer.name}', f'Strongest patches of {layer.name}'
     if panels:
-      shown.append(_patch_figure(subject, layer.name, window, panels))
+      shown.append(
+        page.Figure(name, title, tuple(panels), caption, width=330, most=2)
+      )
   return shown
 
 
-def _patch_row(
-  subject: Subject, index: np.ndarray, places: np.ndarray, window: Window
-) -> np.ndarray:
-  """Returns the patches at these places (y, x) of test images, side by side."""
-  side = subject.crop_size
-  images = subject.test_views(index)
-  tiles = [
-    figures.resize(
-      image[window.pixels(int(y), side), window.pixels(int(x), side)], _TILE
-    )
-    for image, (y, x) in zip(images, places, strict=True)
-  ]
-  return figures.tile(np.stack(tiles), _PATCHES, gap=4)
+def _strongest_patches(
+  subject: Subject, found: Peaks, index: np.ndarray, window: Window
+) -> list[figures.Panel]:
+  side, towers = subject.crop_size, subject.network.towers
+  panels = []
+  for tower in range(towers):
+    values, places = found.values[:, tower], found.places[:, tower]
+    for unit in selective(values, max(1, _CHOSEN // towers), _PATCHES):
+      rows = np.argsort(-values[:, unit], kind='stable')[:_PATCHES]
+      rows = rows[values[rows, unit] > 0]
+      images = subject.test_views(index[rows])
+      patches = [
+        image[window.pixels(int(y), side), window.pixels(int(x), side)]
+        for image, (y, x) in zip(images, places[rows, unit], strict=True)
+      ]
+      tiles = np.stack([figures.resize(patch, _TILE) for patch in patches])
+      panels.append(
+        figures.picture(
+          figures.tile(tiles, _PATCHES, gap=4),
+          title=f'Tower {tower + 1}, map {unit + 1}',
+          smooth=window.size > _TILE,
+        )
+      )
+  return panels
 
 
-def _patch_figure(
-  subject: Subject, name: str, window: Window, panels: list[figures.Panel]
-) -> page.Figure:
-  seen = f'{window.size} × {window.size} pixels'
-  if window.size >= subject.crop_size:
-    seen = 'the whole image'
-  return page.Figure(
-    f'patches_{name}',
-    f'Strongest patches of {name}',
-    tuple(panels),
-    'The patches that activate a map most strongly, the strongest first, at'
-    f' most one per image. The receptive field is {seen}. Shown are maps that'
-    ' few images activate, and those strongly.',
-    width=330,
-    most=2,
-  )
-
-
-def _ablated_predictions(
+def _tower_ablation(
   subject: Subject,
   outputs: Mapping[str, Outputs],
   image: np.ndarray,
   label: int,
-) -> page.Figure:
+  errors: np.ndarray,
+  count: int,
+) -> tuple[page.Block, ...]:
+  """Shows what one image is predicted to be, and the errors of many."""
+  if len(outputs) == 1:
+    return (page.Note('The network has one tower: none can be ablated.'),)
   panels = []
   for name, result in outputs.items():
     probabilities = np.asarray(result['probabilities'][0])
@@ -333,29 +313,27 @@ def _ablated_predictions(
         title=name.capitalize(),
       )
     )
-  return page.Figure(
-    'tower_ablation',
-    'Predictions with a tower ablated',
-    tuple(panels),
-    "The ablated tower's activations are zeroed wherever another tower or the"
-    ' classifier reads them. The bars are probabilities; the bar of the true'
-    ' class is green.',
-    width=150,
-    most=6,
+  rows = tuple(
+    (name, e, count) for name, e in zip(outputs, errors.tolist(), strict=True)
   )
-
-
-def _ablated_errors(
-  subject: Subject, errors: Mapping[str, float], count: int
-) -> tuple[page.Block, ...]:
-  each = ', '.join(f'{name} {error:.1%}' for name, error in errors.items())
+  each = ', '.join(f'{name} {error:.1%}' for name, error, _ in rows)
   guess = 1 - 1 / len(subject.class_names)
   return (
+    page.Figure(
+      'tower_ablation',
+      'Predictions with a tower ablated',
+      tuple(panels),
+      "The ablated tower's activations are zeroed wherever another tower or the"
+      ' classifier reads them. The bars are probabilities; the bar of the true'
+      ' class is green.',
+      width=150,
+      most=6,
+    ),
     page.Finding(f'Top-1 error: {each}; guessing {guess:.1%}.'),
     page.Table(
       'tower_ablation',
       "Top-1 error with a tower's activations zeroed",
       'network | top-1 error:.2% | images:,',
-      tuple((name, error, count) for name, error in errors.items()),
+      rows,
     ),
   )

@@ -146,7 +146,7 @@ def learning_curves(lines: list[Line]) -> list[page.Block]:
       )
     ]
   cuts = rate_cuts(lines)
-  caption = 'The learning rate was never cut: it followed a smooth schedule.'
+  caption = 'The learning rate was never cut to half or less in one step.'
   if cuts:
     places = ', '.join(f'epoch {x:.1f} (to {rate:.1g})' for x, rate in cuts)
     caption = f'Dashed lines mark cuts of the learning rate: {places}.'

@@ -93,15 +93,17 @@ def _example(
   class_names = [names.shorten(name, 40) for name in subject.class_names]
   predicted = int(subject.scores.top[place, 0])
   truth = int(subject.scores.label[place])
-  (probabilities,) = subject.probabilities(image[None])
+  labels = list(dict.fromkeys((predicted, truth)))
+
+  def probabilities(crops):
+    return subject.probabilities(crops)[:, labels]
+
   fill = subject.mean if subject.mean.any() else image.mean(axis=(0, 1))
-  drops = occlusion(
-    subject.probabilities, image, fill, *patch_size(subject.crop_size)
-  )
+  drops = occlusion(probabilities, image, fill, *patch_size(subject.crop_size))
   panels = []
-  for label in dict.fromkeys((predicted, truth)):
-    title = f'{class_names[label]}: {probabilities[label]:.2f}'
-    maps = _maps(subject, gradients, image, label, drops[..., label])
+  for i, label in enumerate(labels):
+    title = f'{class_names[label]}: {probabilities(image[None])[0, i]:.2f}'
+    maps = _maps(subject, gradients, image, label, drops[..., i])
     for name, pixels, note in [(title, image, ''), *maps]:
       pixels = figures.resize(pixels, _SIDE)
       smooth = subject.crop_size > 100
@@ -187,28 +189,23 @@ def occlusion(
     stride: pixels between squares.
 
   Returns:
-    float64 [H, W, classes]; negative where covering raises the probability.
+    float [H, W, classes]; negative where covering raises the probability.
   """
-  fill = np.broadcast_to(np.asarray(fill), image.shape)
-  squares = [
-    np.s_[y : y + patch, x : x + patch]
-    for y, x in itertools.product(
-      *(patch_places(side, patch, stride) for side in image.shape[:2])
-    )
-  ]
+  height, width, _ = image.shape
+  corners = itertools.product(
+    patch_places(height, patch, stride), patch_places(width, patch, stride)
+  )
+  squares = []
+  for y, x in corners:
+    square = np.zeros((height, width, 1), bool)
+    square[y : y + patch, x : x + patch] = True
+    squares.append(square)
+  covers = np.stack(squares)
   image = image.astype(np.float32)
-  whole = np.asarray(probabilities(image[None]), np.float64)[0]
-  totals = np.zeros((*image.shape[:2], len(whole)))
-  counts = np.zeros((*image.shape[:2], 1))
-  for first in range(0, len(squares), subjects.BATCH):
-    some = squares[first : first + subjects.BATCH]
-    covered = np.repeat(image[None], len(some), axis=0)
-    for one, square in zip(covered, some, strict=True):
-      one[square] = fill[square]
-    for square, left in zip(some, probabilities(covered), strict=True):
-      totals[square] += whole - left
-      counts[square] += 1
-  return totals / counts
+  drops = probabilities(image[None]) - probabilities(
+    np.where(covers, np.asarray(fill, np.float32), image)
+  )
+  return np.tensordot(covers[..., 0], drops, (0, 0)) / covers.sum(axis=0)
 
 
 def _gradients(subject: Subject) -> dict[str, Gradient]:

@@ -130,9 +130,9 @@ def _finding(results: dict[str, Result]) -> str:
     )
   error = results[best]['top1_error']
   return (
-    f'The top-1 error falls from {center:.2%} with the center view to'
-    f' {error:.2%} with {best}: {100 * (center - error):.2f} points for'
-    f' {results[best]["views"]} times the work.'
+    f'The top-1 error is {center:.2%} with the center view and {error:.2%} with'
+    f' the mean of {results[best]["views"]} views ({best}):'
+    f' {100 * (center - error):.2f} points lower.'
   )
 
 
