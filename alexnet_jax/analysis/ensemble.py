@@ -1,6 +1,7 @@
 """Averages of several runs' predictions, as in the paper's Table 2."""
 
 from collections.abc import Sequence
+import functools
 import itertools
 import math
 import pathlib
@@ -11,6 +12,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from matplotlib import ticker
+from matplotlib.axes import Axes
 from ml_collections import config_dict
 import numpy as np
 
@@ -26,7 +28,8 @@ from alexnet_jax.analysis import figures
 from alexnet_jax.inference import Trained
 
 Errors = dict[str, float]
-_KEYS = ('top1_error', 'top5_error', 'nll')
+_TITLES = {'top1_error': 'top-1 error', 'top5_error': 'top-5 error'}
+_KEYS = (*_TITLES, 'nll')
 # Below this number of classes, weights are searched by top-1 error: a top-5
 # error says little.
 _CLASSES_FOR_TOP5 = 100
@@ -73,7 +76,8 @@ def run(
     check_comparable(runs[0], other)
   log_probs, labels = _predict(runs, views)
   subsets = measure_subsets(log_probs, labels)
-  by = 'top5' if log_probs.shape[2] >= _CLASSES_FOR_TOP5 else 'top1'
+  many = log_probs.shape[2] >= _CLASSES_FOR_TOP5
+  by = 'top5_error' if many else 'top1_error'
   result = {
     'networks': [
       {'workdir': str(run.workdir), 'step': run.step, **single}
@@ -83,17 +87,14 @@ def run(
     'examples': len(labels),
     'average': subsets[-1],
     'sizes': summarize(subsets),
-    'search': search_and_measure(log_probs, labels, f'{by}_error'),
+    'search': search_and_measure(log_probs, labels, by),
     'subsets': subsets,
   }
   _log(workdirs, result)
   files.write_json(output / 'ensemble.json', result)
   header = ['networks', *_KEYS, *map(names.printable, workdirs)]
-  files.write_csv(
-    output / 'ensemble.csv',
-    header,
-    (_row(each, len(workdirs)) for each in subsets),
-  )
+  rows = (_row(each, len(workdirs)) for each in subsets)
+  files.write_csv(output / 'ensemble.csv', header, rows)
   _save_plot(output / 'ensemble.png', result)
   logging.info('%s, ensemble.csv, ensemble.png', output / 'ensemble.json')
   return 0
@@ -327,45 +328,38 @@ def search_and_measure(
   for name, half in halves.items():
     pair = np.stack([np.ones(len(weights)), weights])
     equal, weighted = measure(*half, pair)
-    result[name] = {
-      'examples': len(half[1]),
-      'equal': equal,
-      'weighted': weighted,
-    }
+    sides = {'equal': equal, 'weighted': weighted}
+    result[name] = {'examples': len(half[1]), **sides}
   return result
 
 
 def _log(workdirs: Sequence[str], result: dict[str, Any]) -> None:
   count = len(workdirs)
-  rows = [*workdirs, f'average of {count}']
-  width = max(map(len, rows))
-  each = [*result['networks'], result['average']]
-  for name, row in zip(rows, each, strict=True):
-    logging.info('%-*s  %s', width, name, _in_words(row))
+  titles = [*workdirs, f'average of {count}']
+  width = max(map(len, titles))
+  rows = [*result['networks'], result['average']]
+  for title, row in zip(titles, rows, strict=True):
+    logging.info('%-*s  %s', width, title, _in_words(row))
   for size in result['sizes']:
-    top1, top5 = size['top1_error'], size['top5_error']
+    spreads = [
+      f'{_TITLES[key]} {100 * size[key]["mean"]:.2f} % +-'
+      f' {100 * size[key]["standard_deviation"]:.2f}'
+      f' ({100 * size[key]["lowest"]:.2f} to {100 * size[key]["highest"]:.2f})'
+      for key in _TITLES
+    ]
     logging.info(
-      '%d of %d networks: top-1 error %.2f %% +- %.2f (%.2f to %.2f), top-5'
-      ' %.2f %% +- %.2f; %d of %d subsets',
+      '%d of %d networks: %s; %d of %d subsets',
       size['networks'],
       count,
-      100 * top1['mean'],
-      100 * top1['standard_deviation'],
-      100 * top1['lowest'],
-      100 * top1['highest'],
-      100 * top5['mean'],
-      100 * top5['standard_deviation'],
+      ', '.join(spreads),
       size['subsets'],
       size['of'],
     )
   search = result['search']
-  logging.info(
-    'Weights %s, searched by %s on %d images',
-    ' '.join(f'{weight:.3f}' for weight in search['weights']),
-    search['by'].replace('_', ' ').replace('top', 'top-'),
-    search['searched_on']['examples'],
-  )
-  other = search['measured_on']
+  weights = ' '.join(f'{weight:.3f}' for weight in search['weights'])
+  searched, other = search['searched_on'], search['measured_on']
+  what = f'Weights {weights}, searched by {_TITLES[search["by"]]}'
+  logging.info('%s on %d images', what, searched['examples'])
   if other['examples']:  # There are none where the split has one image.
     logging.info('On the other %d images:', other['examples'])
     logging.info('  equal weights  %s', _in_words(other['equal']))
@@ -373,11 +367,8 @@ def _log(workdirs: Sequence[str], result: dict[str, Any]) -> None:
 
 
 def _in_words(measured: Errors) -> str:
-  return (
-    f'top-1 error {100 * measured["top1_error"]:.2f} %,'
-    f' top-5 error {100 * measured["top5_error"]:.2f} %,'
-    f' loss {measured["nll"]:.4f}'
-  )
+  shares = [f'{_TITLES[key]} {100 * measured[key]:.2f} %' for key in _TITLES]
+  return f'{", ".join(shares)}, loss {measured["nll"]:.4f}'
 
 
 def _row(subset: dict[str, Any], networks: int) -> list[float]:
@@ -386,18 +377,14 @@ def _row(subset: dict[str, Any], networks: int) -> list[float]:
 
 
 def _save_plot(path: pathlib.Path, result: dict[str, Any]) -> None:
-  """Draws each subset as a dot, their mean as a line, its spread as a band."""
   panels = [
     figures.chart(
       key,
-      lambda axes, key=key: _draw(axes, key, result),
-      alt=f'{title} by number of networks averaged',
-      title=title,
+      functools.partial(_draw, key, result['subsets'], result['sizes']),
+      alt=f'{title} by number of networks',
+      title=title.capitalize(),
     )
-    for key, title in (
-      ('top1_error', 'Top-1 error'),
-      ('top5_error', 'Top-5 error'),
-    )
+    for key, title in _TITLES.items()
   ]
   figures.save_sheet(
     path,
@@ -405,30 +392,26 @@ def _save_plot(path: pathlib.Path, result: dict[str, Any]) -> None:
     title='Error of averaged networks',
     subtitle=f'{result["examples"]:,} images,'
     f' {result["views"].replace("_", " ")}',
-    columns=2,
+    columns=len(panels),
   )
 
 
-def _draw(axes: Any, key: str, result: dict[str, Any]) -> None:
-  subsets, sizes = result['subsets'], result['sizes']
+def _draw(
+  key: str,
+  subsets: Sequence[dict[str, Any]],
+  sizes: Sequence[dict[str, Any]],
+  axes: Axes,
+) -> None:
+  """Draws each subset as a dot, their mean as a line, its spread as a band."""
+  blue, muted = figures.COLORS['blue'], figures.COLORS['muted']
   counts = [size['networks'] for size in sizes]
   mean = np.array([size[key]['mean'] for size in sizes])
   spread = np.array([size[key]['standard_deviation'] for size in sizes])
-  blue, muted = figures.COLORS['blue'], figures.COLORS['muted']
+  band = mean - spread, mean + spread
   label = '± one standard deviation'
-  axes.fill_between(
-    counts,
-    mean - spread,
-    mean + spread,
-    color=blue,
-    alpha=0.15,
-    lw=0,
-    label=label,
-  )
-  sizes_of_subsets = [len(each['members']) for each in subsets]
-  values = [each[key] for each in subsets]
-  dots = {'color': muted, 'alpha': 0.45, 'ms': 3.5, 'mew': 0}
-  axes.plot(sizes_of_subsets, values, 'o', label='one subset', **dots)
+  axes.fill_between(counts, *band, color=blue, alpha=0.15, lw=0, label=label)
+  dots = [(len(each['members']), each[key]) for each in subsets]
+  axes.plot(*zip(*dots, strict=True), '.', color=muted, label='one subset')
   axes.plot(counts, mean, '-o', color=blue, ms=5, label='mean')
   axes.set(xlabel='networks averaged', xlim=(0.7, len(sizes) + 0.3))
   axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))

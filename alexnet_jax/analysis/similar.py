@@ -87,7 +87,7 @@ def run(
     output / 'similar.png',
     _rows(images, squares, shown),
     title='Nearest neighbors',
-    subtitle=f'by {layer}, of the {source.num_examples:,} images of'
+    subtitle=f'distances of {layer}, {source.num_examples:,} images of'
     f' {source.split}; step {trained.step:,} of {trained.workdir}',
     columns=1,
   )
@@ -144,8 +144,7 @@ def _rows(
   for q, image in enumerate(images):
     own = slice(q * k, (q + 1) * k)
     notes = [
-      f'{each.class_name}\ndistance {_short(each.distance)}'
-      for each in shown[own]
+      f'{each.class_name}\n{_short(each.distance)}' for each in shown[own]
     ]
     title = pathlib.PurePath(shown[q * k].query).name
     rows.append(
