@@ -96,7 +96,7 @@ def mean(kind: str, statistics: Statistics, crop_size: int) -> np.ndarray:
 
 
 def to_input(
-  images: jax.Array,
+  images: jax.Array | np.ndarray,
   mean: jax.Array | np.ndarray,
   scale: float,
   lighting: jax.Array | None = None,
@@ -113,7 +113,7 @@ def to_input(
   Returns:
     float32 [N, H, W, 3].
   """
-  centered = images.astype(jnp.float32) - mean
+  centered = jnp.asarray(images, jnp.float32) - mean
   if lighting is not None:
     centered += lighting[:, None, None, :]
   return centered * scale
@@ -149,6 +149,6 @@ class InputTransform:
     end = start + self.crop_size
     return images[:, start:end, start:end]
 
-  def __call__(self, crops: jax.Array) -> jax.Array:
+  def __call__(self, crops: jax.Array | np.ndarray) -> jax.Array:
     """Centers and scales crops; see `to_input`."""
     return to_input(crops, self.mean, self.pixel_scale)

@@ -110,4 +110,4 @@ def test_data_that_has_moved(trained, tmp_path):
   shutil.copytree(trained / 'run', tmp_path / 'run')
   config = trained_testing.config(tmp_path / 'elsewhere')
   moved = inference.open_run(tmp_path / 'run', config)
-  assert str(moved.data.eval_source.directory).startswith(str(tmp_path))
+  assert str(moved.splits.eval_source.directory).startswith(str(tmp_path))

@@ -64,18 +64,6 @@ def layer_outputs(
   return results
 
 
-def forward_all(
-  network: Architecture,
-  params: model.Params,
-  images: jax.Array,
-  dtype: Any = jnp.float32,
-  *,
-  silence: int | None = None,
-) -> dict[str, jax.Array]:
-  """The former name of `layer_outputs`."""
-  return layer_outputs(network, params, images, dtype, silence)
-
-
 def layer_output(
   network: Architecture,
   params: model.Params,

@@ -7,9 +7,7 @@ import sys
 import time
 
 from absl import logging
-from ml_collections import config_dict
 
-from alexnet_jax import inference
 from alexnet_jax import names
 from alexnet_jax import progress
 from alexnet_jax.analysis.report import hidden_layers
@@ -22,7 +20,7 @@ from alexnet_jax.analysis.report import predictions
 from alexnet_jax.analysis.report import saliency
 from alexnet_jax.analysis.report import views
 from alexnet_jax.analysis.report.subject import Subject
-from alexnet_jax.setup import Experiment
+from alexnet_jax.inference import TrainedNetwork
 
 # In the page's order.
 _SECTIONS: tuple[Callable[[Subject], page.Section], ...] = (
@@ -37,25 +35,21 @@ _SECTIONS: tuple[Callable[[Subject], page.Section], ...] = (
 )
 
 
-def run(
-  workdir: pathlib.Path | str,
-  overrides: config_dict.ConfigDict | Experiment | None = None,
-) -> int:
-  """Writes `<workdir>/report/index.html`, with its figures and tables.
+def run(trained: TrainedNetwork, output: pathlib.Path) -> int:
+  """Writes `report/index.html`, with its figures and tables.
 
   Args:
-    workdir: of a run that has saved a checkpoint.
-    overrides: see `inference.open_run`.
+    trained: the network.
+    output: the folder in which the folder `report` is written.
 
   Returns:
     The exit code, 0.
 
   Raises:
-    UserError: if there is no checkpoint, the data are missing, or no image of a
-      split can be read.
+    UserError: if the data are missing, or no image of a split can be read.
   """
   started = time.perf_counter()
-  subject = Subject(inference.open_run(workdir, overrides))
+  subject = Subject(trained)
   sections = []
   for number, make in enumerate(_SECTIONS, 1):
     begun = time.perf_counter()
@@ -72,7 +66,7 @@ def run(
   duration = progress.duration(time.perf_counter() - started)
   name = names.printable(subject.workdir.resolve().name)
   written = page.write(
-    subject.workdir / 'report',
+    output / 'report',
     title=f'What the network learned: {name}',
     summary=overview.summary(subject),
     footer=(

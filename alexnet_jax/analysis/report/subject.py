@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,13 +12,10 @@ from alexnet_jax import errors
 from alexnet_jax import inference
 from alexnet_jax import model
 from alexnet_jax import names
-from alexnet_jax import setup
-from alexnet_jax import views
+from alexnet_jax import settings
 from alexnet_jax.analysis import activations
-from alexnet_jax.data import Batch
-
-if TYPE_CHECKING:  # It imports TensorFlow, which takes seconds.
-  from alexnet_jax.input_pipeline.sources import Source
+from alexnet_jax.input_pipeline.pipeline import Batch
+from alexnet_jax.input_pipeline.sources import Source
 
 BATCH = 128  # images at a time
 # Multiply-adds that a section may spend: about two minutes of two CPU cores,
@@ -64,23 +61,24 @@ def choose(total: int, count: int, seed: int = 0) -> np.ndarray:
 class Subject:
   """A trained network with all towers on one device, and its data."""
 
-  def __init__(self, run: inference.Trained):
+  def __init__(self, run: inference.TrainedNetwork):
     """Moves the parameters to one device.
 
     Raises:
       UserError: if data are missing or do not fit.
     """
-    self._data, self._dtype = run.data, run.experiment.dtype
+    self._splits, self._dtype = run.splits, run.setup.dtype
+    self.transform = run.transform
     self.workdir, self.step = run.workdir, run.step
-    self.config = run.experiment.plain_config()
-    self.network = run.experiment.network
-    self.image_size: int = self.config['input']['image_size']
-    self.crop_size: int = self.config['input']['crop_size']
+    self.config = run.setup.config
+    self.network = run.setup.network
+    self.image_size = run.transform.image_size
+    self.crop_size = run.transform.crop_size
     self.shapes = architecture.layer_shapes(self.network, self.crop_size)
     self.class_names = run.class_names
-    self.mean = run.mean  # what is subtracted from pixels; see `views.mean`
-    self.train_source: Source = run.data.train_source
-    self.eval_source: Source = run.data.eval_source
+    self.mean = run.transform.mean  # subtracted from pixels; see `views.mean`
+    self.train_source: Source = run.splits.train_source
+    self.eval_source: Source = run.splits.eval_source
     self.data_name = names.printable(self.train_source.name)
     self.params: model.Params = jax.device_put(
       jax.device_get(run.params), jax.local_devices()[0]
@@ -88,7 +86,7 @@ class Subject:
 
   def config_rows(self) -> list[tuple[str, object]]:
     """Returns the config's keys, with dots, and their values."""
-    return list(setup.flatten(self.config))
+    return list(settings.flatten(self.config))
 
   @functools.cached_property
   def is_gray(self) -> bool:
@@ -120,13 +118,13 @@ class Subject:
     return readable[choose(len(readable), count, seed)]
 
   def batches(
-    self, source: 'Source', indices: np.ndarray, what: str
+    self, source: Source, indices: np.ndarray, what: str
   ) -> Iterator[Batch]:
-    """Returns batches of `BATCH` examples; see `data.Data.read`."""
+    """Returns batches of `BATCH` examples; see `splits.Splits.read`."""
     size = min(BATCH, len(indices))
-    return self._data.read(source, what, indices=indices, batch_size=size)
+    return self._splits.read(source, what, indices=indices, batch_size=size)
 
-  def read(self, source: 'Source', indices: np.ndarray) -> Examples:
+  def read(self, source: Source, indices: np.ndarray) -> Examples:
     """Returns those of the examples that can be read."""
     parts = []
     for batch in self.batches(source, indices, 'Reading images'):
@@ -141,15 +139,11 @@ class Subject:
 
   def center(self, images: np.ndarray) -> np.ndarray:
     """Cuts the center view out of prepared images [N, S, S, 3]."""
-    (view,) = views.center_view(self.image_size, self.crop_size)
-    rows = slice(view.top, view.top + self.crop_size)
-    columns = slice(view.left, view.left + self.crop_size)
-    return images[:, rows, columns]
+    return self.transform.center(images)
 
   def to_input(self, crops: jax.Array) -> jax.Array:
     """Turns pixels [N, crop, crop, 3] into what conv1 reads."""
-    scale = self.config['input']['pixel_scale']
-    return views.to_input(crops, self.mean, scale)
+    return self.transform(crops)
 
   def logits(self, params: model.Params, inputs: jax.Array) -> jax.Array:
     """Computes the logits [N, classes] of inputs [N, crop, crop, 3]."""
@@ -158,7 +152,7 @@ class Subject:
   def layers(
     self, params: model.Params, crops: jax.Array, ablated: int | None = None
   ) -> dict[str, jax.Array]:
-    """Computes the outputs of all layers; see `activations.forward_all`.
+    """Computes the outputs of all layers; see `activations.layer_outputs`.
 
     Args:
       params: of the network.
@@ -166,8 +160,12 @@ class Subject:
       ablated: a tower whose activations the other towers and the classifier
         read as zeros; None for no tower.
     """
-    return activations.forward_all(
-      self.network, params, self.to_input(crops), self._dtype, silence=ablated
+    return activations.layer_outputs(
+      self.network,
+      params,
+      self.to_input(crops),
+      self._dtype,
+      ablated_tower=ablated,
     )
 
   @functools.cached_property
@@ -208,7 +206,7 @@ class Subject:
   def over(
     self,
     function: Callable[..., Any],
-    source: 'Source',
+    source: Source,
     indices: np.ndarray,
     what: str,
   ) -> tuple[np.ndarray, np.ndarray, Any]:
