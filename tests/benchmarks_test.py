@@ -368,7 +368,7 @@ def test_floors():
 def test_scaling(in_process, capsys):
   with _flags(classes=['7'], devices=['4'], set_sizes=['40']):
     print(scaling.classes(), end='\n\n')
-    table, equal = scaling.devices()
+    table, equal = scaling.devices
     print(table, end='\n\n')
     print(scaling.images())
   assert equal

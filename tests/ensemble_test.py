@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import inference
 from alexnet_jax import model
 from alexnet_jax import setup
+from alexnet_jax import splits
 from alexnet_jax.analysis import ensemble
 from tests import input_pipeline_testing as testing
 from tests import trained_testing
@@ -41,17 +41,17 @@ def opened(place):
 
 def _probabilities(run, cuts):
   """The mean over cuts, for the twelve test images, by numpy and forward."""
-  batches = list(run.data.read(run.data.eval_source, ''))
+  batches = list(run.splits.read(run.splits.eval_source, ''))
   images = np.concatenate([batch['image'] for batch in batches])
   images = images[np.concatenate([batch['mask'] for batch in batches]) > 0]
-  size = run.experiment.config.input.crop_size
-  network, params = run.experiment.network, jax.device_get(run.params)
+  size = run.transform.crop_size
+  network, params = run.setup.network, jax.device_get(run.params)
   forward = jax.jit(functools.partial(model.forward, network, params))
   each = []
   for top, left, mirror in cuts:
     crops = images[:, top : top + size, left : left + size]
     crops = crops[:, :, ::-1] if mirror else crops
-    inputs = (crops.astype(np.float32) - run.mean) / np.float32(64)
+    inputs = (crops.astype(np.float32) - run.transform.mean) / np.float32(64)
     exps = np.exp(np.asarray(forward(inputs), np.float64))
     each.append(exps / exps.sum(axis=1, keepdims=True))
   return np.mean(each, axis=0)
@@ -68,7 +68,7 @@ def _errors(probabilities, labels):
 
 def test_three_runs_by_hand(place, opened, tmp_path):
   runs = [str(place / name) for name in 'abc']
-  assert ensemble.run(runs, None, tmp_path, 'ten_views') == 0
+  assert ensemble.run(opened, tmp_path, 'ten_views') == 0
   result = json.loads((tmp_path / 'ensemble.json').read_text())
   labels = np.repeat([0, 1, 2], 4)
   corners = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
@@ -95,7 +95,7 @@ def test_three_runs_by_hand(place, opened, tmp_path):
 
 def test_files(place, opened, tmp_path):
   runs = [str(place / name) for name in 'ab']
-  ensemble.run(runs, None, tmp_path, 'center_view')
+  ensemble.run(opened[:2], tmp_path, 'center_view')
   with (tmp_path / 'ensemble.csv').open(newline='') as file:
     rows = list(csv.reader(file))
   assert rows[0] == ['networks', 'top1_error', 'top5_error', 'nll', *runs]
@@ -113,8 +113,8 @@ def test_files(place, opened, tmp_path):
 
 def _other(place, folder, **overrides):
   parts = setup.build(trained_testing.config(folder, **overrides))
-  identity = data.Data(parts).identity()
-  return inference.Trained(place / 'other', 1, parts, {}, identity)
+  identity = splits.Splits(parts).identity()
+  return inference.TrainedNetwork(place / 'other', 1, parts, {}, identity)
 
 
 def test_runs_that_cannot_be_averaged_are_a_mistake_in_one_line(
@@ -134,11 +134,8 @@ def test_runs_that_cannot_be_averaged_are_a_mistake_in_one_line(
     for word in (str(place / 'a'), str(place / 'other'), *words):
       assert word in str(caught.value)
     assert '\n' not in str(caught.value)
-  first = str(place / 'a')
   with pytest.raises(errors.UserError, match='two or more'):
-    ensemble.run([first], None, tmp_path, 'center_view')
-  with pytest.raises(errors.UserError, match='nowhere holds no checkpoints'):
-    ensemble.run([first, str(place / 'nowhere')], None, tmp_path, 'ten_views')
+    ensemble.run(opened[:1], tmp_path, 'center_view')
   assert not list(tmp_path.glob('ensemble*'))
 
 

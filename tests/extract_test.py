@@ -14,14 +14,16 @@ _LAYERS = ('conv5', 'fc7', 'fc8')
 @pytest.fixture(scope='module')
 def expected(trained_run):
   """The test split's images by `model.forward` on networks cut off short."""
-  (batch, rest) = list(trained_run.data.read(trained_run.data.eval_source, ''))
+  (batch, rest) = list(
+    trained_run.splits.read(trained_run.splits.eval_source, '')
+  )
   # 13 files in batches of 8; the 7th, 001b.jpg, is no image.
   images = np.concatenate([batch['image'], rest['image'][:5]])
   images = np.delete(images, 6, axis=0)
   crops = images[:, 2:30, 2:30].astype(np.float32)
-  inputs = (crops - trained_run.mean) / np.float32(64)
+  inputs = (crops - trained_run.transform.mean) / np.float32(64)
   params = jax.tree.map(np.asarray, trained_run.params)
-  network, outputs = trained_run.experiment.network, {}
+  network, outputs = trained_run.setup.network, {}
   for name in _LAYERS:
     end = [layer.name for layer in network.layers].index(name) + 1
     short = type(network)(**{**vars(network), 'layers': network.layers[:end]})

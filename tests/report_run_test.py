@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import evaluate
 from alexnet_jax import inference
 from alexnet_jax import reporting
 from alexnet_jax import setup
+from alexnet_jax import splits
 from alexnet_jax import views
 from alexnet_jax.analysis.report import changes
 from alexnet_jax.analysis.report import inside
@@ -76,7 +76,7 @@ def workdir(tmp_path_factory):
 def _pretend_to_train(parts, folder):
   """Leaves behind what a run of ten updates does, untrained."""
   trained_testing.save_first_state(folder, parts, 10)
-  reporting.write_run_record(folder, parts.plain_config(), parts.devices())
+  reporting.write_run_record(folder, parts.config, parts.devices)
   with contextlib.closing(reporting.Reporter(folder, 10)) as reporter:
     for step in (2, 4, 6, 8):
       rate = 0.01 if step < 6 else 0.001
@@ -101,8 +101,8 @@ def _untrained(**overrides):
   """A network as it was drawn, without a run."""
   parts = setup.build(_config(devices=1, **overrides))
   state = setup.first_state(parts)
-  identity = data.Data(parts).identity()
-  run = inference.Trained(
+  identity = splits.Splits(parts).identity()
+  run = inference.TrainedNetwork(
     pathlib.Path('nowhere'), 0, parts, state.params, identity
   )
   return subject.open_subject(run)

@@ -37,7 +37,7 @@ def test_the_images_nearest_to_two_queries(
   assert [row['query'] for row in rows] == [
     queries.describe(i) for i in range(2) for _ in range(4)
   ]
-  train = run.data.train_source
+  train = run.splits.train_source
   assert [row['image'] for row in rows] == [
     train.describe(int(i)) for i in np.ravel(indices)
   ]

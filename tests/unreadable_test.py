@@ -9,10 +9,10 @@ from absl.testing import flagsaver
 import pytest
 
 from alexnet_jax import checkpoint
-from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import reporting
 from alexnet_jax import setup
+from alexnet_jax import splits
 from alexnet_jax import train
 import main
 from tests import trained_testing
@@ -139,7 +139,7 @@ def test_metrics_of_a_checkpoint(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path)
   checkpoints.save(
     setup.first_state(parts),
-    data.Data(parts).identity(),
+    splits.Splits(parts).identity(),
     {'top1_error': 0.5, 'nll': float('inf')},
   )
   checkpoints.close()

@@ -13,19 +13,17 @@ from jax import lax
 import jax.numpy as jnp
 from matplotlib import ticker
 from matplotlib.axes import Axes
-from ml_collections import config_dict
 import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax import identity as identities
-from alexnet_jax import inference
 from alexnet_jax import metrics
 from alexnet_jax import names
 from alexnet_jax import progress
 from alexnet_jax.analysis import features
 from alexnet_jax.analysis import figures
-from alexnet_jax.inference import Trained
+from alexnet_jax.inference import TrainedNetwork
 
 Errors = dict[str, float]
 _TITLES = {'top1_error': 'top-1 error', 'top5_error': 'top-5 error'}
@@ -44,18 +42,14 @@ _BLOCK = 2**24
 
 
 def run(
-  workdirs: Sequence[str],
-  config: config_dict.ConfigDict | None,
-  output: pathlib.Path,
-  views: str,
+  runs: Sequence[TrainedNetwork], output: pathlib.Path, views: str
 ) -> int:
   """Evaluates several runs, their averages, and weighted averages.
 
   Writes ensemble.json, ensemble.csv (a row per subset) and ensemble.png.
 
   Args:
-    workdirs: of the runs.
-    config: in place of their own, as in `inference.open_run`; or None.
+    runs: at least two.
     output: the folder to write to.
     views: 'center_view' or 'ten_views'.
 
@@ -63,15 +57,15 @@ def run(
     The exit code, 0.
 
   Raises:
-    UserError: if a run is missing, if the runs differ in their classes or in
-      the images that they are evaluated on, or if no image can be read.
+    UserError: if there is only one run, if the runs differ in their classes or
+      in the images that they are evaluated on, or if no image can be read.
   """
-  if len(workdirs) < 2:
+  if len(runs) < 2:
     raise errors.UserError(
-      f'--ensemble names {len(workdirs)} run: an average needs two or more,'
-      ' with commas between them'
+      f'--ensemble names {len(runs)} run: an average needs two or more, with'
+      ' commas between them'
     )
-  runs = [inference.open_run(workdir, config) for workdir in workdirs]
+  workdirs = [str(run.workdir) for run in runs]
   for other in runs[1:]:
     check_comparable(runs[0], other)
   log_probs, labels = _predict(runs, views)
@@ -80,8 +74,8 @@ def run(
   by = 'top5_error' if many else 'top1_error'
   result = {
     'networks': [
-      {'workdir': str(run.workdir), 'step': run.step, **single}
-      for run, single in zip(runs, subsets, strict=False)
+      {'workdir': workdir, 'step': run.step, **single}
+      for workdir, run, single in zip(workdirs, runs, subsets, strict=False)
     ],
     'views': views,
     'examples': len(labels),
@@ -100,7 +94,7 @@ def run(
   return 0
 
 
-def check_comparable(first: Trained, other: Trained) -> None:
+def check_comparable(first: TrainedNetwork, other: TrainedNetwork) -> None:
   """Checks that two runs predict the same classes for the same images.
 
   Raises:
@@ -112,7 +106,7 @@ def check_comparable(first: Trained, other: Trained) -> None:
     str(other.workdir),
     str(first.workdir),
   )
-  ours, theirs = first.data.eval_source, other.data.eval_source
+  ours, theirs = first.splits.eval_source, other.splits.eval_source
   if ours.fingerprint != theirs.fingerprint:
     raise errors.UserError(
       f"{other.workdir} is evaluated on {theirs.name} '{theirs.split}'"
@@ -123,14 +117,14 @@ def check_comparable(first: Trained, other: Trained) -> None:
 
 
 def _predict(
-  runs: Sequence[Trained], views: str
+  runs: Sequence[TrainedNetwork], views: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns log-probabilities [runs, N, classes] and labels int32 [N]."""
   log_probs, labels = [], []
   for run in runs:
     stream = features.stream(
       run,
-      run.data.eval_source,
+      run.splits.eval_source,
       features.predictor(run, views),
       f'Predicting with {run.workdir}',
       strict=True,

@@ -18,7 +18,7 @@ from alexnet_jax import architecture
 from alexnet_jax import files
 from alexnet_jax import names
 from alexnet_jax.analysis import features
-from alexnet_jax.inference import Trained
+from alexnet_jax.inference import TrainedNetwork
 from alexnet_jax.input_pipeline import examples
 from alexnet_jax.input_pipeline import sources
 
@@ -27,7 +27,7 @@ _FILE_BYTES = 2**28
 
 
 def run(
-  trained: Trained,
+  trained: TrainedNetwork,
   layer: str,
   source: sources.Source,
   output: pathlib.Path,
@@ -78,10 +78,10 @@ def run(
   return 0
 
 
-def _width(trained: Trained, layer: str) -> int:
+def _width(trained: TrainedNetwork, layer: str) -> int:
   """Returns an upper bound on the floats per image (before pooling)."""
   shapes = architecture.layer_shapes(
-    trained.experiment.network, trained.experiment.config.input.crop_size
+    trained.setup.network, trained.transform.crop_size
   )
   return next(int(np.prod(s.output)) for s in shapes if s.name == layer)
 
@@ -117,7 +117,7 @@ def _files(source: sources.Source, indices: np.ndarray) -> np.ndarray:
 
 def _save(
   path: pathlib.Path,
-  trained: Trained,
+  trained: TrainedNetwork,
   layer: str,
   outputs: np.ndarray,
   labels: np.ndarray,

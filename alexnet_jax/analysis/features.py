@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -24,11 +25,9 @@ from alexnet_jax import errors
 from alexnet_jax import evaluate
 from alexnet_jax import files
 from alexnet_jax import names
-from alexnet_jax import setup
 from alexnet_jax import sharding
-from alexnet_jax import views
 from alexnet_jax.analysis import activations
-from alexnet_jax.inference import Trained
+from alexnet_jax.inference import TrainedNetwork
 from alexnet_jax.input_pipeline import sources
 
 # Prepared images, uint8 [N, S, S, 3], to an output [N, ...] for each of them.
@@ -53,7 +52,7 @@ class Rows(NamedTuple):
 
 
 def stream(
-  run: Trained,
+  run: TrainedNetwork,
   source: sources.Source,
   compute: Compute,
   what: str,
@@ -75,9 +74,9 @@ def stream(
     UserError: if strict and too many images cannot be read.
     NothingReadableError: if none can be read.
   """
-  devices = len(run.experiment.devices())
+  devices = len(run.setup.devices)
   found = False
-  for batch in run.data.read(source, what, strict=strict):
+  for batch in run.splits.read(source, what, strict=strict):
     readable = np.flatnonzero(batch['mask'])
     if not len(readable):
       continue
@@ -96,19 +95,17 @@ def stream(
     raise errors.NothingReadableError(source, flag)
 
 
-def predictor(run: Trained, view_set: str) -> Compute:
+def predictor(run: TrainedNetwork, view_set: str) -> Compute:
   """Returns what computes log-probabilities, float32 [N, classes].
 
   Args:
     run: the trained run.
     view_set: 'center_view' or 'ten_views'.
   """
-  return evaluate.make_predictor(
-    run, evaluate.view_sets(run.experiment)[view_set]
-  )
+  return evaluate.make_predictor(run, run.transform.views[view_set])
 
 
-def extractor(run: Trained, layer: str) -> Compute:
+def extractor(run: TrainedNetwork, layer: str) -> Compute:
   """Returns what computes a layer's output for the center view.
 
   It returns float32 [N, ...], all towers side by side. Every device has the
@@ -117,31 +114,23 @@ def extractor(run: Trained, layer: str) -> Compute:
   Raises:
     UserError: if there is no such layer.
   """
-  experiment, sizes = run.experiment, run.experiment.config.input
-  activations.check_layer(experiment.network, layer)
-  (view,) = setup.center_view(experiment)
-  mean = run.mean
-  mesh = Mesh(np.array(experiment.devices()), ('example',))
+  network, dtype, transform = run.setup.network, run.setup.dtype, run.transform
+  activations.check_layer(network, layer)
+  mesh = Mesh(np.array(run.setup.devices), ('example',))
   by_example = NamedSharding(mesh, PartitionSpec('example'))
-  options = sharding.compiler_options(mesh, experiment.dtype)
+  options = sharding.compiler_options(mesh, dtype)
 
   @functools.partial(jax.jit, compiler_options=options)
   def compute(params, images):
-    crops = views.cut(images, view.top, view.left, view.mirror, sizes.crop_size)
-    return activations.layer_output(
-      experiment.network,
-      params,
-      views.to_input(crops, mean, sizes.pixel_scale),
-      layer,
-      experiment.dtype,
-    )
+    inputs = transform(jnp.asarray(transform.center(images)))
+    return activations.layer_output(network, params, inputs, layer, dtype)
 
   params = jax.device_put(run.params, NamedSharding(mesh, PartitionSpec()))
   return lambda images: compute(params, jax.device_put(images, by_example))
 
 
 def read_images(
-  run: Trained, source: sources.Source, indices: np.ndarray
+  run: TrainedNetwork, source: sources.Source, indices: np.ndarray
 ) -> np.ndarray:
   """Returns some images of a source as prepared, uint8 [N, S, S, 3].
 
@@ -150,15 +139,10 @@ def read_images(
     source: the images.
     indices: int [N], in any order; few enough to hold in memory.
   """
-  batches = run.data.read(source, 'Reading images', indices=indices)
+  batches = run.splits.read(source, 'Reading images', indices=indices)
   return np.concatenate(
     [batch['image'][batch['index'] >= 0] for batch in batches]
   )
-
-
-def last_hidden(run: Trained) -> str:
-  """Returns the layer before the classifier: fc7 in the paper's network."""
-  return run.experiment.network.layers[-2].name
 
 
 def stem(layer: str, source: sources.Source) -> str:
@@ -167,7 +151,7 @@ def stem(layer: str, source: sources.Source) -> str:
 
 
 def load_or_compute(
-  run: Trained, source: sources.Source, layer: str, folder: pathlib.Path
+  run: TrainedNetwork, source: sources.Source, layer: str, folder: pathlib.Path
 ) -> np.ndarray:
   """Returns the features of a split, from disk where they are kept.
 
@@ -212,18 +196,18 @@ def load_or_compute(
   return _write(path, rows, source)
 
 
-def _digest_of_origin(run: Trained, source: sources.Source) -> str:
+def _digest_of_origin(run: TrainedNetwork, source: sources.Source) -> str:
   """Returns a digest of all that determines the features of a layer."""
-  sizes = run.experiment.config.input
+  transform = run.transform
   origin = {
     'step': run.step,
     'parameters': run.digest,
     'data': source.fingerprint,
-    'image_size': sizes.image_size,
-    'crop_size': sizes.crop_size,
-    'pixel_scale': sizes.pixel_scale,
-    'mean': hashlib.blake2b(run.mean.tobytes()).hexdigest(),
-    'compute_dtype': run.experiment.config.compute_dtype,
+    'image_size': transform.image_size,
+    'crop_size': transform.crop_size,
+    'pixel_scale': transform.pixel_scale,
+    'mean': hashlib.blake2b(transform.mean.tobytes()).hexdigest(),
+    'compute_dtype': run.setup.settings.compute_dtype,
   }
   text = files.dumps(origin).encode()
   return hashlib.blake2b(text, digest_size=8).hexdigest()

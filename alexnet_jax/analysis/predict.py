@@ -11,7 +11,7 @@ from alexnet_jax import files
 from alexnet_jax import names
 from alexnet_jax.analysis import features
 from alexnet_jax.analysis import figures
-from alexnet_jax.inference import Trained
+from alexnet_jax.inference import TrainedNetwork
 from alexnet_jax.input_pipeline import sources
 
 # The paper shows and counts five guesses (Figure 4, top-5 error).
@@ -37,7 +37,10 @@ class Prediction(NamedTuple):
 
 
 def run(
-  trained: Trained, source: sources.Source, output: pathlib.Path, views: str
+  trained: TrainedNetwork,
+  source: sources.Source,
+  output: pathlib.Path,
+  views: str,
 ) -> int:
   """Predicts images; prints and writes the five likeliest classes of each.
 
@@ -87,7 +90,7 @@ def run(
 
 
 def predict(
-  trained: Trained, source: sources.Source, views: str
+  trained: TrainedNetwork, source: sources.Source, views: str
 ) -> Iterator[Prediction]:
   """Yields the predictions for all images of a source that can be read."""
   compute = features.predictor(trained, views)
@@ -102,7 +105,9 @@ def predict(
       yield Prediction(file, labels, np.exp(log_probs), image)
 
 
-def _rows(trained: Trained, prediction: Prediction) -> Iterator[list[Any]]:
+def _rows(
+  trained: TrainedNetwork, prediction: Prediction
+) -> Iterator[list[Any]]:
   for rank, (label, probability) in enumerate(_guesses(prediction), 1):
     class_id, name = trained.class_ids[label], trained.class_names[label]
     yield [prediction.file, rank, class_id, name, probability]
@@ -113,7 +118,7 @@ def _guesses(prediction: Prediction) -> Iterator[tuple[int, float]]:
   return zip(labels.tolist(), probabilities.tolist(), strict=True)
 
 
-def _block(trained: Trained, prediction: Prediction) -> str:
+def _block(trained: TrainedNetwork, prediction: Prediction) -> str:
   """Returns the lines of the terminal's table for one image."""
   lines = []
   file = names.shorten(prediction.file, 36)
@@ -128,7 +133,7 @@ def _block(trained: Trained, prediction: Prediction) -> str:
 
 
 def _cards(
-  trained: Trained, shown: Sequence[Prediction]
+  trained: TrainedNetwork, shown: Sequence[Prediction]
 ) -> list[figures.Panel]:
   return [
     figures.prediction_card(

@@ -14,7 +14,7 @@ from alexnet_jax import names
 from alexnet_jax.analysis import features
 from alexnet_jax.analysis import figures
 from alexnet_jax.analysis import nearest_neighbors
-from alexnet_jax.inference import Trained
+from alexnet_jax.inference import TrainedNetwork
 from alexnet_jax.input_pipeline import sources
 
 # Queries in the terminal and on the contact sheet; similar.csv has all.
@@ -31,7 +31,7 @@ class _Neighbor(NamedTuple):
 
 
 def run(
-  trained: Trained,
+  trained: TrainedNetwork,
   queries: sources.Source,
   source: sources.Source,
   layer: str,
@@ -102,7 +102,7 @@ def run(
 
 
 def _read_queries(
-  trained: Trained, queries: sources.Source, layer: str
+  trained: TrainedNetwork, queries: sources.Source, layer: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns all queries' features [Q, D], and the images of those shown."""
   compute = features.extractor(trained, layer)
