@@ -51,7 +51,7 @@ def _probabilities(run, cuts):
   for top, left, mirror in cuts:
     crops = images[:, top : top + size, left : left + size]
     crops = crops[:, :, ::-1] if mirror else crops
-    inputs = (crops.astype(np.float32) - run.mean) / np.float32(64)
+    inputs = (crops.astype(np.float32) - run.transform.mean) / np.float32(64)
     exps = np.exp(np.asarray(forward(inputs), np.float64))
     each.append(exps / exps.sum(axis=1, keepdims=True))
   return np.mean(each, axis=0)
@@ -67,6 +67,7 @@ def _errors(probabilities, labels):
 
 
 def test_three_runs_by_hand(place, opened, tmp_path):
+  runs = [str(place / name) for name in 'abc']
   assert ensemble.run(opened, tmp_path, 'ten_views') == 0
   result = json.loads((tmp_path / 'ensemble.json').read_text())
   labels = np.repeat([0, 1, 2], 4)

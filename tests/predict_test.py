@@ -20,15 +20,19 @@ def _read(path):
     return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope='module')
+def evaluation(trained_run, tmp_path_factory):
+  output = tmp_path_factory.mktemp('evaluation')
+  evaluate.run(trained_run, output)
+  return json.loads((output / 'evaluation.json').read_text())
+
+
 @pytest.mark.parametrize('views', ['center_view', 'ten_views'])
 def test_predictions_are_those_of_the_evaluation(
-  trained, trained_run, tmp_path, views
+  trained, trained_run, evaluation, tmp_path, views
 ):
   # The test split once by its classes, once as files without labels.
-  evaluate.run(None, trained / 'run')
-  expected = json.loads((trained / 'run' / 'evaluation.json').read_text())[
-    views
-  ]
+  expected = evaluation[views]
   source = folder.open_files([str(trained / 'data' / 'test')])
   predict.run(trained_run, source, tmp_path, views)
   rows = _read(tmp_path / 'predictions.csv')

@@ -62,8 +62,8 @@ def run(
   """
   if len(runs) < 2:
     raise errors.UserError(
-      f'--ensemble names {len(runs)} run: an average needs two or more,'
-      ' with commas between them'
+      f'--ensemble names {len(runs)} run: an average needs two or more, with'
+      ' commas between them'
     )
   workdirs = [str(run.workdir) for run in runs]
   for other in runs[1:]:
@@ -74,8 +74,8 @@ def run(
   by = 'top5_error' if many else 'top1_error'
   result = {
     'networks': [
-      {'workdir': str(run.workdir), 'step': run.step, **single}
-      for run, single in zip(runs, subsets, strict=False)
+      {'workdir': workdir, 'step': run.step, **single}
+      for workdir, run, single in zip(workdirs, runs, subsets, strict=False)
     ],
     'views': views,
     'examples': len(labels),

@@ -81,7 +81,7 @@ def run(
 def _width(trained: TrainedNetwork, layer: str) -> int:
   """Returns an upper bound on the floats per image (before pooling)."""
   shapes = architecture.layer_shapes(
-    trained.setup.network, trained.setup.settings.input.crop_size
+    trained.setup.network, trained.transform.crop_size
   )
   return next(int(np.prod(s.output)) for s in shapes if s.name == layer)
 

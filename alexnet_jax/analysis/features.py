@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -113,7 +114,7 @@ def extractor(run: TrainedNetwork, layer: str) -> Compute:
   Raises:
     UserError: if there is no such layer.
   """
-  network, dtype = run.setup.network, run.setup.dtype
+  network, dtype, transform = run.setup.network, run.setup.dtype, run.transform
   activations.check_layer(network, layer)
   mesh = Mesh(np.array(run.setup.devices), ('example',))
   by_example = NamedSharding(mesh, PartitionSpec('example'))
@@ -121,7 +122,7 @@ def extractor(run: TrainedNetwork, layer: str) -> Compute:
 
   @functools.partial(jax.jit, compiler_options=options)
   def compute(params, images):
-    inputs = run.transform(run.transform.center(images))
+    inputs = transform(jnp.asarray(transform.center(images)))
     return activations.layer_output(network, params, inputs, layer, dtype)
 
   params = jax.device_put(run.params, NamedSharding(mesh, PartitionSpec()))
