@@ -57,7 +57,6 @@ _STYLE = {
   'svg.fonttype': 'none',  # text stays text
   'font.size': _FONT_SIZE,
   'font.family': 'sans-serif',
-  'text.parse_math': False,  # names may hold any sign, '$' too
   'text.color': COLORS['ink'],
   'axes.labelcolor': COLORS['muted'],
   'axes.edgecolor': COLORS['line'],
