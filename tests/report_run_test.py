@@ -193,7 +193,7 @@ def test_missing_run(tmp_path):
 
 
 def test_other_activations_and_towers():
-  """What is not defined for a network is said, and nothing fails."""
+  """What is not defined for a network is noted, and nothing fails."""
   other = _untrained(**{'network.activation': 'tanh', 'network.towers': 1})
   section = saliency.make(other)
   assert any('defined for rectified units' in text for text in _texts(section))
