@@ -73,7 +73,9 @@ _STYLE = {
   'legend.handlelength': 1.2,
   'lines.linewidth': 1.8,
   'xtick.color': COLORS['muted'],
+  'xtick.major.pad': 5,
   'ytick.color': COLORS['muted'],
+  'ytick.major.pad': 6,
   **{f'{x}tick.{kind}.size': 0 for x in 'xy' for kind in ('major', 'minor')},
 }
 
