@@ -58,6 +58,12 @@ def test_chart_png_has_two_dots_per_pixel():
   assert _open(_chart().png).shape == (440, 680, 3)
 
 
+def test_logarithmic_axes_have_numbers():
+  chart = figures.chart('log', lambda axes: axes.loglog([1, 100]), title='')
+  shown = re.sub('<!--.*?-->', '', chart.svg, flags=re.DOTALL)
+  assert 'mathdefault' not in shown
+
+
 def test_picture_keeps_its_pixels():
   panel = figures.picture(_PIXELS, title='Noise')
   np.testing.assert_array_equal(_open(panel.png), _PIXELS)

@@ -189,7 +189,7 @@ def test_a_run_without_its_records_has_a_report(opened, tmp_path):
 
 
 def test_other_activations_and_towers():
-  """What is not defined for a network is said, and nothing fails."""
+  """What is not defined for a network is noted, and nothing fails."""
   other = _untrained(**{'network.activation': 'tanh', 'network.towers': 1})
   section = saliency.make(other)
   assert any('defined for rectified units' in text for text in _texts(section))

@@ -162,8 +162,8 @@ def _inactive(
   header = ' | '.join(['layer', 'units per tower:,', *by_tower, 'share:.1%'])
   return (
     page.Finding(
-      f'{every.sum():,} of {len(every):,} units ({every.mean():.1%}) are not'
-      f' active for any of {count:,} test images; a feature map counts as one'
+      f'{every.sum():,} of {len(every):,} units ({every.mean():.1%}) are'
+      f' inactive for all of {count:,} test images; a feature map counts as one'
       ' unit. A unit that is never active has no gradient and does not learn.'
     ),
     page.Table('inactive_units', 'Units that are never active', header, rows),

@@ -20,7 +20,7 @@ _IMAGES = 384
 
 
 class Change(NamedTuple):
-  """One way to change images."""
+  """One way to change images, by A amounts."""
 
   name: str
   unit: str  # of the amounts
@@ -30,14 +30,6 @@ class Change(NamedTuple):
   apply: Callable[[np.ndarray, float], npt.ArrayLike]
 
 
-class Response(NamedTuple):
-  """The predictions for N images that were changed by A amounts."""
-
-  change: Change
-  probabilities: np.ndarray  # float32 [A, N], of the true class
-  correct: np.ndarray  # bool [A, N], whether the true class is the likeliest
-
-
 def make(subject: Subject) -> page.Section:
   """Returns the section."""
   changes = all_changes(subject)
@@ -45,7 +37,9 @@ def make(subject: Subject) -> page.Section:
   chosen = subject.choose_tests(_IMAGES, seed=9, passes=passes)
   examples = subject.read(subject.eval_source, chosen)
   shown = progress.Progress('Changed images', len(examples.labels) * passes)
-  responses = [_respond(subject, examples, each, shown) for each in changes]
+  measured = [
+    (change, _measure(subject, examples, change, shown)) for change in changes
+  ]
   note = (
     f'{len(examples.labels):,} test images drawn at random. Beyond the edge of'
     ' an image the mean image is shown.'
@@ -63,16 +57,16 @@ def make(subject: Subject) -> page.Section:
       ' other invariance was learned from the data.'
     ),
     blocks=(
-      page.Finding(_finding(responses[0])),
+      page.Finding(_finding(measured[0][1])),
       page.Figure(
         'invariance',
         'Probability of the true class',
-        tuple(map(_panel, responses)),
+        tuple(_panel(*each) for each in measured),
         'The line is the mean over the images, the band spans their middle'
         ' half; the thin line is the share of images that are classified'
         ' correctly.',
       ),
-      _table(responses),
+      _table(measured),
       page.Note(note),
     ),
   )
@@ -173,28 +167,30 @@ def desaturate(images: np.ndarray, saturation: float) -> np.ndarray:
   return gray + saturation * (images.astype(np.float32) - gray)
 
 
-def _respond(
+def _measure(
   subject: Subject,
   examples: Examples,
   change: Change,
   shown: progress.Progress,
-) -> Response:
+) -> np.ndarray:
+  """Returns, per amount, what the table has: float64 [A, 5]."""
   labels = examples.labels
-  own, right = [], []
+  rows = []
   for amount in change.amounts:
     crops = np.asarray(change.apply(examples.images, amount), np.float32)
     probabilities = subject.probabilities(crops)
     shown.add(len(labels))
-    own.append(probabilities[np.arange(len(labels)), labels])
-    right.append(probabilities.argmax(axis=1) == labels)
-  return Response(change, np.array(own), np.array(right))
+    own = probabilities[np.arange(len(labels)), labels]
+    correct = probabilities.argmax(axis=1) == labels
+    quartiles = np.quantile(own, (0.25, 0.75))
+    rows.append((amount, own.mean(), *quartiles, correct.mean()))
+  return np.array(rows, np.float64)
 
 
-def _finding(rotated: Response) -> str:
-  means = rotated.probabilities.mean(axis=1)
-  angles, lowest = rotated.change.amounts, int(means.argmin())
+def _finding(rotated: np.ndarray) -> str:
+  angles, means = rotated[:, 0], rotated[:, 1]
+  lowest, below = means.argmin(), np.flatnonzero(means < means[0] / 2)
   upright = f'The mean probability of the true class is {means[0]:.2f} upright'
-  below = np.flatnonzero(means < means[0] / 2)
   if not len(below):
     return f'{upright} and never less than half of that at any rotation.'
   return (
@@ -204,27 +200,25 @@ def _finding(rotated: Response) -> str:
   )
 
 
-def _panel(response: Response) -> figures.Panel:
-  name, unit, x, _ = response.change
+def _panel(change: Change, measured: np.ndarray) -> figures.Panel:
+  name = change.name
+  x, mean, low, high, correct = measured.T
 
   def draw(axes: Axes) -> None:
-    low, high = np.quantile(response.probabilities, (0.25, 0.75), axis=1)
-    mean = response.probabilities.mean(axis=1)
-    right = response.correct.mean(axis=1)
     blue, muted = figures.COLORS['blue'], figures.COLORS['muted']
     if len(x) == 2:
       axes.bar((0, 1), high - low, 0.5, low, color=blue, alpha=0.18)
       axes.plot((0, 1), mean, 'o', color=blue, markersize=6)
-      axes.plot((0, 1), right, '_', color=muted, markersize=22)
+      axes.plot((0, 1), correct, '_', color=muted, markersize=22)
       axes.set_xticks((0, 1), ['unchanged', 'mirrored'])
       axes.set_xlim(-0.6, 1.6)
     else:
       margin = 0.03 * (x[-1] - x[0])
       axes.fill_between(x, low, high, color=blue, alpha=0.18, linewidth=0)
       axes.plot(x, mean, color=blue)
-      axes.plot(x, right, color=muted, linewidth=0.9)
+      axes.plot(x, correct, color=muted, linewidth=0.9)
       axes.set_xlim(x[0] - margin, x[-1] + margin)
-    axes.set_xlabel(unit)
+    axes.set_xlabel(change.unit)
     if name == 'Rotated':
       axes.set_xticks(range(0, 361, 90))
     if name.startswith('Shifted'):
@@ -240,17 +234,12 @@ def _panel(response: Response) -> figures.Panel:
   return figures.chart(key, draw, title=name, alt=alt, height=200)
 
 
-def _table(responses: list[Response]) -> page.Table:
-  rows = []
-  for (name, _, amounts, _), *measured in responses:
-    for amount, own, right in zip(amounts, *measured, strict=True):
-      quartiles = map(float, np.quantile(own, (0.25, 0.75)))
-      numbers = float(own.mean()), *quartiles, float(right.mean())
-      rows.append((name, float(amount), *numbers))
+def _table(measured: list[tuple[Change, np.ndarray]]) -> page.Table:
+  rows = tuple(
+    (change.name, *row) for change, each in measured for row in each.tolist()
+  )
   header = (
     'change | amount:.2f | mean:.3f | lower quartile:.3f | upper quartile:.3f'
     ' | correct:.1%'
   )
-  return page.Table(
-    'invariance', 'All numbers', header, tuple(rows), folded=True
-  )
+  return page.Table('invariance', 'All numbers', header, rows, folded=True)
