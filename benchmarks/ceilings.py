@@ -14,7 +14,7 @@ from benchmarks import harness
 
 # Far larger than any cache; the side of the matrices, and bytes to copy.
 SIDES = {'cpu': 4096, 'gpu': 8192}
-_COPY_BYTES = {'cpu': 2**28, 'gpu': 2**31}
+COPY_BYTES = {'cpu': 2**28, 'gpu': 2**31}
 
 
 class Rates(NamedTuple):
@@ -68,7 +68,7 @@ def rates(turns: Mapping[str, Sequence[harness.Turn]], platform: str) -> Rates:
       products[precision] = max(rate, products.get(precision, 0.0))
   # Every byte is read once and written once.
   seconds = harness.median(turn.wall for turn in turns['copy'])
-  return Rates(products, 2 * _COPY_BYTES[platform] / seconds)
+  return Rates(products, 2 * COPY_BYTES[platform] / seconds)
 
 
 def jax_product(precision: str, platform: str) -> harness.Contender:
@@ -106,7 +106,7 @@ def torch_product(precision: str, platform: str) -> harness.Contender:
 
 def copy(platform: str) -> harness.Contender:
   """Returns a contender that copies an array."""
-  size = _COPY_BYTES[platform] // 4
+  size = COPY_BYTES[platform] // 4
   if platform == 'gpu':
     import jax
 

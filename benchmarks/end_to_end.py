@@ -26,6 +26,7 @@ from ml_collections import config_flags
 from benchmarks import harness
 from benchmarks import pillow_pipelines
 from configs import imagenet
+import main as program  # noqa: F401 - defines --config
 
 HEADER = ('what', 'images/s', 'lowest to highest', 'data wait')
 

@@ -280,6 +280,7 @@ class Worker:
   def _receive(self) -> Any:
     try:
       if not self._pipe.poll(self._timeout):
+        self._signal(signal.SIGKILL)
         raise ContenderError(f'took more than {self._timeout:g} s')
       succeeded, value = self._pipe.recv()
     except (EOFError, ConnectionResetError):
