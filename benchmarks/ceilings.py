@@ -67,7 +67,7 @@ def rates(turns: Mapping[str, Sequence[harness.Turn]], platform: str) -> Rates:
       rate = operations / harness.median(turn.wall for turn in taken)
       products[precision] = max(rate, products.get(precision, 0.0))
   # Every byte is read once and written once.
-  seconds = harness.median(turn.wall for turn in turns['copy'])
+  seconds = harness.median(turn.wall for turn in turns.get('copy', ()))
   return Rates(products, 2 * COPY_BYTES[platform] / seconds)
 
 

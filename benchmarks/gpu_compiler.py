@@ -2,6 +2,10 @@
 
 from typing import NamedTuple
 
+from jax.experimental import topologies
+
+from benchmarks import jax_step
+
 # Of the process that compiles: its device is the CPU, and JAX's GPU plugin does
 # not look for a GPU.
 ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'JAX_SKIP_CUDA_CONSTRAINTS_CHECK': '1'}
@@ -80,13 +84,7 @@ TARGETS = {
 
 
 class Case(NamedTuple):
-  """A step to compile.
-
-  Attributes:
-    precision: see `jax_step.configure`.
-    batch_size: images per step.
-    devices: on which it runs.
-  """
+  """A step to compile: the precision of `jax_step`, images, devices."""
 
   precision: str
   batch_size: int
@@ -99,18 +97,7 @@ class Compiler(NamedTuple):
   target: str
 
   def compile(self, case: Case, preset: str, crop_size: int) -> str:
-    """Returns the text of a compiled step.
-
-    Args:
-      case: the step.
-      preset: of the network.
-      crop_size: side of the images in pixels.
-    """
-    from jax.experimental import topologies
-
-    from benchmarks import jax_step
-    from benchmarks import workload
-
+    """Returns the text of a compiled step."""
     jax_step.configure(case.precision, 'gpu')
     topology = topologies.get_topology_desc(
       '',
@@ -119,11 +106,7 @@ class Compiler(NamedTuple):
       topology=f'1x1x{case.devices}',  # partitions, hosts, devices of a host
     )
     lowered = jax_step.lower(
-      workload.network(preset),
-      topology.devices,
-      batch_size=case.batch_size,
-      crop_size=crop_size,
-      precision=case.precision,
+      preset, case.batch_size, crop_size, case.precision, topology.devices
     )
     # Tuning would time kernels on the GPU, which is not here.
     return lowered.compile({'xla_gpu_autotune_level': '0'}).as_text() or ''

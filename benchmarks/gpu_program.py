@@ -94,15 +94,7 @@ def measure(case: gpu_compiler.Case) -> float:
   """Returns the seconds of a step on this machine's GPUs; NaN without them."""
   if harness.platform() == 'cpu' or len(harness.gpus()) < case.devices:
     return math.nan
-  settings = {
-    'preset': harness.PRESET.value,
-    'crop_size': harness.CROP_SIZE.value,
-    'platform': 'gpu',
-    **case._asdict(),
-  }
-  step = harness.Worker(
-    'step', 'benchmarks.jax_step:random_step', settings, harness.environment()
-  )
+  step = harness.step_worker('step', **case._asdict())
   with harness.race([step]) as (turns, _):
     return harness.median(turn.wall for turn in turns['step'])
 

@@ -11,6 +11,7 @@ The flags that several scripts share, and what all of them print, are here too.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 from importlib import metadata
 import math
 import multiprocessing
@@ -20,7 +21,6 @@ import pkgutil
 import platform as platforms
 import re
 import resource
-import shutil
 import signal
 import statistics
 import subprocess
@@ -33,12 +33,8 @@ from absl import flags
 from alexnet_jax import large_pages
 
 PRESET = flags.DEFINE_string('preset', 'paper', 'The network.')
-CROP_SIZE = flags.DEFINE_integer(
-  'crop_size', 224, 'Side of the images in pixels.', lower_bound=1
-)
-BATCH_SIZE = flags.DEFINE_integer(
-  'batch_size', 32, 'Images per batch, in scripts that use one.', lower_bound=1
-)
+CROP_SIZE = flags.DEFINE_integer('crop_size', 224, 'Side of images, pixels.', 1)
+BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Images per batch.', 1)
 BATCH_SIZES = flags.DEFINE_list(
   'batch_sizes', ['128'], 'Images per step, in scripts that compare several.'
 )
@@ -49,14 +45,9 @@ _PRECISIONS = flags.DEFINE_list(
   ' bfloat16 keeps parameters in float32, torch through autocast; "torch, pure"'
   ' has bfloat16 parameters as well.',
 )
-_ROUNDS = flags.DEFINE_integer(
-  'rounds', 5, 'Turns of each contender.', lower_bound=1
-)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Turns of each contender.', 1)
 _TURN_SECONDS = flags.DEFINE_float(
-  'turn_seconds',
-  0.5,
-  'Approximate length of a turn: one unit of work that is not counted, and at'
-  ' least one that is.',
+  'turn_seconds', 0.5, 'Approximate seconds per turn.'
 )
 _PLATFORM = flags.DEFINE_enum(
   'platform', 'auto', ['auto', 'cpu', 'gpu'], 'auto: the GPU if there is one.'
@@ -73,14 +64,12 @@ def platform() -> str:
 
 def precisions(platform: str) -> list[str]:
   """Returns the precisions to compare on 'cpu' or 'gpu'."""
-  defaults = (
-    ['float32'] if platform == 'cpu' else ['float32', 'tf32', 'bfloat16']
-  )
-  return _PRECISIONS.value or defaults
+  everything = ['float32', 'tf32', 'bfloat16']
+  return _PRECISIONS.value or everything[: 1 if platform == 'cpu' else 3]
 
 
 def environment() -> dict[str, str]:
-  """Returns the environment variables of contenders that compute steps.
+  """Returns the environment variables of contenders that compute.
 
   On a CPU they request the large pages that `main.py` uses, which make torch
   faster too. A GPU is shared, so no contender may reserve its memory.
@@ -148,7 +137,7 @@ def repeat(run: Callable[[int], None], seconds: float) -> tuple[int, float]:
 
 
 class Contender:
-  """Something that does units of work; it lives in its own process."""
+  """Does units of work; lives in a process of its own."""
 
   def __init__(
     self,
@@ -159,7 +148,7 @@ class Contender:
     """Keeps the functions.
 
     Args:
-      unit: does, or launches, one unit of work.
+      unit: does, or launches, a unit of work.
       wait: given the last unit's result, waits until all are done.
       memory: returns the most bytes in use so far.
     """
@@ -188,45 +177,33 @@ class ContenderError(Exception):
   """A contender failed; the message is one line."""
 
 
+@dataclasses.dataclass
 class Worker:
   """A contender in a process of its own, which runs only during a call.
 
-  A context manager: the process lives from the beginning of the block to its
-  end.
+  A context manager: the process lives as long as the block.
 
   Attributes:
     name: for the table.
-    start_seconds: of each start in a `race`, from the start of the process to
-      the end of its first unit of work.
+    factory: 'package.module:callable', imported in the new process only;
+      returns a `Contender`, or whatever `call` is to be used on.
+    settings: keyword arguments of the factory; picklable.
+    environment: variables that exist when the process starts; the C library
+      reads some of them before Python runs.
+    timeout: seconds that any call may take; None for no limit.
+    starts: how often a race starts it; a second process finds what the first
+      one compiled.
+    start_seconds: of each start in a race, from the start of the process to the
+      end of its first unit of work.
   """
 
-  def __init__(
-    self,
-    name: str,
-    factory: str,
-    settings: Mapping[str, Any],
-    environment: Mapping[str, str] | None = None,
-    timeout: float | None = 600.0,
-    starts: int = 1,
-  ):
-    """Keeps what the process needs; nothing is started.
-
-    Args:
-      name: for the table.
-      factory: 'package.module:callable', imported in the new process only;
-        returns a `Contender` or whatever `call` is to be used on.
-      settings: keyword arguments of the factory; picklable.
-      environment: variables that exist when the process starts; the C library
-        reads some of them before Python runs.
-      timeout: seconds that any call may take; None for no limit.
-      starts: how often a race starts it; a second process finds what the first
-        one compiled.
-    """
-    self.name = name
-    self.start_seconds: list[float] = []
-    self._factory, self._settings = factory, dict(settings)
-    self._environment = dict(environment or {})
-    self._timeout, self._starts = timeout, starts
+  name: str
+  factory: str
+  settings: dict[str, Any]
+  environment: dict[str, str] = dataclasses.field(default_factory=dict)
+  timeout: float | None = 600.0
+  starts: int = 1
+  start_seconds: list[float] = dataclasses.field(default_factory=list)
 
   def __enter__(self) -> 'Worker':
     """Starts the process and builds the contender.
@@ -237,11 +214,11 @@ class Worker:
     context = multiprocessing.get_context('spawn')
     self._pipe, theirs = context.Pipe()
     self._process = context.Process(
-      target=_serve, args=(theirs, self._factory, self._settings)
+      target=_serve, args=(theirs, self.factory, self.settings)
     )
     self._started = time.perf_counter()
     before = dict(os.environ)
-    os.environ.update(self._environment)
+    os.environ.update(self.environment)
     try:
       self._process.start()
     finally:
@@ -260,7 +237,7 @@ class Worker:
 
   def first_runs(self) -> None:
     """Does the first unit of work, and fills in `start_seconds`."""
-    for number in range(self._starts):
+    for number in range(self.starts):
       if number > 0:
         self.__exit__()
         self.__enter__()
@@ -279,9 +256,9 @@ class Worker:
 
   def _receive(self) -> Any:
     try:
-      if not self._pipe.poll(self._timeout):
+      if not self._pipe.poll(self.timeout):
         self._signal(signal.SIGKILL)
-        raise ContenderError(f'took more than {self._timeout:g} s')
+        raise ContenderError(f'took more than {self.timeout:g} s')
       succeeded, value = self._pipe.recv()
     except (EOFError, ConnectionResetError):
       self._process.join(10)
@@ -338,44 +315,47 @@ def race(
 
   Args:
     workers: not started yet.
-    all_must_work: whether a failure ends the script.
+    all_must_work: whether a failure ends the script, by `SystemExit`.
 
   Yields:
     The turns by the worker's name, and the reasons of failures by name. The
     processes live until the block ends.
-
-  Raises:
-    SystemExit: if a worker fails that must not.
   """
-  turns: dict[str, list[Any]] = {}
+  turns: dict[str, list[Any]] = {worker.name: [] for worker in workers}
   failures: dict[str, str] = {}
-
-  def attempt(worker, function):
-    try:
-      function()
-    except ContenderError as e:
-      turns.pop(worker.name, None)
-      failures[worker.name] = str(e)
-      if all_must_work:
-        raise SystemExit(failure_lines(failures)) from e
-
   with contextlib.ExitStack() as stack:
-    for worker in workers:
-      turns[worker.name] = []
-      attempt(worker, lambda w=worker: stack.enter_context(w).first_runs())
-    for number in range(_ROUNDS.value):
-      # Each round begins with a different one, so that nobody always follows
-      # the same contender.
-      start = number % max(len(workers), 1)
-      for worker in [*workers[start:], *workers[:start]]:
-        if worker.name in turns:
-          attempt(
-            worker,
-            lambda w=worker: turns[w.name].append(
-              w.call('turn', _TURN_SECONDS.value)
-            ),
-          )
+    for number in range(-1, _ROUNDS.value):
+      # Each round begins with a different worker, so that nobody always follows
+      # the same one.
+      first = max(number, 0) % max(len(workers), 1)
+      for worker in [*workers[first:], *workers[:first]]:
+        if worker.name in failures:
+          continue
+        try:
+          if number < 0:
+            stack.enter_context(worker).first_runs()
+          else:
+            turn = worker.call('turn', _TURN_SECONDS.value)
+            turns[worker.name].append(turn)
+        except ContenderError as e:
+          failures[worker.name] = str(e)
+          del turns[worker.name]
+          if all_must_work:
+            raise SystemExit(failure_lines(failures)) from e
     yield turns, failures
+
+
+def step_worker(
+  name: str, factory: str = 'benchmarks.jax_step:random_step', **settings: Any
+) -> Worker:
+  """Returns the worker of a step; the flags give the other settings."""
+  defaults = {
+    'preset': PRESET.value,
+    'crop_size': CROP_SIZE.value,
+    'batch_size': BATCH_SIZE.value,
+    'platform': platform(),
+  }
+  return Worker(name, factory, defaults | settings, environment())
 
 
 def cores() -> int:
@@ -385,36 +365,30 @@ def cores() -> int:
 
 def gpus() -> list[str]:
   """Returns the names of the machine's NVIDIA GPUs."""
-  if not shutil.which('nvidia-smi'):
+  command = ['nvidia-smi', '--query-gpu=name', '--format=csv,noheader']
+  try:
+    return subprocess.check_output(command, text=True).splitlines()
+  except (OSError, subprocess.CalledProcessError):
     return []
-  done = subprocess.run(
-    ['nvidia-smi', '--query-gpu=name', '--format=csv,noheader'],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def print_header() -> None:
   """Prints processor, cores, memory, GPUs, versions, load, and the flags."""
   cpuinfo = pathlib.Path('/proc/cpuinfo').read_text()
-  models = re.findall(r'model name\s*: (.*)', cpuinfo)
+  model = re.search(r'model name\s*: (.*)', cpuinfo)
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  versions = [f'Python {platforms.python_version()}']
-  for package in _PACKAGES:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-      versions.append(f'{package} {metadata.version(package)}')
   parts = [
-    *(models[:1] or [platforms.machine()]),
+    model[1] if model else platforms.machine(),
     f'{cores()} cores',
     f'{memory / 2**30:.0f} GiB',
     *gpus(),
-    *versions,
-    f'load at the start {os.getloadavg()[0]:.1f}',
+    f'Python {platforms.python_version()}',
   ]
-  print(', '.join(parts))
-  print(' '.join(sys.argv[1:]), end='\n\n')
+  for package in _PACKAGES:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      parts.append(f'{package} {metadata.version(package)}')
+  parts.append(f'load at the start {os.getloadavg()[0]:.1f}')
+  print(', '.join(parts), ' '.join(sys.argv[1:]), sep='\n', end='\n\n')
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -446,11 +420,8 @@ def spread(values: Sequence[float], form: str = ',.0f') -> tuple[str, str]:
 
 def milliseconds(seconds: Sequence[float]) -> tuple[str, str]:
   """Returns the median and the range of durations, in milliseconds."""
-
-  def four_digits(value: float) -> str:
-    return f'{value:.4g}' if value < 9999.5 else f'{value:.0f}'
-
   low, middle, high = (
-    four_digits(1e3 * x) for x in (min(seconds), median(seconds), max(seconds))
+    f'{1e3 * x:.4g}' if x < 9.9995 else f'{1e3 * x:.0f}'
+    for x in (min(seconds), median(seconds), max(seconds))
   )
   return middle, f'{low} to {high}'

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 import numpy as np
 
@@ -84,8 +85,12 @@ def _peak_memory() -> int:
   return (device.memory_stats() or {})['peak_bytes_in_use']
 
 
+def _make_step(network: Architecture, mesh: Mesh, precision: str) -> Any:
+  recipe = paper_recipe(network, precision)
+  return train_step.make_train_step(network, mesh, recipe)
+
+
 def random_step(
-  *,
   preset: str,
   batch_size: int,
   crop_size: int,
@@ -119,33 +124,22 @@ def random_step(
   mesh = sharding.make_mesh(network.towers, jax.devices()[:devices])
   batch = workload.random_batch(batch_size, crop_size, network.num_classes)
   return Step(
-    train_step.make_train_step(network, mesh, paper_recipe(network, precision)),
+    _make_step(network, mesh, precision),
     train_state.create(network, mesh, seed=0, crop_size=crop_size),
     train_step.put_batch(batch, 1, mesh),
   )
 
 
 def lower(
-  network: Architecture,
-  devices: Sequence[Any],
-  *,
+  preset: str,
   batch_size: int,
   crop_size: int,
   precision: str,
+  devices: Sequence[Any],
 ) -> jax.stages.Lowered:
-  """Returns the step before compilation, for devices that need not exist.
-
-  Args:
-    network: the architecture.
-    devices: on which it runs.
-    batch_size: images per step.
-    crop_size: side of the images in pixels.
-    precision: see `configure`.
-  """
+  """Returns the step before compilation, for devices that need not exist."""
+  network = workload.network(preset)
   mesh = sharding.make_mesh(network.towers, list(devices))
-  step: Any = train_step.make_train_step(
-    network, mesh, paper_recipe(network, precision)
-  )
   batch = workload.random_batch(batch_size, crop_size, network.num_classes)
   batch['position'] = np.arange(batch_size, dtype=np.int32)
   placement = NamedSharding(mesh, sharding.by_piece(mesh))
@@ -154,7 +148,7 @@ def lower(
     for name, x in batch.items()
   }
   state = train_state.abstract(network, mesh, crop_size=crop_size)
-  return step.lower(state, shapes)
+  return _make_step(network, mesh, precision).lower(state, shapes)
 
 
 def first_gradient(

@@ -5,7 +5,6 @@ before it made. What happens between parts in the whole program, such as changes
 of an array's layout, is in none of them.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -36,17 +35,8 @@ class Cost(NamedTuple):
     bytes: of the arrays that it must read and write.
   """
 
-  flops: int = 0
-  bytes: int = 0
-
-
-class _Part(NamedTuple):
-  """A part's passes and their costs; `backward` is None where there is none."""
-
-  name: str
-  forward: harness.Contender
-  backward: harness.Contender | None
-  costs: tuple[Cost, Cost]
+  flops: int
+  bytes: int
 
 
 class LayerPasses:
@@ -54,7 +44,6 @@ class LayerPasses:
 
   def __init__(
     self,
-    *,
     preset: str,
     batch_size: int,
     crop_size: int,
@@ -66,9 +55,11 @@ class LayerPasses:
     sharding.simulate_devices(1)
     network = workload.network(preset)
     mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
-    self._parts: list[_Part] = []
     self._recipe = jax_step.paper_recipe(network, precision)
-    self._options = sharding.compiler_options(mesh, self._recipe.dtype)
+    options = sharding.compiler_options(mesh, self._recipe.dtype)
+    self._jit = functools.partial(jax.jit, compiler_options=options)
+    # (name, forward and backward pass, their costs)
+    self._parts: list[tuple[str, list[harness.Contender], list[Cost]]] = []
     state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
     batch = jax.device_put(
       workload.random_batch(batch_size, crop_size, network.num_classes)
@@ -80,38 +71,25 @@ class LayerPasses:
 
   def costs(self) -> list[tuple[str, Cost, Cost]]:
     """Returns name, forward and backward cost of each part."""
-    return [(part.name, *part.costs) for part in self._parts]
+    return [(name, *costs) for name, _, costs in self._parts]
 
   def run(self, count: int) -> None:
     """Runs every pass; the first time compiles it."""
-    for part in self._parts:
-      for one in (part.forward, part.backward):
-        if one:
-          one.run(count)
+    for _, passes, _ in self._parts:
+      for one in passes:
+        one.run(count)
 
-  def turn(self, seconds: float) -> list[tuple[float, ...]]:
+  def turn(self, seconds: float) -> list[list[float]]:
     """Returns the seconds of each part's passes, forward first."""
 
     def measure(one):
-      if one is None:
-        return 0.0
       one.run(1)
       count, wall = harness.repeat(one.run, seconds / len(self._parts))
       return wall / count
 
-    return [
-      (measure(part.forward), measure(part.backward)) for part in self._parts
-    ]
+    return [list(map(measure, passes)) for _, passes, _ in self._parts]
 
-  def _add(
-    self,
-    name: str,
-    function: Callable[[Any, Any], Any],
-    params: Any,
-    xs: Any,
-    flops: int = 0,
-    is_first: bool = False,
-  ) -> Any:
+  def _add(self, name, function, params, xs, flops=0, is_first=False):
     """Adds the part of a function of (params, xs); returns its output.
 
     Args:
@@ -122,9 +100,8 @@ class LayerPasses:
       flops: of the forward pass.
       is_first: whether the inputs are images, which need no gradient.
     """
-    jit = functools.partial(jax.jit, compiler_options=self._options)
 
-    @jit
+    @self._jit
     def forward(params, xs):
       if is_first:
         return jax.vjp(lambda params: function(params, xs), params)
@@ -132,28 +109,24 @@ class LayerPasses:
 
     ys, pull = forward(params, xs)
     dys = jax.tree.map(jnp.ones_like, ys)
-    backward = jit(lambda pull, dys: pull(dys))
+    backward = self._jit(lambda pull, dys: pull(dys))
     moved = _bytes((params, xs, ys))
     # It reads as much, and writes gradients as large as what they are of.
     written = _bytes(params if is_first else (params, xs))
-    costs = (
-      Cost(flops, moved),
-      Cost(flops * (1 if is_first else 2), moved + written),
-    )
-    self._parts.append(
-      _Part(
-        name,
-        _repeated(lambda: forward(params, xs)),
-        _repeated(lambda: backward(pull, dys)),
-        costs,
-      )
+    backward_flops = flops * (1 if is_first else 2)
+    costs = [Cost(flops, moved), Cost(backward_flops, moved + written)]
+    self._append(
+      name, [lambda: forward(params, xs), lambda: backward(pull, dys)], costs
     )
     return ys
 
-  def _add_forward(self, name: str, function: Callable[[], Any], size: int):
+  def _append(self, name, functions, costs):
+    passes = [harness.Contender(f, jax.block_until_ready) for f in functions]
+    self._parts.append((name, passes, costs))
+
+  def _append_forward(self, name, function, size):
     """Adds a part without a backward pass, which moves so many bytes."""
-    costs = Cost(bytes=size), Cost()
-    self._parts.append(_Part(name, _repeated(function), None, costs))
+    self._append(name, [function, lambda: ()], [Cost(0, size), Cost(0, 0)])
 
   def _add_input(self, batch):
     recipe = self._recipe
@@ -167,7 +140,7 @@ class LayerPasses:
 
     arguments = batch['image'], batch['lighting']
     x = center(*arguments)
-    self._add_forward(
+    self._append_forward(
       'input', lambda: center(*arguments), _bytes((arguments, x))
     )
     return x
@@ -228,26 +201,27 @@ class LayerPasses:
       return kept
 
     # Parameters and velocity are read and written, gradients read.
-    self._add_forward('update', unit, 5 * _bytes(gradients))
-
-
-def _repeated(unit: Callable[[], Any]) -> harness.Contender:
-  return harness.Contender(unit, jax.block_until_ready)
+    self._append_forward('update', unit, 5 * _bytes(gradients))
 
 
 def _bytes(tree: Any) -> int:
   return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
+def _alone(network, layer, order):
+  """Returns the layer with this order, and the network that has it."""
+  alone = dataclasses.replace(layer, order=order)
+  layers = tuple(alone if one is layer else one for one in network.layers)
+  return alone, dataclasses.replace(network, layers=layers)
+
+
 def _weighted_sum(network, layer, order, dtype):
   """Returns (params, x or one x per tower) -> one y per tower."""
-  layer_alone = dataclasses.replace(layer, order=order)
-  if layer is network.layers[0]:
-    first = dataclasses.replace(
-      network, layers=(layer_alone, *network.layers[1:])
-    )
-    return lambda params, x: model.first_layer(first, params, x, dtype=dtype)
-  stage = model.Stage(network, (layer_alone,), dtype)
+  is_first = layer is network.layers[0]
+  layer, network = _alone(network, layer, order)
+  if is_first:
+    return functools.partial(model.first_layer, network, dtype=dtype)
+  stage = model.Stage(network, (layer,), dtype)
 
   def apply(params, xs):
     if not isinstance(xs, list):
@@ -262,17 +236,15 @@ def _weighted_sum(network, layer, order, dtype):
 
 def _operation(network, layer, operation):
   """Returns ((), one x per tower) -> one y per tower, in training."""
-  alone = dataclasses.replace(layer, order=(operation,))
-  layers = tuple(alone if one is layer else one for one in network.layers)
-  network = dataclasses.replace(network, layers=layers)
-  stage = model.Stage(network, (alone,), summed=True)
+  layer, network = _alone(network, layer, (operation,))
+  stage = model.Stage(network, (layer,), summed=True)
 
   def apply(_, xs):
     positions = jnp.arange(xs[0].shape[0], dtype=jnp.int32)
-    key = jax.random.key(0)
+    keys = jax.random.split(jax.random.key(0), len(xs))
     return [
-      stage.apply({}, x, (jax.random.fold_in(key, tower),), positions)[0]
-      for tower, x in enumerate(xs)
+      stage.apply({}, x, (key,), positions)[0]
+      for x, key in zip(xs, keys, strict=True)
     ]
 
   return apply

@@ -47,27 +47,16 @@ class Measured(NamedTuple):
 
 def measure() -> tuple[list[Measured], float, ceilings.Rates]:
   """Returns the parts, the whole step's median seconds, and the ceilings."""
-  platform = harness.platform()
-  settings = {
-    'preset': harness.PRESET.value,
-    'batch_size': harness.BATCH_SIZE.value,
-    'crop_size': harness.CROP_SIZE.value,
-    'precision': _PRECISION.value,
-    'platform': platform,
-  }
-  parts, step = (
-    harness.Worker(name, factory, settings, harness.environment())
-    for name, factory in (
-      ('parts', 'benchmarks.layer_passes:LayerPasses'),
-      ('step', 'benchmarks.jax_step:random_step'),
-    )
+  platform, precision = harness.platform(), _PRECISION.value
+  parts = harness.step_worker(
+    'parts', 'benchmarks.layer_passes:LayerPasses', precision=precision
   )
-  limits = ceilings.workers([_PRECISION.value], platform)
+  step = harness.step_worker('step', precision=precision)
+  limits = ceilings.workers([precision], platform)
   with harness.race([parts, step, *limits]) as (turns, _):
     costs = parts.call('costs')
   rates = ceilings.rates(turns, platform)
-  product = rates.products[_PRECISION.value]
-  found = compare(costs, turns['parts'], product, rates.copy)
+  found = compare(costs, turns['parts'], rates.products[precision], rates.copy)
   return found, harness.median(turn.wall for turn in turns['step']), rates
 
 

@@ -37,32 +37,19 @@ def measure_steps(
   Returns:
     By name, the cells of `STEP_HEADER`, and the texts of the programs.
   """
-  default: dict[str, Any] = {
-    'preset': harness.PRESET.value,
-    'crop_size': harness.CROP_SIZE.value,
-    'batch_size': harness.BATCH_SIZE.value,
-    'platform': harness.platform(),
-  }
-  workers = {
-    name: harness.Worker(
-      name, 'benchmarks.jax_step:random_step', default | own,
-      harness.environment(),
-    )
-    for name, own in variants.items()
-  }  # fmt: skip
-  programs = {}
-  with harness.race(list(workers.values())) as (turns, _):
-    if read_programs:
-      programs = {name: one.call('program') for name, one in workers.items()}
-  cells = {}
-  for name, taken in turns.items():
-    seconds = [turn.wall for turn in taken]
-    rows = (default | variants[name])['batch_size']
-    cells[name] = [
-      *harness.milliseconds(seconds),
-      f'{1e3 * harness.median(seconds) / rows:.3g}',
-      f'{taken[-1].memory / 2**30:.2f} GiB',
-    ]
+  workers = [harness.step_worker(name, **own) for name, own in variants.items()]
+  cells, programs = {}, {}
+  with harness.race(workers) as (turns, _):
+    for worker in workers:
+      if read_programs:
+        programs[worker.name] = worker.call('program')
+      seconds = [turn.wall for turn in turns[worker.name]]
+      milliseconds = 1e3 * harness.median(seconds)
+      cells[worker.name] = [
+        *harness.milliseconds(seconds),
+        f'{milliseconds / worker.settings["batch_size"]:.3g}',
+        f'{turns[worker.name][-1].memory / 2**30:.2f} GiB',
+      ]
   return cells, programs
 
 

@@ -11,7 +11,7 @@ the contenders share it.
 
 from collections.abc import Mapping, Sequence
 import importlib.util
-import pathlib
+import math
 import tempfile
 from typing import Any, NamedTuple
 
@@ -54,12 +54,11 @@ class Entry(NamedTuple):
   """A contender at one precision and batch size, and what was measured.
 
   Attributes:
-    name: of `CONTENDERS`.
+    name: one of `CONTENDERS`.
     precision: 'float32', 'tf32' or 'bfloat16'.
     batch_size: images per step.
     turns: of the race.
-    start_seconds: from a process's start to the end of its first step; the
-      second time with what the first process compiled.
+    start_seconds: as for `harness.Worker`.
   """
 
   name: str
@@ -73,32 +72,27 @@ class Entry(NamedTuple):
     return harness.median(turn.wall for turn in self.turns)
 
 
-def worker(
-  name: str, precision: str, batch_size: int, cache_dir: pathlib.Path
+def make_worker(
+  name: str, precision: str, batch_size: int, cache_dir: str
 ) -> harness.Worker:
-  """Returns the process of a contender."""
+  """Returns the worker of a contender."""
   module, own = CONTENDERS[name]
-  key = f'{name}; {precision}; batch {batch_size}'
-  settings = {
-    'preset': harness.PRESET.value,
-    'crop_size': harness.CROP_SIZE.value,
-    'batch_size': batch_size,
-    'platform': harness.platform(),
-    'precision': precision,
-    **own,
-  }
-  environment = harness.environment()
+  worker = harness.step_worker(
+    f'{name}; {precision}; batch {batch_size}',
+    f'benchmarks.{module}:random_step',
+    **{'precision': precision, 'batch_size': batch_size, **own},
+  )
+  worker.timeout = _TIMEOUT
   # A folder each, so that none finds what another one compiled.
-  folder = str(cache_dir / key.replace(' ', '_'))
-  compiles = module == 'jax_step' or 'compile_mode' in own
+  folder = f'{cache_dir}/{worker.name.replace(" ", "_")}'
   if module == 'jax_step':
-    settings['cache_dir'] = folder
-  elif compiles:
-    settings['compile_mode'] = _COMPILE_MODE.value
-    environment['TORCHINDUCTOR_CACHE_DIR'] = folder
-  factory = f'benchmarks.{module}:random_step'
-  starts = 2 if compiles else 1
-  return harness.Worker(key, factory, settings, environment, _TIMEOUT, starts)
+    worker.starts = 2
+    worker.settings['cache_dir'] = folder
+  elif 'compile_mode' in own:
+    worker.starts = 2
+    worker.settings['compile_mode'] = _COMPILE_MODE.value
+    worker.environment['TORCHINDUCTOR_CACHE_DIR'] = folder
+  return worker
 
 
 def measure(
@@ -107,35 +101,26 @@ def measure(
   """Returns what was measured, the ceilings, and why some did not run."""
   platform = harness.platform()
   precisions = harness.precisions(platform)
-  chosen = [
-    (name, precision)
-    for precision in precisions
-    for name in _CONTENDERS.value
-    if name != 'torch, pure' or precision == 'bfloat16'
-  ]
+  names = list(_CONTENDERS.value)
   missing = {}
   if not importlib.util.find_spec('torch'):
-    missing = {
-      name: 'torch is not installed' for name, _ in chosen if 'torch' in name
-    }
+    absent = [name for name in names if name.startswith('torch')]
+    missing = dict.fromkeys(absent, 'torch is not installed')
+    names = [name for name in names if name not in missing]
   with tempfile.TemporaryDirectory() as cache_dir:
     workers = {
-      (name, precision): worker(
-        name, precision, batch_size, pathlib.Path(cache_dir)
-      )
-      for name, precision in chosen
-      if name not in missing
+      (name, precision): make_worker(name, precision, batch_size, cache_dir)
+      for precision in precisions
+      for name in names
+      if name != 'torch, pure' or precision == 'bfloat16'
     }
-    limits = ceilings.workers(precisions, platform)
-    with harness.race([*workers.values(), *limits], all_must_work=False) as (
-      turns,
-      failures,
-    ):
+    everyone = [*workers.values(), *ceilings.workers(precisions, platform)]
+    with harness.race(everyone, all_must_work=False) as (turns, failures):
       rates = ceilings.rates(turns, platform)
   entries = [
-    Entry(*key, batch_size, turns[one.name], one.start_seconds)
-    for key, one in workers.items()
-    if one.name in turns
+    Entry(*key, batch_size, turns[worker.name], worker.start_seconds)
+    for key, worker in workers.items()
+    if worker.name in turns
   ]
   return entries, rates, missing | failures
 
@@ -143,12 +128,7 @@ def measure(
 def rows(
   entries: Sequence[Entry], products: Mapping[str, float]
 ) -> list[list[str]]:
-  """Returns the table's rows.
-
-  Args:
-    entries: what was measured.
-    products: operations per second of a matrix product, by precision.
-  """
+  """Returns the table's rows, given `ceilings.Rates.products`."""
   network = workload.network(harness.PRESET.value)
   flops = workload.step_flops(network, harness.CROP_SIZE.value)
   torch = {e.precision: e.seconds for e in entries if e.name == 'torch'}
@@ -165,7 +145,7 @@ def rows(
         *harness.milliseconds([turn.wall for turn in entry.turns]),
         f'{entry.batch_size / entry.seconds:,.1f}',
         f'{rate / 1e12:.3g}',
-        f'{rate / products[entry.precision]:.2f}',
+        f'{rate / products.get(entry.precision, math.nan):.2f}',
         f'{peer / entry.seconds:.2f}' if peer else '',
         f'{entry.turns[-1].memory / 2**30:.2f} GiB',
         *[*starts, ''][:2],
@@ -179,13 +159,14 @@ def summary(entries: Sequence[Entry]) -> list[str]:
   lines = []
   for precision in dict.fromkeys(entry.precision for entry in entries):
     seconds = {e.name: e.seconds for e in entries if e.precision == precision}
+    ours, two_devices = map(seconds.get, ('ours', 'ours, 2 devices'))
     peers = [name for name in seconds if name.startswith('torch')]
-    if 'ours' in seconds and peers:
+    if ours and peers:
       best = min(peers, key=seconds.__getitem__)
-      ratio = seconds[best] / seconds['ours']
+      ratio = seconds[best] / ours
       lines.append(f'{precision}: {ratio:.2f} times as fast as "{best}"')
-    if {'ours', 'ours, 2 devices'} <= seconds.keys():
-      ratio = seconds['ours'] / seconds['ours, 2 devices']
+    if ours and two_devices:
+      ratio = ours / two_devices
       lines.append(f'{precision}: two devices at {ratio:.2f} of one')
   return lines
 
