@@ -99,9 +99,7 @@ def torch_product(precision: str, platform: str) -> harness.Contender:
     torch.randn((SIDES[platform],) * 2, device=device, dtype=dtype)
     for _ in range(3)
   )
-  return harness.Contender(
-    lambda: torch.matmul(a, b, out=out), torch_step.synchronize
-  )
+  return torch_step.contender(lambda: torch.matmul(a, b, out=out))
 
 
 def copy(platform: str) -> harness.Contender:

@@ -38,10 +38,9 @@ _TOLERANCE = 0.1
 
 
 def chosen_config(folder: str) -> tuple[list[str], config_dict.ConfigDict]:
-  """Returns the flags of the run, and the config they make.
+  """Returns the run's flags, and the config they make.
 
-  Args:
-    folder: an empty one, for the images of the sample.
+  `folder` is an empty one, for the images of the sample.
   """
   if flags.FLAGS.config is not None:
     flag = flags.FLAGS['config']
@@ -52,7 +51,7 @@ def chosen_config(folder: str) -> tuple[list[str], config_dict.ConfigDict]:
     'batch_size': harness.BATCH_SIZE.value,
     'data.source': 'synthetic',
   }
-  if 'ALEXNET_DATA' in os.environ:
+  if os.environ.get('ALEXNET_DATA'):
     train = pathlib.Path(folder, 'train')
     pillow_pipelines.unpack_sample(train)
     overrides |= {

@@ -117,14 +117,9 @@ def _cpu_seconds() -> float:
 
 
 def repeat(run: Callable[[int], None], seconds: float) -> tuple[int, float]:
-  """Runs growing blocks of units, so that waiting for their ends costs little.
+  """Does units of work for about so long; returns their number and seconds.
 
-  Args:
-    run: does the number of units it is given.
-    seconds: approximately how long.
-
-  Returns:
-    How many units were done, and the seconds they took.
+  They come in growing blocks, so that waiting for a block's end costs little.
   """
   start, done, block = time.perf_counter(), 0, 1
   while True:
@@ -147,10 +142,8 @@ class Contender:
   ):
     """Keeps the functions.
 
-    Args:
-      unit: does, or launches, a unit of work.
-      wait: given the last unit's result, waits until all are done.
-      memory: returns the most bytes in use so far.
+    `unit` does, or launches, a unit of work; `wait`, given the last unit's
+    result, waits until all are done; `memory` returns the most bytes in use.
     """
     self._unit, self._wait, self._memory = unit, wait, memory
 
@@ -313,13 +306,9 @@ def race(
 ) -> Iterator[tuple[dict[str, list[Any]], dict[str, str]]]:
   """Starts the workers one after another, and lets them work in turns.
 
-  Args:
-    workers: not started yet.
-    all_must_work: whether a failure ends the script, by `SystemExit`.
-
-  Yields:
-    The turns by the worker's name, and the reasons of failures by name. The
-    processes live until the block ends.
+  Yields the turns by the worker's name, and the reasons of failures by name;
+  the processes live until the block ends. If `all_must_work`, a failure raises
+  `SystemExit`.
   """
   turns: dict[str, list[Any]] = {worker.name: [] for worker in workers}
   failures: dict[str, str] = {}

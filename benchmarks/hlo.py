@@ -15,11 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-COLLECTIVES = {
-  'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
-  'ragged-all-to-all', 'collective-permute', 'collective-broadcast', 'send',
-  'recv',
-}  # fmt: skip
+# In the order in which tables list them.
 KINDS = (
   'convolution', 'matrix product', 'normalization', 'pooling', 'activation',
   'dropout', 'update', 'cast', 'layout copy', 'collective', 'other',
@@ -31,6 +27,10 @@ _KIND_OF_SCOPE = {
   'map_norm': 'normalization', 'pool': 'pooling', 'dropout': 'dropout',
   'activation': 'activation',
 }  # fmt: skip
+_COLLECTIVE = re.compile(
+  r'(all-gather|all-reduce|reduce-scatter|(?:ragged-)?all-to-all'
+  r'|collective-\w+|send|recv)(-start)?'
+)
 # Instructions of the entry that start no kernel; an asynchronous operation
 # starts one at its beginning.
 _NO_KERNEL = {
@@ -39,7 +39,7 @@ _NO_KERNEL = {
 }  # fmt: skip
 _MOVES = {
   'copy', 'transpose', 'reshape', 'bitcast', 'slice', 'concatenate', 'pad',
-  'broadcast', 'parameter', 'constant', 'tuple', 'get-tuple-element',
+  'broadcast', 'parameter', 'constant', 'tuple', 'get-tuple-element', 'fusion',
 }  # fmt: skip
 _ITEM_BYTES = {
   'f64': 8, 's64': 8, 'u64': 8, 'f32': 4, 's32': 4, 'u32': 4, 'bf16': 2,
@@ -91,18 +91,18 @@ class Instruction(NamedTuple):
   @property
   def called(self) -> str:
     """The computation of a fusion; '' for other instructions."""
-    return self._attribute(r'\bcalls=%([^\s,]+)')
+    return self.attribute(r'\bcalls=%([^\s,]+)')
 
   @property
   def scope(self) -> str:
     """The path of transformations, modules and scopes in JAX."""
-    return self._attribute(r'op_name="([^"]*)"')
+    return self.attribute(r'op_name="([^"]*)"')
 
   @property
   def collective(self) -> str:
     """The kind of exchange that starts here; '' for other instructions."""
-    kind = self.opcode.removesuffix('-start')
-    return kind if kind in COLLECTIVES else ''
+    found = _COLLECTIVE.fullmatch(self.opcode)
+    return found[1] if found else ''
 
   @property
   def results(self) -> list[Array]:
@@ -117,15 +117,11 @@ class Instruction(NamedTuple):
 
   @property
   def bytes(self) -> int:
-    """The bytes of everything it makes."""
+    """The bytes of all arrays of its type."""
     return _size(_arrays(self.type))
 
-  def sides(self, pattern: str, shape: tuple[int, ...]) -> int:
-    """Returns the product of the sides whose axes an attribute lists."""
-    axes = re.findall(r'\d+', self._attribute(pattern))
-    return math.prod(shape[int(axis)] for axis in axes)
-
-  def _attribute(self, pattern: str) -> str:
+  def attribute(self, pattern: str) -> str:
+    """Returns the first group of a pattern in the attributes, '' if absent."""
     found = re.search(pattern, self.attributes)
     return found[1] if found else ''
 
@@ -179,12 +175,12 @@ class Exchange(NamedTuple):
     Raises:
       ValueError: for a kind that this project's step does not use.
     """
-    others = len(self.groups[0]) - 1
+    size = len(self.groups[0])
     match self.kind:
       case 'all-gather':
-        return self.bytes // len(self.groups[0]) * others
+        return self.bytes // size * (size - 1)
       case 'reduce-scatter':
-        return self.bytes * others
+        return self.bytes * (size - 1)
       case 'all-reduce':
         return self.bytes
     raise ValueError(f'{self.kind}: not expected in a training step')
@@ -192,10 +188,9 @@ class Exchange(NamedTuple):
 
 def exchanges(text: str) -> list[Exchange]:
   """Returns the exchanges of a compiled program's text."""
-  lines = map(parse_line, text.splitlines())
   return [
     Exchange(one.collective, _size(one.results), _groups(one.attributes))
-    for one in lines
+    for one in map(parse_line, text.splitlines())
     if one and one.collective
   ]
 
@@ -209,14 +204,15 @@ def _groups(attributes: str) -> tuple[tuple[int, ...], ...]:
   named = re.search(r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', attributes)
   if not named:
     raise ValueError(f'no groups of devices in: {attributes[:200]}')
-  axes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
-  joined = [list(axes).index(name) for name in re.findall(r"'(\w+)'", named[2])]
-  devices = np.arange(math.prod(map(int, axes.values())))
-  devices = devices.reshape([int(size) for size in axes.values()])
-  last = range(-len(joined), 0)
-  devices = np.moveaxis(devices, joined, last)
-  size = math.prod(devices.shape[-len(joined) :])
-  return tuple(map(tuple, devices.reshape(-1, size).tolist()))
+  sizes = {
+    axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])
+  }
+  joined = re.findall(r"'(\w+)'", named[2])
+  devices = np.arange(math.prod(sizes.values())).reshape(*sizes.values())
+  places = [list(sizes).index(axis) for axis in joined]
+  devices = np.moveaxis(devices, places, range(-len(places), 0))
+  rows = devices.reshape(-1, math.prod(sizes[axis] for axis in joined))
+  return tuple(map(tuple, rows.tolist()))
 
 
 def sent_between(
@@ -224,9 +220,7 @@ def sent_between(
 ) -> tuple[int, int]:
   """Returns the bytes a device sends between towers, and between copies.
 
-  Args:
-    exchanges: of a program.
-    devices_per_copy: neighbors that share the towers of one network.
+  Neighbors, `devices_per_copy` of them, share the towers of one network.
   """
   between_towers = between_copies = 0
   for one in exchanges:
@@ -260,9 +254,8 @@ class Launch(NamedTuple):
   def seconds(self, memory: float, products: Mapping[str, float]) -> float:
     """Returns the least time it needs.
 
-    Args:
-      memory: bytes per second.
-      products: operations per second by the operands' dtype.
+    `memory` is in bytes per second, `products` in operations per second by the
+    dtype of the operands.
     """
     transfer = self.bytes / memory
     if not self.operations:
@@ -339,18 +332,19 @@ def _product(entry, computations, instruction) -> tuple[int, str]:
   if '__cudnn$conv' in instruction.attributes:
     return _convolution(entry, instruction)
   if '__cublas$' in instruction.attributes:
-    pattern = r'lhs_contracting_dimensions":\[(.*?)]'
-    return _dot(entry, instruction, pattern)
+    axes = instruction.attribute(r'lhs_contracting_dimensions":\[(.*?)]')
+    return _dot(entry, instruction, axes)
   for fusion, inner in _inside(computations, instruction):
     if inner.opcode == 'dot':
-      return _dot(fusion, inner, r'lhs_contracting_dims=\{(.*?)\}')
+      axes = inner.attribute(r'lhs_contracting_dims=\{(.*?)\}')
+      return _dot(fusion, inner, axes)
   return 0, ''
 
 
-def _dot(computation, instruction, pattern) -> tuple[int, str]:
+def _dot(computation, instruction, axes) -> tuple[int, str]:
   (dtype, left), *_ = _arrays(computation[instruction.operand_names[0]].type)
   (_, result), *_ = instruction.results
-  contracted = instruction.sides(pattern, left)
+  contracted = math.prod(left[int(axis)] for axis in re.findall(r'\d+', axes))
   return 2 * math.prod(result) * contracted, dtype
 
 
@@ -360,16 +354,16 @@ def _convolution(entry, instruction) -> tuple[int, str]:
     _arrays(entry[name].type)[0] for name in instruction.operand_names[:2]
   )
   (_, result), *_ = instruction.results
-  if '__cudnn$convBackwardFilter' in instruction.attributes:
-    outputs, kernel = second, result
-  elif '__cudnn$convBackwardInput' in instruction.attributes:
-    outputs, kernel = first, second
-  else:
-    outputs, kernel = result, second
-  layout = re.search(r'dim_labels=\w+_(\w+)->', instruction.attributes)
-  if not layout:
-    raise ValueError(f'no dim_labels in: {instruction.attributes[:200]}')
-  features = kernel[layout[1].index('o')]
+  match instruction.attribute(r'__cudnn\$conv(Backward\w+)'):
+    case 'BackwardFilter':
+      outputs, kernel = second, result
+    case 'BackwardInput':
+      outputs, kernel = first, second
+    case _:
+      outputs, kernel = result, second
+  # Such as b01f_o01i->b01f: the kernel's outputs are its first axis.
+  layout = instruction.attribute(r'dim_labels=\w+_(\w+)->')
+  features = kernel[layout.index('o')]
   return 2 * math.prod(outputs) * math.prod(kernel) // features, dtype
 
 
@@ -381,7 +375,6 @@ def _kind(computations, instruction, operations) -> str:
     return 'convolution' if is_convolution else 'matrix product'
   inside = [inner for _, inner in _inside(computations, instruction)]
   works = [one for one in inside or [instruction] if one.opcode not in _MOVES]
-  works = [one for one in works if one.opcode != 'fusion']
   if not works:
     return 'layout copy'
   if all(one.opcode == 'convert' for one in works):

@@ -37,7 +37,7 @@ class Contender(NamedTuple):
 
   factory: str
   package: str = 'tensorflow'
-  settings: Mapping[str, Any] = {}  # noqa: RUF012
+  settings: Mapping[str, Any] = {}
   floor: str = _DECODE
   scratch: str = ''
 
@@ -79,9 +79,7 @@ def measure(
 ) -> tuple[dict[str, list[harness.Turn]], dict[str, str]]:
   """Returns the turns, a batch per unit, and why some did not run.
 
-  Args:
-    data_dir: of class folders.
-    scratch: an empty folder, for a store and for files that are only read.
+  `scratch` is an empty folder, for a store and for files that are only read.
   """
   workers, missing = [], {}
   for name in _PIPELINES.value:

@@ -28,11 +28,8 @@ _PRECISIONS = {
 def configure(precision: str, platform: str) -> None:
   """Sets what a process must set before it computes.
 
-  On a CPU this sets nothing that a training run would not set.
-
-  Args:
-    precision: 'float32', 'tf32' or 'bfloat16'.
-    platform: 'cpu' or 'gpu'.
+  On a CPU this sets nothing that a training run would not set. `precision` is
+  'float32', 'tf32' or 'bfloat16', `platform` 'cpu' or 'gpu'.
   """
   if platform == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
@@ -102,15 +99,8 @@ def random_step(
 ) -> Step:
   """Returns the paper's step on random images.
 
-  Args:
-    preset: of the network.
-    batch_size: images per step.
-    crop_size: side of the images in pixels.
-    num_classes: other than the preset's; 0 for the preset's.
-    devices: on which it runs; simulated ones on a CPU.
-    precision: see `configure`.
-    platform: 'cpu' or 'gpu'.
-    cache_dir: of JAX's persistent compilation cache; '' for none.
+  A preset's number of classes can be replaced. Devices are simulated on a CPU.
+  `cache_dir` is that of JAX's persistent compilation cache, if any.
   """
   configure(precision, platform)
   if cache_dir:

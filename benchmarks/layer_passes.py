@@ -69,7 +69,7 @@ class LayerPasses:
     self._add_loss(xs, batch)
     self._add_update(state)
 
-  def costs(self) -> list[tuple[str, Cost, Cost]]:
+  def costs(self) -> list[tuple[Any, ...]]:
     """Returns name, forward and backward cost of each part."""
     return [(name, *costs) for name, _, costs in self._parts]
 

@@ -68,11 +68,8 @@ def compare(
 ) -> list[Measured]:
   """Returns the parts' medians over all turns, with their floors.
 
-  Args:
-    costs: (name, forward cost, backward cost) of each part.
-    turns: (forward seconds, backward seconds) of each part, in each turn.
-    product: operations per second of a matrix product.
-    copy: bytes per second.
+  A part's costs are (name, forward, backward), its turns (forward seconds,
+  backward seconds). `product` is in operations, `copy` in bytes per second.
   """
   found = []
   for i, (name, *both) in enumerate(costs):

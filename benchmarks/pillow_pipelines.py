@@ -25,9 +25,7 @@ _SHORTER, _CROP = 256, 224
 def unpack_sample(into: pathlib.Path, copies: int = 1) -> None:
   """Unpacks the ImageNet JPEGs of ALEXNET_DATA into class folders.
 
-  Args:
-    into: the folder for the class folders.
-    copies: names per file, as hard links, so that an epoch is longer.
+  Each file gets several names, as hard links, so that an epoch is longer.
   """
   with tarfile.open(pathlib.Path(os.environ['ALEXNET_DATA'], SAMPLE)) as tar:
     for member in tar:

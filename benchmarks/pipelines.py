@@ -174,10 +174,7 @@ def read_alone(
 ) -> harness.Contender:
   """Returns the floor of a store, which reads files as large as its squares.
 
-  Args:
-    data_dir: has as many images as there will be files.
-    batch_size: files per batch.
-    scratch: the folder for the files, of noise; must not exist.
+  There are as many files, of noise, as images; `scratch` is their new folder.
   """
   folder = pathlib.Path(scratch)
   folder.mkdir()

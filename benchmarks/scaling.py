@@ -28,14 +28,10 @@ STEP_HEADER = ('ms a step', 'lowest to highest', 'ms an image', 'peak memory')
 def measure_steps(
   variants: Mapping[str, dict[str, Any]], read_programs: bool = False
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-  """Times variants of a step in turns.
+  """Times variants of a step, given by name and changed settings, in turns.
 
-  Args:
-    variants: by name, the settings in which each differs from the default.
-    read_programs: whether to return the compiled programs.
-
-  Returns:
-    By name, the cells of `STEP_HEADER`, and the texts of the programs.
+  Returns the cells of `STEP_HEADER` and, if asked for, the texts of the
+  compiled programs, both by name.
   """
   workers = [harness.step_worker(name, **own) for name, own in variants.items()]
   cells, programs = {}, {}

@@ -50,12 +50,9 @@ class AlexNet(nn.Module):
   """Any preset without normalization within maps: [N, 3, H, W] to logits."""
 
   def __init__(self, network: Architecture, crop_size: int, norm: str):
-    """Makes the layers; their initial values are torch's.
+    """Makes the layers, whose initial values are torch's.
 
-    Args:
-      network: the architecture.
-      crop_size: side of the input in pixels.
-      norm: 'library_norm' or 'shifted_norm'.
+    `norm` is 'library_norm' or 'shifted_norm'.
     """
     super().__init__()
     self._network, self._norm = network, _NORMS[norm]
@@ -138,9 +135,7 @@ class AlexNet(nn.Module):
 def configure(precision: str, platform: str) -> torch.device:
   """Sets what a process must set before it computes; returns the device.
 
-  Args:
-    precision: 'float32', 'tf32', 'bfloat16' (autocast) or 'pure_bfloat16'.
-    platform: 'cpu' or 'gpu'.
+  Besides those of `jax_step.configure`, the precision can be 'pure_bfloat16'.
   """
   torch.backends.cuda.matmul.allow_tf32 = precision == 'tf32'
   torch.backends.cudnn.allow_tf32 = precision == 'tf32'
@@ -148,16 +143,14 @@ def configure(precision: str, platform: str) -> torch.device:
   return torch.device('cuda' if platform == 'gpu' else 'cpu')
 
 
-def synchronize(result: Any = None) -> None:
-  """Waits for the GPU, if there is one."""
-  if torch.cuda.is_initialized():
-    torch.cuda.synchronize()
-
-
-def _peak_memory() -> int:
-  if torch.cuda.is_initialized():
-    return torch.cuda.max_memory_allocated()
-  return harness.peak_memory()
+def contender(unit: Callable[[], Any]) -> harness.Contender:
+  """Returns a contender that waits for the GPU, where there is one."""
+  cuda = torch.cuda
+  if not cuda.is_initialized():
+    return harness.Contender(unit)
+  return harness.Contender(
+    unit, lambda _: cuda.synchronize(), cuda.max_memory_allocated
+  )
 
 
 def _mean_loss(model, images, labels, shift):
@@ -192,15 +185,8 @@ def random_step(
 ) -> harness.Contender:
   """Returns the step on random images that stay on the device.
 
-  Args:
-    preset: of the network.
-    batch_size: images per step.
-    crop_size: side of the images in pixels.
-    precision: see `configure`.
-    platform: 'cpu' or 'gpu'.
-    norm: 'library_norm' or 'shifted_norm'.
-    channels_last: the memory format of images and kernels.
-    compile_mode: of torch.compile; '' for eager.
+  `channels_last` is the memory format of images and kernels; `compile_mode` is
+  that of torch.compile, '' for eager.
   """
   device = configure(precision, platform)
   layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -229,7 +215,7 @@ def random_step(
     loss.backward()
     optimizer.step()
 
-  return harness.Contender(update, synchronize, _peak_memory)
+  return contender(update)
 
 
 class Agreement(NamedTuple):
@@ -242,11 +228,8 @@ class Agreement(NamedTuple):
   def lines(self) -> list[str]:
     """Compares loss and gradient of a first step without dropout.
 
-    Returns:
-      A line for each way to write the normalization.
-
-    Raises:
-      ValueError: if this project and torch do not agree.
+    Returns a line for each way to write the normalization; raises a ValueError
+    if this project and torch do not agree.
     """
     from benchmarks import jax_step  # Not for the processes that time torch.
 

@@ -46,8 +46,6 @@ _CONTENDERS = flags.DEFINE_multi_enum(
 _COMPILE_MODE = flags.DEFINE_string(
   'compile_mode', 'default', "torch.compile's mode, such as max-autotune."
 )
-# A contender that needs more seconds for any call is left out.
-_TIMEOUT = 150
 
 
 class Entry(NamedTuple):
@@ -82,7 +80,6 @@ def make_worker(
     f'benchmarks.{module}:random_step',
     **{'precision': precision, 'batch_size': batch_size, **own},
   )
-  worker.timeout = _TIMEOUT
   # A folder each, so that none finds what another one compiled.
   folder = f'{cache_dir}/{worker.name.replace(" ", "_")}'
   if module == 'jax_step':

@@ -80,15 +80,10 @@ def join_bytes(
 ) -> int:
   """Returns the bytes that one device sends to other towers per step.
 
-  Forward, a device sends its towers' activations to each other device;
-  backward, it sends each of them the gradient of theirs. The gradient of the
-  logits is not sent, because every device has the whole loss.
-
-  Args:
-    network: the architecture.
-    crop_size: side of the input in pixels.
-    rows: images on a device.
-    devices: that hold one copy of the network.
+  Forward, a device sends its towers' activations to each of the other devices
+  that hold this copy of the network; backward, it sends each the gradient of
+  theirs. The gradient of the logits is not sent, because every device has the
+  whole loss. `rows` are the images on a device.
   """
   floats = join_floats(network, crop_size)
   both_ways = 2 * sum(floats.values()) - floats['loss']
@@ -101,14 +96,8 @@ def gradient_bytes(
 ) -> int:
   """Returns the bytes that copies of the network must add up per step.
 
-  Each device holds its towers' share of the parameters; five metrics are added
-  up as well.
-
-  Args:
-    network: the architecture.
-    crop_size: side of the input in pixels.
-    copies: of the network.
-    devices: that hold one copy.
+  Each of a copy's devices holds its towers' share of the parameters; five
+  metrics are added up as well.
   """
   if copies == 1:
     return 0

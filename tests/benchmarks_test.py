@@ -80,9 +80,11 @@ def test_milliseconds_have_four_digits_and_no_exponent():
   )  # fmt: skip
 
 
-def _counter(name, starts=1, environment=None, timeout=60.0, **settings):
+def _counter(name, starts=1, environment=(), timeout=60.0, **settings):
   factory = 'benchmarks_testing:Counter'
-  return harness.Worker(name, factory, settings, environment, timeout, starts)
+  return harness.Worker(
+    name, factory, settings, dict(environment), timeout, starts
+  )
 
 
 def test_a_race_measures_time_and_processor_time_and_reports_failures():
@@ -150,14 +152,13 @@ class _InProcess(harness.Worker):
   """Stands in for a process; equal contenders are built once."""
 
   def __enter__(self):
-    settings = {'precision': 'float32', **self._settings}
-    # The tests' own folder stays.
-    settings.pop('cache_dir', None)
-    if 'jax_step' not in self._factory:
-      settings = self._settings
-    key = f'{self._factory} {settings}'
+    settings = self.settings
+    if 'jax_step' in self.factory:
+      # The tests have a compilation cache of their own.
+      settings = {'precision': 'float32', **settings, 'cache_dir': ''}
+    key = f'{self.factory} {settings}'
     if key not in _BUILT:
-      _BUILT[key] = pkgutil.resolve_name(self._factory)(**settings)
+      _BUILT[key] = pkgutil.resolve_name(self.factory)(**settings)
     self._contender = _BUILT[key]
     self._started = time.perf_counter()
     return self
