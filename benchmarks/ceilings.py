@@ -37,38 +37,42 @@ class Rates(NamedTuple):
     return '\n'.join([*found, f'Ceiling, copy: {self.copy / 1e9:.4g} GB/s'])
 
 
-def workers(precisions: Sequence[str], platform: str) -> list[harness.Worker]:
+def workers(precisions: Sequence[str]) -> list[harness.Worker]:
   """Returns a worker for each ceiling, for the same race as the steps."""
-  factories = ['jax_product']
-  if importlib.util.find_spec('torch'):
-    factories.append('torch_product')
-  settings = {'platform': platform}
-  plans = [
-    (f'{factory} {precision}', factory, {**settings, 'precision': precision})
-    for precision in precisions
-    for factory in factories
-  ]
-  plans.append(('copy', 'copy', settings))
+  platform = harness.platform()
+  plans = [('copy', {'platform': platform})]
+  for framework in ('jax', 'torch'):
+    if importlib.util.find_spec(framework):
+      plans += [
+        (f'{framework}_product', {'platform': platform, 'precision': precision})
+        for precision in precisions
+      ]
   return [
     harness.Worker(
-      name, f'benchmarks.ceilings:{factory}', own, harness.environment()
+      f'{factory} {settings.get("precision", "")}'.strip(),
+      f'benchmarks.ceilings:{factory}',
+      settings,
+      harness.environment(),
     )
-    for name, factory, own in plans
+    for factory, settings in plans
   ]
 
 
-def rates(turns: Mapping[str, Sequence[harness.Turn]], platform: str) -> Rates:
+def rates(turns: Mapping[str, Sequence[harness.Turn]]) -> Rates:
   """Returns the ceilings: the best of their workers' medians in a race."""
-  operations = 2 * SIDES[platform] ** 3
+  platform = harness.platform()
+
+  def seconds(name):
+    return harness.median(turn.wall for turn in turns.get(name, ()))
+
   products: dict[str, float] = {}
-  for name, taken in turns.items():
-    if '_product ' in name:
-      precision = name.split()[1]
-      rate = operations / harness.median(turn.wall for turn in taken)
+  for name in turns:
+    kind, _, precision = name.partition(' ')
+    if kind.endswith('_product'):
+      rate = 2 * SIDES[platform] ** 3 / seconds(name)
       products[precision] = max(rate, products.get(precision, 0.0))
   # Every byte is read once and written once.
-  seconds = harness.median(turn.wall for turn in turns.get('copy', ()))
-  return Rates(products, 2 * COPY_BYTES[platform] / seconds)
+  return Rates(products, 2 * COPY_BYTES[platform] / seconds('copy'))
 
 
 def jax_product(precision: str, platform: str) -> harness.Contender:

@@ -219,14 +219,23 @@ class Worker:
       os.environ.update(before)
     theirs.close()
     try:
-      self._receive()
+      self._answer()
     except BaseException:
-      self._end()
+      self.__exit__()
       raise
     return self
 
   def __exit__(self, *exc_info) -> None:
-    self._end()
+    """Ends the process and its children; a second call does nothing."""
+    if self._pipe.closed:
+      return
+    self._signal(signal.SIGCONT)
+    with contextlib.suppress(BrokenPipeError):
+      self._pipe.send(None)
+    self._process.join(5)  # Frameworks clean up at exit.
+    self._signal(signal.SIGKILL)
+    self._process.join()
+    self._pipe.close()
 
   def first_runs(self) -> None:
     """Does the first unit of work, and fills in `start_seconds`."""
@@ -244,16 +253,17 @@ class Worker:
       ContenderError: if it raised an exception, died or took too long.
     """
     self._signal(signal.SIGCONT)
-    self._pipe.send((method, args))
-    return self._receive()
+    return self._answer((method, args))
 
-  def _receive(self) -> Any:
+  def _answer(self, *requests: Any) -> Any:
     try:
+      for request in requests:
+        self._pipe.send(request)
       if not self._pipe.poll(self.timeout):
         self._signal(signal.SIGKILL)
         raise ContenderError(f'took more than {self.timeout:g} s')
       succeeded, value = self._pipe.recv()
-    except (EOFError, ConnectionResetError):
+    except (EOFError, ConnectionError):
       self._process.join(10)
       code = self._process.exitcode
       raise ContenderError(f'its process ended with code {code}') from None
@@ -262,18 +272,6 @@ class Worker:
     if not succeeded:
       raise ContenderError(value)
     return value
-
-  def _end(self) -> None:
-    """Ends the process and its children; a second call does nothing."""
-    if self._pipe.closed:
-      return
-    self._signal(signal.SIGCONT)
-    with contextlib.suppress(BrokenPipeError):
-      self._pipe.send(None)
-    self._process.join(5)  # Frameworks clean up at exit.
-    self._signal(signal.SIGKILL)
-    self._process.join()
-    self._pipe.close()
 
   def _signal(self, number: int) -> None:
     # The process may have ended, or not lead its group yet.

@@ -47,15 +47,15 @@ class Measured(NamedTuple):
 
 def measure() -> tuple[list[Measured], float, ceilings.Rates]:
   """Returns the parts, the whole step's median seconds, and the ceilings."""
-  platform, precision = harness.platform(), _PRECISION.value
+  precision = _PRECISION.value
   parts = harness.step_worker(
     'parts', 'benchmarks.layer_passes:LayerPasses', precision=precision
   )
   step = harness.step_worker('step', precision=precision)
-  limits = ceilings.workers([precision], platform)
+  limits = ceilings.workers([precision])
   with harness.race([parts, step, *limits]) as (turns, _):
     costs = parts.call('costs')
-  rates = ceilings.rates(turns, platform)
+  rates = ceilings.rates(turns)
   found = compare(costs, turns['parts'], rates.products[precision], rates.copy)
   return found, harness.median(turn.wall for turn in turns['step']), rates
 

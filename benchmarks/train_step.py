@@ -96,8 +96,7 @@ def measure(
   batch_size: int,
 ) -> tuple[list[Entry], ceilings.Rates, dict[str, str]]:
   """Returns what was measured, the ceilings, and why some did not run."""
-  platform = harness.platform()
-  precisions = harness.precisions(platform)
+  precisions = harness.precisions(harness.platform())
   names = list(_CONTENDERS.value)
   missing = {}
   if not importlib.util.find_spec('torch'):
@@ -111,9 +110,9 @@ def measure(
       for name in names
       if name != 'torch, pure' or precision == 'bfloat16'
     }
-    everyone = [*workers.values(), *ceilings.workers(precisions, platform)]
+    everyone = [*workers.values(), *ceilings.workers(precisions)]
     with harness.race(everyone, all_must_work=False) as (turns, failures):
-      rates = ceilings.rates(turns, platform)
+      rates = ceilings.rates(turns)
   entries = [
     Entry(*key, batch_size, turns[worker.name], worker.start_seconds)
     for key, worker in workers.items()

@@ -45,7 +45,7 @@ class TrainingRun:
           if found := re.search(r' step (\d+)/', line):
             arrivals.append((int(found[1]), time.perf_counter()))
       if process.returncode:
-        raise RuntimeError(f'main.py failed: ... {"".join(log)[-200:]}')
+        raise RuntimeError(f'main.py failed: {"".join(log[-1:])}')
       config = json.loads(pathlib.Path(workdir, 'config.json').read_text())
       metrics = pathlib.Path(workdir, 'metrics.jsonl').read_text()
     (first, start), *_, (last, end) = arrivals
