@@ -14,9 +14,10 @@ from ml_collections import config_dict
 import numpy as np
 import tensorflow as tf
 
-from alexnet_jax import data
-from alexnet_jax import setup
+from alexnet_jax import setup as setups
+from alexnet_jax import splits
 from alexnet_jax import train_step
+from alexnet_jax.splits import Splits
 from benchmarks import harness
 from benchmarks import jax_step
 from benchmarks import pillow_pipelines
@@ -40,23 +41,28 @@ def _flagship(batch_size: int) -> config_dict.ConfigDict:
   return config
 
 
+def _open(config: config_dict.ConfigDict) -> tuple[setups.Setup, Splits]:
+  setup = setups.build(config)
+  return setup, Splits(setup)
+
+
 def step_of_run(config: config_dict.ConfigDict) -> jax_step.Step:
   """Returns a run's step alone, on one batch of its images."""
-  experiment = setup.build(config)
-  source = data.Data(experiment)
-  recipe = setup.make_recipe(experiment, source.identity().epochs, source.mean)
-  network, mesh = experiment.network, experiment.mesh
-  batch = next(source.train_batches(0))
+  setup, opened = _open(config)
+  mean = setups.input_transform(setup, opened.statistics).mean
+  recipe = setups.make_recipe(setup, opened.identity().epochs, mean)
+  batch = next(opened.train_batches(0))
   return jax_step.Step(
-    train_step.make_train_step(network, mesh, recipe),
-    setup.first_state(experiment),
-    train_step.put_batch(batch, config.accumulation, mesh),
+    train_step.make_train_step(setup.network, setup.mesh, recipe),
+    setups.first_state(setup),
+    train_step.put_batch(batch, config.accumulation, setup.mesh),
   )
 
 
 def pipeline_of_run(config: config_dict.ConfigDict) -> harness.Contender:
   """Returns a run's pipeline alone: its batches, which are not used."""
-  return _consume(data.Data(setup.build(config)).train_batches(0))
+  _, opened = _open(config)
+  return _consume(opened.train_batches(0))
 
 
 def from_folder(
@@ -72,7 +78,7 @@ def from_folder(
   folders = [path for path in root.iterdir() if path.is_dir()]
   config.network.fc8.features = len(folders)
   if store_dir:
-    data.prepare(setup.build(config))
+    splits.prepare(setups.build(config))
   return pipeline_of_run(config)
 
 
@@ -83,9 +89,9 @@ class Synthetic(harness.Contender):
     """Opens the set and takes the first batch."""
     config = _flagship(batch_size)
     config.data.update(source='synthetic', num_examples=num_images)
-    experiment = setup.build(config)
+    _, opened = _open(config)
     start = time.perf_counter()
-    batches = data.Data(experiment).train_batches(0)
+    batches = opened.train_batches(0)
     next(batches)
     self._first_batch = time.perf_counter() - start
     super().__init__(lambda: next(batches))

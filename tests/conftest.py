@@ -34,6 +34,24 @@ sharding.simulate_devices(4)
 jax.devices()  # Fixes their number, whatever a test's config asks for.
 
 
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory):
+  """A folder with data/ and a tiny run/ on it, not to be changed by tests."""
+  from tests import trained_testing
+
+  folder = tmp_path_factory.mktemp('trained')
+  data = trained_testing.write_data(folder / 'data')
+  trained_testing.write_run(folder / 'run', data)
+  return folder
+
+
+@pytest.fixture(scope='session')
+def trained_run(trained):
+  from alexnet_jax import inference
+
+  return inference.open_run(trained / 'run')
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
   """Makes what a test logged sendable: names of any bytes are no UTF-8."""

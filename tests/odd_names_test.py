@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import warnings
@@ -65,8 +66,8 @@ def _main(place, monkeypatch, *given):
     return main.main(['main.py'])
 
 
-def _names(names):
-  return {names.printable(os.fsdecode(name)) for name in names}
+def _names(files):
+  return {names.printable(os.fsdecode(name)) for name in files}
 
 
 def _column(path, key):
@@ -136,10 +137,18 @@ def test_extract(place, tmp_path, monkeypatch):
   ]
 
 
-def test_report(place, monkeypatch):
-  assert _main(place, monkeypatch, '--mode=report') == 0
-  folder = place / 'run' / 'report'
+def test_report_with_one_readable_test_image(place, monkeypatch):
+  # Statistics of a single image are where a NaN would come from.
+  data = shutil.copytree(place / 'data', place / 'one' / 'data')
+  _, *rest = sorted((data / 'test').glob('*/*.jpg'))
+  for path in rest:
+    path.write_bytes(b'no image')
+  settings = {'data.max_unreadable': 1.0, 'batch_size': 4}
+  trained_testing.write_run(place / 'one' / 'run', data, **settings)
+  assert _main(place / 'one', monkeypatch, '--mode=report') == 0
+  folder = place / 'one' / 'run' / 'report'
   text = (folder / 'index.html').read_text(encoding='utf-8')
+  assert 'nan' not in text
   assert r'\xff\xfe\n' in text
   assert '$x_1$' in text
   assert '猫' in text
@@ -147,9 +156,11 @@ def test_report(place, monkeypatch):
   assert r'\u732b' in charts
   assert r'\$' not in charts
   for path in folder.rglob('*.csv'):
-    assert '\udcff' not in path.read_text(encoding='utf-8')
-  names = _column(folder / 'tables' / 'class_errors.csv', 'class')
-  assert names == [names.printable(name) for name in _CLASSES]
+    table = path.read_text(encoding='utf-8')
+    assert '\udcff' not in table
+    assert 'nan' not in table
+  classes = _column(folder / 'tables' / 'class_errors.csv', 'class')
+  assert classes == [names.printable(name) for name in _CLASSES]
 
 
 def test_workdirs_that_checkpoints_cannot_have(place, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import pytest
 
 from alexnet_jax import errors
 from alexnet_jax import resume
-from alexnet_jax import setup
+from alexnet_jax import settings
 from alexnet_jax.resume import OnChange
 from configs import imagenet
 
@@ -29,7 +29,7 @@ def test_the_documents_have_the_table():
   rows = _rows_of_readme()
   assert len(rows) == 4
   used = set()
-  for key, _ in setup.flatten(imagenet.get_config().to_dict()):
+  for key, _ in settings.flatten(imagenet.get_config().to_dict()):
     pattern, told = next(
       (pattern, told)
       for patterns, told in rows

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from alexnet_jax import checkpoint
-from alexnet_jax import data
 from alexnet_jax import setup
+from alexnet_jax import splits
 from configs import smoke
 from tests import input_pipeline_testing as testing
 
@@ -56,13 +56,13 @@ def write_run(
 
 
 def save_first_state(
-  workdir: pathlib.Path, parts: setup.Experiment, step: int = 0
+  workdir: pathlib.Path, parts: setup.Setup, step: int = 0
 ) -> dict:
   """Saves the state of a run that begins as that of `step`; see `write_run`."""
   state = setup.first_state(parts)
   checkpoints = checkpoint.Checkpoints(workdir)
   checkpoints.save(
-    state.replace(step=state.step + step), data.Data(parts).identity()
+    state.replace(step=state.step + step), splits.Splits(parts).identity()
   )
   checkpoints.close()
   return jax.tree.map(np.asarray, state.params)

@@ -7,15 +7,15 @@ import pytest
 
 from alexnet_jax import architecture
 from alexnet_jax import model
-from alexnet_jax.analysis.report import attribution
+from alexnet_jax.analysis.report import saliency
 from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Dense
 
 
 def test_patch_places_reach_both_ends():
-  assert attribution.patch_places(10, 4, 4).tolist() == [0, 4, 6]
-  assert attribution.patch_places(10, 4, 3).tolist() == [0, 3, 6]
-  assert attribution.patch_places(4, 4, 2).tolist() == [0]
+  assert saliency.patch_places(10, 4, 4).tolist() == [0, 4, 6]
+  assert saliency.patch_places(10, 4, 3).tolist() == [0, 3, 6]
+  assert saliency.patch_places(4, 4, 2).tolist() == [0]
 
 
 def test_occlusion_finds_a_planted_patch():
@@ -29,7 +29,7 @@ def test_occlusion_finds_a_planted_patch():
     bright = planted.mean(axis=(1, 2, 3)) / 255
     return np.stack([bright, 1 - bright], axis=1)
 
-  loss = attribution.occlusion(probabilities, image, np.full(3, 40), 6, 1)
+  loss = saliency.occlusion(probabilities, image, np.full(3, 40), 6, 1)
   assert loss.shape == (size, size, 2)
   row, column = np.unravel_index(loss[..., 0].argmax(), (size, size))
   assert top <= row < top + side
@@ -39,9 +39,9 @@ def test_occlusion_finds_a_planted_patch():
   along = np.array([4, 5, 6, 5, 4, 3]) / 6  # the places that cover row top + 2
   expected = np.outer(along, along).mean() * 160 / 255
   assert loss[top + 2, left + 2, 0] == pytest.approx(expected)
-  np.testing.assert_allclose(loss[..., 0], -loss[..., 1], atol=1e-12)
+  np.testing.assert_allclose(loss[..., 0], -loss[..., 1], atol=1e-6)
   far = np.s_[: top - side + 1]  # no square reaches from there
-  np.testing.assert_array_equal(loss[far], 0)
+  np.testing.assert_allclose(loss[far], 0, atol=1e-6)
 
 
 def test_occlusion_in_blocks_and_with_a_fill_image():
@@ -53,7 +53,7 @@ def test_occlusion_in_blocks_and_with_a_fill_image():
   def linear(crops):
     return crops.reshape(len(crops), -1) @ weights
 
-  found = attribution.occlusion(linear, image, fill, 1, 1)
+  found = saliency.occlusion(linear, image, fill, 1, 1)
   # Of a linear function a pixel's share is its own; 256 squares, two blocks.
   difference = image.astype(np.float64) - fill
   expected = difference[..., None] * weights.reshape(16, 16, 3, 2)
@@ -64,7 +64,7 @@ def test_gradient_of_a_linear_function_is_its_weights():
   weights = jax.random.normal(jax.random.key(0), (4 * 4 * 3, 5))
   images = jax.random.normal(jax.random.key(1), (3, 4, 4, 3))
   classes = jnp.array([4, 0, 4])
-  found = attribution.gradient(
+  found = saliency.gradient(
     lambda x: x.reshape(len(x), -1) @ weights, images, classes
   )
   expected = weights.T[classes].reshape(3, 4, 4, 3)
@@ -73,7 +73,7 @@ def test_gradient_of_a_linear_function_is_its_weights():
 
 def test_guided_relu():
   x = jnp.array([-1.0, 2.0, 3.0, 0.0])
-  value, pull = jax.vjp(attribution.guided_relu, x)
+  value, pull = jax.vjp(saliency.guided_relu, x)
   np.testing.assert_array_equal(value, [0, 2, 3, 0])
   (dx,) = pull(jnp.array([5.0, 5.0, -5.0, 5.0]))
   np.testing.assert_array_equal(dx, [0, 5, 0, 0])
@@ -91,9 +91,7 @@ def test_guided_gradient_of_dense_layers_by_hand():
   params = model.init(network, jax.random.key(0), 2)
   image = jax.random.normal(jax.random.key(1), (1, 2, 2, 3))
   logits = functools.partial(model.forward, network, params)
-  found = attribution.gradient(
-    attribution.guided(logits), image, jnp.array([2])
-  )
+  found = saliency.gradient(saliency.guided(logits), image, jnp.array([2]))
 
   w6, w7, w8 = (
     np.asarray(params[name]['kernel'][0], np.float64)
@@ -105,7 +103,7 @@ def test_guided_gradient_of_dense_layers_by_hand():
   signal = np.where(first > 0, np.maximum(w7 @ signal, 0), 0)
   expected = (w6 @ signal).reshape(1, 2, 2, 3)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-  plain = attribution.gradient(logits, image, jnp.array([2]))
+  plain = saliency.gradient(logits, image, jnp.array([2]))
   assert np.abs(plain - found).max() > 0.01
 
 
@@ -119,6 +117,15 @@ def test_guided_leaves_the_answer_alone():
   params = model.init(network, jax.random.key(0), 8)
   images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
   logits = functools.partial(model.forward, network, params)
-  np.testing.assert_array_equal(
-    attribution.guided(logits)(images), logits(images)
-  )
+  np.testing.assert_array_equal(saliency.guided(logits)(images), logits(images))
+
+
+def test_overlay():
+  image = np.full((1, 3, 3), 100, np.uint8)
+  values = np.array([[1.0, 0.0, -0.5]])
+  found = saliency.overlay(image, values, '#ff0000', '#0000ff')
+  gray = 55 + 60
+  assert found[0, 0].tolist() == [255, 0, 0]
+  assert found[0, 1].tolist() == [gray, gray, gray]
+  half = round(gray / 2 + 0.01)
+  assert found[0, 2].tolist() == [half, half, round((gray + 255) / 2 + 0.01)]

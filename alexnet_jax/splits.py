@@ -1,12 +1,7 @@
-"""The splits of a config: opened, made into batches, prepared once.
-
-TensorFlow comes in when data are opened and not before: networks and steps do
-without.
-"""
+"""The splits of a run: opened, checked, and made into batches."""
 
 from collections.abc import Iterator
 import functools
-from typing import Any
 
 from absl import logging
 import numpy as np
@@ -15,60 +10,86 @@ from alexnet_jax import errors
 from alexnet_jax import identity as identities
 from alexnet_jax import progress
 from alexnet_jax import sharding
-from alexnet_jax import views
 from alexnet_jax.identity import Identity
-from alexnet_jax.identity import Split
-from alexnet_jax.setup import Experiment
+from alexnet_jax.input_pipeline import decoding
+from alexnet_jax.input_pipeline import pipeline
+from alexnet_jax.input_pipeline import prepare as preparation
+from alexnet_jax.input_pipeline import preprocessing
+from alexnet_jax.input_pipeline import sources
+from alexnet_jax.input_pipeline import statistics as statistics_lib
+from alexnet_jax.input_pipeline import store
+from alexnet_jax.setup import Setup
 
-Batch = dict[str, np.ndarray]
 
-
-class Data:
-  """The training and validation splits of a config, and their statistics.
+class Splits:
+  """The training and validation splits of a run, and their statistics.
 
   Each is opened when it is first asked for.
   """
 
   def __init__(
     self,
-    experiment: Experiment,
+    setup: Setup,
     identity: Identity | None = None,
     original: bool = False,
   ):
     """Remembers what to open.
 
     Args:
-      experiment: the config and the network.
+      setup: of the run.
       identity: of a checkpoint, whose class names and statistics are those of
         the data. None for a run that begins.
       original: whether to open the data themselves where there is a store.
     """
-    self._experiment = experiment
-    self._config = experiment.config
+    self._setup = setup
+    self._data, self._input = setup.settings.data, setup.settings.input
     self._identity = identity
-    self._from_store = bool(self._config.data.store_dir) and not original
+    self._from_store = bool(self._data.store_dir) and not original
 
   @functools.cached_property
-  def train_source(self) -> Any:
-    """The training split, an `input_pipeline.sources.Source`.
+  def train_source(self) -> sources.Source:
+    """The training split.
 
     Raises:
       UserError: if data are missing or do not fit the network.
     """
-    source = self._open(self._config.data.train_split)
+    source = self._open(self._data.train_split)
     if self._identity is not None:
       self._check_classes(source)
-    _check_num_classes(self._experiment.network, source)
+    self._check_num_classes(source)
     return source
 
   @functools.cached_property
-  def eval_source(self) -> Any:
+  def eval_source(self) -> sources.Source:
     """The validation split; see `train_source`."""
-    source = self._open(self._config.data.eval_split)
+    source = self._open(self._data.eval_split)
     self._check_classes(source)
     return source
 
-  def _check_classes(self, source) -> None:
+  def _open(self, split: str) -> sources.Source:
+    """Opens a split; prepares a tensorflow-datasets set if need be."""
+    data = self._data
+    if self._from_store:
+      return store.open_store(
+        data.store_dir,
+        split=split,
+        name=data.name,
+        image_size=self._input.image_size,
+      )
+    return sources.open_source(
+      data.source,
+      name=data.name,
+      data_dir=data.data_dir,
+      manual_dir=data.manual_dir,
+      split=split,
+      class_names=data.class_names,
+      num_examples=data.num_examples,
+      num_classes=self._setup.network.num_classes,
+      image_size=self._input.image_size,
+      seed=self._setup.settings.seed,
+    )
+
+  def _check_classes(self, source: sources.Source) -> None:
     if self._identity is not None:
       expected, of = self._identity.class_names, 'the checkpoint'
     else:
@@ -78,32 +99,14 @@ class Data:
       source.class_names, expected, f"{source.name} '{source.split}'", of
     )
 
-  def _open(self, split: str) -> Any:
-    """Opens a split; prepares a tensorflow-datasets set if need be."""
-    data, sizes = self._config.data, self._config.input
-    if self._from_store:
-      from alexnet_jax.input_pipeline import store
-
-      return store.open_store(
-        data.store_dir,
-        split=split,
-        name=data.name,
-        image_size=sizes.image_size,
+  def _check_num_classes(self, source: sources.Source) -> None:
+    network, found = self._setup.network, len(source.class_names)
+    if found != network.num_classes:
+      last = network.layers[-1].name
+      raise errors.UserError(
+        f'{source.name} has {found} classes, the network'
+        f' {network.num_classes}: set --config.network.{last}.features={found}'
       )
-    from alexnet_jax.input_pipeline import sources
-
-    return sources.open_source(
-      data.source,
-      name=data.name,
-      data_dir=data.data_dir,
-      manual_dir=data.manual_dir,
-      split=split,
-      class_names=tuple(data.class_names),
-      num_examples=data.num_examples,
-      num_classes=self._experiment.network.num_classes,
-      image_size=sizes.image_size,
-      seed=self._config.seed,
-    )
 
   @functools.cached_property
   def statistics(self) -> identities.Statistics:
@@ -114,96 +117,83 @@ class Data:
     """
     if self._identity is not None:
       return self._identity.statistics
-    from alexnet_jax.input_pipeline import statistics
-
-    if self._config.data.statistics == 'imagenet':
-      return statistics.IMAGENET
-    return statistics.load_or_compute(
-      self.train_source, self.decoder(), self._config.data.threads
+    if self._data.statistics == 'imagenet':
+      return statistics_lib.IMAGENET
+    return statistics_lib.load_or_compute(
+      self.train_source, self.decoder(), self._data.threads
     )
-
-  @property
-  def mean(self) -> np.ndarray:
-    """What to subtract: float32 [crop, crop, 3] or [3], 0..255 units."""
-    sizes = self._config.input
-    return views.mean(sizes.mean, self.statistics, sizes.crop_size)
 
   def identity(self) -> Identity:
     """Returns what a checkpoint of a run on these data carries."""
     return Identity(
-      config=self._experiment.plain_config(),
+      config=dict(self._setup.config),
       class_names=tuple(self.train_source.class_names),
       statistics=self.statistics,
-      train=_as_split(self.train_source),
-      validation=_as_split(self.eval_source),
+      train=_record(self.train_source),
+      validation=_record(self.eval_source),
     )
 
-  def decoder(self, upright: bool = False) -> Any:
-    """Returns how images are decoded, an `input_pipeline.decoding.Options`.
+  def decoder(self, upright: bool = False) -> decoding.Options:
+    """Returns how images are decoded.
 
     Args:
       upright: whether to turn images as their EXIF orientation says even where
         `data.upright` does not ask for it.
     """
-    from alexnet_jax.input_pipeline import decoding
-
     return decoding.Options(
-      image_size=self._config.input.image_size,
-      max_pixels=self._config.data.max_pixels,
-      upright=upright or self._config.data.upright,
+      image_size=self._input.image_size,
+      max_pixels=self._data.max_pixels,
+      upright=upright or self._data.upright,
     )
 
-  def train_batches(self, start: int) -> Iterator[Batch]:
+  def train_batches(self, start: int) -> Iterator[pipeline.Batch]:
     """Returns the endless batches of the run; see `pipeline.train_batches`.
 
     Args:
       start: the place to start at, from `epochs.Epochs.place`.
     """
-    from alexnet_jax.input_pipeline import pipeline
-    from alexnet_jax.input_pipeline import preprocessing
-
-    config = self._config
+    chosen = self._input
     return pipeline.train_batches(
       self.train_source,
-      batch_size=config.batch_size,
-      seed=config.seed,
+      batch_size=self._setup.settings.batch_size,
+      seed=self._setup.settings.seed,
       start_step=start,
       decoder=self.decoder(),
-      crop_size=config.input.crop_size,
-      random_crop=config.input.random_crop,
-      flip=config.input.flip,
-      crop_chunk=config.input.crop_chunk,
-      shuffle=config.input.shuffle,
+      crop_size=chosen.crop_size,
+      random_crop=chosen.random_crop,
+      flip=chosen.flip,
+      crop_chunk=chosen.crop_chunk,
+      shuffle=chosen.shuffle,
       lighting_scale=preprocessing.lighting_scale(
-        self.statistics.stdevs, config.input.color
+        self.statistics.stdevs, chosen.color
       ),
       eigenvectors=self.statistics.eigenvectors,
-      threads=config.data.threads,
+      threads=self._data.threads,
     )
 
   def read(
     self,
-    source: Any,
+    source: sources.Source,
     what: str,
     *,
     indices: np.ndarray | None = None,
     batch_size: int | None = None,
     strict: bool = False,
-  ) -> Iterator[Batch]:
-    """Yields all images of a source once, in its order, and tells of it.
+  ) -> Iterator[pipeline.Batch]:
+    """Yields all images of a source once, in its order, with progress lines.
 
-    Every loop over images that does not train is one over this: it shows the
-    progress, and counts what cannot be read. Photographs that a user names,
-    which have no classes, come upright.
+    Every loop over images that does not train is one over this. Photographs
+    that a user names, which have no classes, are turned upright.
 
     Args:
       source: a split, or `input_pipeline.folder.open_files`.
-      what: is being done, for the lines of progress.
+      what: the task, for the progress lines.
       indices: int [N], which of the examples to read, in this order; None for
         all.
       batch_size: rows of a batch; None for what the config says.
-      strict: whether too many unreadable images are an error, and so is none
-        that can be read. Otherwise they are left out, which the log says.
+      strict: whether it is an error if more than `data.max_unreadable` of the
+        images, or all of them, cannot be read. Otherwise they are left out and
+        a warning counts them.
 
     Yields:
       Batches, see `pipeline.eval_batches`: rows with a mask of 0 are padding or
@@ -213,9 +203,6 @@ class Data:
     Raises:
       UserError: if strict; see `check_unreadable`.
     """
-    from alexnet_jax.input_pipeline import pipeline
-    from alexnet_jax.input_pipeline import sources
-
     if indices is not None:
       source = sources.Subset(source, np.asarray(indices, np.int64))
     total = source.num_examples
@@ -223,7 +210,7 @@ class Data:
       source,
       batch_size=batch_size or self._evaluation_rows(total),
       decoder=self.decoder(upright=not source.class_names),
-      threads=self._config.data.threads,
+      threads=self._data.threads,
     )
     shown = progress.Progress(what, total)
     unreadable = 0
@@ -246,8 +233,8 @@ class Data:
     Padding makes up for a batch size that the devices do not divide. A few
     images are no reason to compute a whole batch.
     """
-    copies = self._experiment.mesh.shape[sharding.DATA]
-    rows = min(self._config.evaluate.batch_size, total)
+    copies = self._setup.mesh.shape[sharding.DATA]
+    rows = min(self._setup.settings.evaluate.batch_size, total)
     return -(-rows // copies) * copies
 
   def check_unreadable(self, unreadable: float, num_examples: int) -> None:
@@ -256,7 +243,7 @@ class Data:
     Raises:
       UserError: above the share `data.max_unreadable` of the split.
     """
-    limit = self._config.data.max_unreadable
+    limit = self._data.max_unreadable
     if unreadable > limit * num_examples:
       raise errors.UserError(
         f'{int(unreadable)} of {num_examples} files cannot be read, more than'
@@ -265,24 +252,14 @@ class Data:
       )
 
 
-def _as_split(source) -> Split:
-  return Split(
+def _record(source: sources.Source) -> identities.Split:
+  return identities.Split(
     source.name, source.split, source.num_examples, source.fingerprint
   )
 
 
-def _check_num_classes(network, source):
-  found = len(source.class_names)
-  if found != network.num_classes:
-    last = network.layers[-1].name
-    raise errors.UserError(
-      f'{source.name} has {found} classes, the network'
-      f' {network.num_classes}: set --config.network.{last}.features={found}'
-    )
-
-
-def prepare(experiment: Experiment) -> int:
-  """Prepares the data, their statistics and, if asked for, a store of squares.
+def prepare(setup: Setup) -> int:
+  """Prepares the data, their statistics and, with `data.store_dir`, a store.
 
   Returns:
     The exit code: 0, or 130 when it was interrupted by Ctrl-C.
@@ -290,21 +267,19 @@ def prepare(experiment: Experiment) -> int:
   Raises:
     UserError: if data are missing or do not fit the network.
   """
-  from alexnet_jax.input_pipeline import prepare as preparation
-
-  data = Data(experiment, original=True)
-  train, evaluation = data.train_source, data.eval_source
-  store_dir = experiment.config.data.store_dir
+  splits = Splits(setup, original=True)
+  train, evaluation = splits.train_source, splits.eval_source
+  store_dir = setup.settings.data.store_dir
   try:
     summary = preparation.run(
       train,
       evaluation,
-      data.decoder(),
+      splits.decoder(),
       store_dir,
-      experiment.config.data.threads,
+      setup.settings.data.threads,
     )
   except KeyboardInterrupt:
-    logging.warning('Interrupted: the same command goes on from here')
+    logging.warning('Interrupted: the same command resumes from here')
     return 130
   statistics = summary.statistics
   logging.info(
@@ -329,7 +304,7 @@ def prepare(experiment: Experiment) -> int:
     )
   else:
     logging.info(
-      'To decode every image once and for all: --mode=prepare'
+      'To decode every image only once: --mode=prepare'
       ' --config.data.store_dir=DIR'
     )
   return 0
