@@ -29,7 +29,7 @@ _DECODE, _READ = 'floor: decode alone', 'floor: read alone'
 _LOADER = 'torch DataLoader, Pillow'
 
 
-class Contender(NamedTuple):
+class Pipeline(NamedTuple):
   """A factory in this package, the package it needs, settings, and its floor.
 
   `scratch` names the setting that takes a folder of its own.
@@ -43,23 +43,23 @@ class Contender(NamedTuple):
 
 
 CONTENDERS = {
-  'ours, JPEG': Contender('pipelines:from_folder'),
-  _DECODE: Contender('pipelines:decode_alone'),
-  'ours, JPEG, upright': Contender(
+  'ours, JPEG': Pipeline('pipelines:from_folder'),
+  _DECODE: Pipeline('pipelines:decode_alone'),
+  'ours, JPEG, upright': Pipeline(
     'pipelines:from_folder', settings={'upright': True}
   ),
-  'tf.data, plain': Contender('pipelines:plain_tf_data'),
-  _LOADER: Contender('pillow_pipelines:torch_loader', 'torch'),
-  'grain, threads': Contender(
+  'tf.data, plain': Pipeline('pipelines:plain_tf_data'),
+  _LOADER: Pipeline('pillow_pipelines:torch_loader', 'torch'),
+  'grain, threads': Pipeline(
     'pillow_pipelines:grain', 'grain', {'processes': False}
   ),
-  'grain, processes': Contender(
+  'grain, processes': Pipeline(
     'pillow_pipelines:grain', 'grain', {'processes': True}
   ),
-  'ours, store': Contender(
+  'ours, store': Pipeline(
     'pipelines:from_folder', floor=_READ, scratch='store_dir'
   ),
-  _READ: Contender('pipelines:read_alone', floor=_READ, scratch='scratch'),
+  _READ: Pipeline('pipelines:read_alone', floor=_READ, scratch='scratch'),
 }
 
 _DATA_DIR = flags.DEFINE_string(
@@ -83,18 +83,18 @@ def measure(
   """
   workers, missing = [], {}
   for name in _PIPELINES.value:
-    contender = CONTENDERS[name]
-    if not importlib.util.find_spec(contender.package):
-      missing[name] = f'{contender.package} is not installed'
+    pipeline = CONTENDERS[name]
+    if not importlib.util.find_spec(pipeline.package):
+      missing[name] = f'{pipeline.package} is not installed'
       continue
     settings = {
       'data_dir': str(data_dir),
       'batch_size': harness.BATCH_SIZE.value,
-      **contender.settings,
+      **pipeline.settings,
     }
-    if contender.scratch:
-      settings[contender.scratch] = str(scratch / contender.scratch)
-    factory = f'benchmarks.{contender.factory}'
+    if pipeline.scratch:
+      settings[pipeline.scratch] = str(scratch / pipeline.scratch)
+    factory = f'benchmarks.{pipeline.factory}'
     workers.append(harness.Worker(name, factory, settings))
   with harness.race(workers, all_must_work=False) as (turns, failures):
     return turns, missing | failures
