@@ -94,15 +94,17 @@ class Data:
 
     return sources.open_source(
       data.source,
-      name=data.name,
-      data_dir=data.data_dir,
-      manual_dir=data.manual_dir,
-      split=split,
-      class_names=tuple(data.class_names),
-      num_examples=data.num_examples,
-      num_classes=self._experiment.network.num_classes,
-      image_size=sizes.image_size,
-      seed=self._config.seed,
+      sources.Options(
+        split=split,
+        name=data.name,
+        data_dir=data.data_dir,
+        manual_dir=data.manual_dir,
+        class_names=tuple(data.class_names),
+        num_examples=data.num_examples,
+        num_classes=self._experiment.network.num_classes,
+        image_size=sizes.image_size,
+        seed=self._config.seed,
+      ),
     )
 
   @functools.cached_property
@@ -165,19 +167,21 @@ class Data:
     config = self._config
     return pipeline.train_batches(
       self.train_source,
+      preprocessing.Augmentation(
+        crop_size=config.input.crop_size,
+        random_crop=config.input.random_crop,
+        flip=config.input.flip,
+        crop_chunk=config.input.crop_chunk,
+        lighting_scale=preprocessing.lighting_scale(
+          self.statistics.stdevs, config.input.color
+        ),
+        eigenvectors=self.statistics.eigenvectors,
+      ),
       batch_size=config.batch_size,
       seed=config.seed,
       start_step=start,
       decoder=self.decoder(),
-      crop_size=config.input.crop_size,
-      random_crop=config.input.random_crop,
-      flip=config.input.flip,
-      crop_chunk=config.input.crop_chunk,
       shuffle=config.input.shuffle,
-      lighting_scale=preprocessing.lighting_scale(
-        self.statistics.stdevs, config.input.color
-      ),
-      eigenvectors=self.statistics.eigenvectors,
       threads=config.data.threads,
     )
 

@@ -31,20 +31,7 @@ LARGE = arrays.Synthetic(
 
 
 def train(source=SOURCE, image_size=20, **changes):
-  settings = {
-    'batch_size': 8,
-    'seed': 3,
-    'start_step': 0,
-    'decoder': decoding.Options(image_size),
-    'crop_size': image_size - 4,
-    'random_crop': True,
-    'flip': True,
-    'crop_chunk': 1,
-    'shuffle': True,
-    'lighting_scale': np.array([1.0, 2.0, 3.0]),
-    'eigenvectors': np.eye(3),
-  }
-  return pipeline.train_batches(source, **(settings | changes))
+  return testing.train_batches(source, image_size, **changes)
 
 
 def evaluation(source, batch_size, image_size, **changes):

@@ -10,13 +10,10 @@ from alexnet_jax.input_pipeline import sources
 from tests import input_pipeline_testing as testing
 
 
-def synthetic(split='train', num_classes=3):
+def synthetic():
   return sources.open_source(
     'synthetic',
-    split=split,
-    num_examples=7,
-    num_classes=num_classes,
-    image_size=16,
+    sources.Options('train', num_examples=7, num_classes=3, image_size=16),
   )
 
 
@@ -33,10 +30,10 @@ def test_every_kind_opens_and_is_read(tmp_path):
   testing.write_idx(tmp_path / 'digits', 'train', images, np.arange(3))
   opened = [
     sources.open_source(
-      'folder', split='train', data_dir=str(tmp_path / 'photos')
+      'folder', sources.Options('train', data_dir=str(tmp_path / 'photos'))
     ),
     sources.open_source(
-      'idx', split='train', data_dir=str(tmp_path / 'digits')
+      'idx', sources.Options('train', data_dir=str(tmp_path / 'digits'))
     ),
     synthetic(),
   ]
@@ -50,10 +47,8 @@ def test_every_kind_opens_and_is_read(tmp_path):
 
 
 def test_unknown_kind():
-  with pytest.raises(
-    errors.UserError, match="='webdataset' is unknown: choose folder"
-  ):
-    sources.open_source('webdataset', split='train')
+  with pytest.raises(errors.UserError, match="source='webdataset' .* folder"):
+    sources.open_source('webdataset', sources.Options('train'))
 
 
 def test_a_subset_of_files(tmp_path):

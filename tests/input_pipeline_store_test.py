@@ -56,26 +56,10 @@ def prepared(source, tmp_path, image_size=40):
   return open_store(tmp_path, image_size, source.split, source.name)
 
 
-def train(source, steps, image_size, crop_size, **changes):
-  settings = {
-    'batch_size': 5,
-    'seed': 3,
-    'start_step': 0,
-    'random_crop': True,
-    'flip': True,
-    'crop_chunk': 1,
-    'shuffle': True,
-    'lighting_scale': np.array([1.0, 2.0, 3.0]),
-    'eigenvectors': np.eye(3),
-    'threads': 2,
-  }
-  iterator = pipeline.train_batches(
-    source,
-    decoder=decoding.Options(image_size),
-    crop_size=crop_size,
-    **(settings | changes),
-  )
-  return itertools.islice(iterator, steps)
+def train(source, steps, image_size, **changes):
+  changes = {'batch_size': 5, **changes}
+  batches = testing.train_batches(source, image_size, **changes)
+  return itertools.islice(batches, steps)
 
 
 def evaluation(source, batch_size, image_size):
@@ -105,8 +89,8 @@ def test_training_batches_equal_those_of_the_original(tmp_path, changes):
   source = photos(tmp_path)
   kept = prepared(source, tmp_path)
   # Three epochs of 5, 5 and 2 images; two images are unreadable.
-  ours = list(train(kept, 9, 40, 33, **changes))
-  assert_same(ours, train(source, 9, 40, 33, **changes))
+  ours = list(train(kept, 9, 40, **changes))
+  assert_same(ours, train(source, 9, 40, **changes))
   assert sum(batch['unreadable'].sum() for batch in ours[:3]) >= 2
 
 
@@ -127,8 +111,10 @@ def test_real_images(tmp_path):
   source = folder.open_folder(str(tmp_path / 'data'), 'val')
   kept = prepared(source, tmp_path, 256)
   assert_same(evaluation(kept, 8, 256), evaluation(source, 8, 256))
-  ours = train(kept, 4, 256, 224, batch_size=16, crop_chunk=32)
-  assert_same(ours, train(source, 4, 256, 224, batch_size=16, crop_chunk=32))
+  ours = train(kept, 4, 256, crop_size=224, batch_size=16, crop_chunk=32)
+  assert_same(
+    ours, train(source, 4, 256, crop_size=224, batch_size=16, crop_chunk=32)
+  )
 
 
 def test_gray_arrays(tmp_path):
@@ -136,7 +122,7 @@ def test_gray_arrays(tmp_path):
   testing.write_idx(tmp_path / 'idx', 'train', images, np.arange(9) % 3)
   source = arrays.open_idx(str(tmp_path / 'idx'), 'train')
   kept = prepared(source, tmp_path, 8)
-  assert_same(train(kept, 4, 8, 6), train(source, 4, 8, 6))
+  assert_same(train(kept, 4, 8), train(source, 4, 8))
 
 
 def test_squares_are_plain_files_of_bytes(tmp_path):
@@ -206,7 +192,7 @@ def test_damage_is_noticed_where_it_is_read_and_named(tmp_path, damage):
   with pytest.raises(errors.UserError, match='00001/003 is damaged or missing'):
     next(first)
   with pytest.raises(errors.UserError, match='--mode=prepare'):
-    list(train(kept, 3, 40, 33))
+    list(train(kept, 3, 40))
 
 
 @pytest.mark.parametrize('damage', DAMAGES)

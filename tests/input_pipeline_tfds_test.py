@@ -137,20 +137,8 @@ def made_up(count: int = 30, **options) -> tfds.Tfds:
 
 
 def train_batches(source, **changes):
-  options = {
-    'batch_size': 8,
-    'seed': 5,
-    'start_step': 0,
-    'decoder': decoding.Options(32),
-    'crop_size': 32,
-    'random_crop': False,
-    'flip': False,
-    'crop_chunk': 1,
-    'shuffle': True,
-    'lighting_scale': np.ones(3, np.float32),
-    'eigenvectors': np.eye(3, dtype=np.float32),
-  }
-  return pipeline.train_batches(source, **(options | changes))
+  plain = {'seed': 5, 'crop_size': 32, 'random_crop': False, 'flip': False}
+  return testing.train_batches(source, 32, **(plain | changes))
 
 
 def eval_batches(source, batch_size=8):
@@ -238,9 +226,11 @@ def test_both_formats_give_the_same_training_batches(folders):
 def test_a_set_is_opened_by_its_kind(folders):
   source = sources.open_source(
     'tfds',
-    split='train[:5]',
-    name='toy_pictures',
-    data_dir=folders['array_record'],
+    sources.Options(
+      split='train[:5]',
+      name='toy_pictures',
+      data_dir=folders['array_record'],
+    ),
   )
   assert (source.name, source.split) == ('toy_pictures', 'train[:5]')
   assert (source.num_examples, source.is_fetched) == (5, True)

@@ -49,18 +49,13 @@ _SMALL = 64
 
 def train_batches(
   source: sources.Source,
+  augmentation: preprocessing.Augmentation,
   *,
   batch_size: int,
   seed: int,
   start_step: int,
   decoder: decoding.Options,
-  crop_size: int,
-  random_crop: bool,
-  flip: bool,
-  crop_chunk: int,
   shuffle: bool,
-  lighting_scale: np.ndarray,
-  eigenvectors: np.ndarray,
   threads: int = 0,
   process_index: int = 0,
   process_count: int = 1,
@@ -71,19 +66,13 @@ def train_batches(
 
   Args:
     source: where the images come from.
+    augmentation: how they are varied.
     batch_size: images per update, B, in all processes together.
     seed: of the order and of all draws.
     start_step: the step, counted from 0 at the run's beginning, to start at.
     decoder: size of the square that crops are cut from, and the like.
-    crop_size: side C of the crop, pixels.
-    random_crop: whether to draw crops; the center otherwise.
-    flip: whether to mirror with probability 1/2.
-    crop_chunk: 1 for a crop and flip per image (Section 4.1); 32 for one per 32
-      consecutive places, as the 2012 code has it (convdata_jpeg.py, 238-246).
     shuffle: whether each epoch has an order of its own; otherwise all have that
       of the first, as in the 2012 code, whose list was shuffled once.
-    lighting_scale: [3], from `preprocessing.lighting_scale`.
-    eigenvectors: [3, 3], columns; see `preprocessing.pca_lighting`.
     threads: that read and decode; 0 for one per core.
     process_index: which share of every batch to make, p of P: rows p B / P to
       (p + 1) B / P.
@@ -92,31 +81,33 @@ def train_batches(
   Yields:
     Batches with 'lighting', see `Batch`.
   """
-
-  def augment(image: tf.Tensor, example: Example) -> tf.Tensor:
-    if random_crop:
-      image = preprocessing.random_crop(image, example['seed'], crop_size)
-    else:
-      image = preprocessing.center_crop(image, crop_size)
-    image = preprocessing.rounded(image)
-    return preprocessing.random_flip(image, example['seed']) if flip else image
-
-  def light(seed: tf.Tensor) -> tf.Tensor:
-    return preprocessing.pca_lighting(seed, lighting_scale, eigenvectors)
-
   steps = _train_steps(
     source.num_examples,
+    augmentation,
     batch_size=batch_size,
     seed=seed,
     start_step=start_step,
     shuffle=shuffle,
-    crop_chunk=crop_chunk,
     rows=_rows(batch_size, process_index, process_count),
-    light=light,
   )
+  augment = functools.partial(_augment, augmentation)
   for batch in _batches(source, steps, augment, decoder, threads):
     del batch['index'], batch['seed']
     yield batch
+
+
+def _augment(
+  augmentation: preprocessing.Augmentation, image: tf.Tensor, example: Example
+) -> tf.Tensor:
+  size = augmentation.crop_size
+  if augmentation.random_crop:
+    image = preprocessing.random_crop(image, example['seed'], size)
+  else:
+    image = preprocessing.center_crop(image, size)
+  image = preprocessing.rounded(image)
+  if augmentation.flip:
+    image = preprocessing.random_flip(image, example['seed'])
+  return image
 
 
 @_as_written
@@ -175,21 +166,21 @@ def _rows(batch_size: int, index: int, count: int) -> tuple[int, int]:
 @_as_written
 def _train_steps(
   num_examples: int,
+  augmentation: preprocessing.Augmentation,
   *,
   batch_size: int,
   seed: int,
   start_step: int,
   shuffle: bool,
-  crop_chunk: int,
   rows: tuple[int, int],
-  light: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.data.Dataset:
   """Returns a data set of what each step reads: an `Example` of vectors."""
+  chunk = augmentation.crop_chunk
   epoch_steps = steps_per_epoch(num_examples, batch_size)
   first_epoch, first_step = divmod(start_step, epoch_steps)
 
   def tables(epoch: tf.Tensor) -> tuple[tf.Tensor, Example]:
-    return epoch, epoch_tables(seed, epoch, num_examples, shuffle, crop_chunk)
+    return epoch, epoch_tables(seed, epoch, num_examples, shuffle, chunk)
 
   def steps(epoch: tf.Tensor, drawn: Example) -> tf.data.Dataset:
     start = tf.where(tf.equal(epoch, first_epoch), first_step, 0)
@@ -201,11 +192,14 @@ def _train_steps(
     real = places < num_examples
     places = tf.minimum(places, num_examples - 1)
     index = tf.gather(drawn['order'], places)
-    chunks = index if crop_chunk == 1 else places // crop_chunk
+    chunks = index if chunk == 1 else places // chunk
+    seed = tf.gather(drawn['seeds'], index)
     return {
       'index': tf.where(real, index, _NO_EXAMPLE),
       'seed': tf.gather(drawn['crop_seeds'], chunks),
-      'lighting': light(tf.gather(drawn['seeds'], index)),
+      'lighting': preprocessing.pca_lighting(
+        seed, augmentation.lighting_scale, augmentation.eigenvectors
+      ),
     }
 
   epochs = tf.data.Dataset.range(first_epoch, _ENDLESS).map(tables)
@@ -230,7 +224,7 @@ def epoch_tables(
     epoch: int64 scalar, counted from 0.
     num_examples: N.
     shuffle: whether the order depends on the epoch.
-    crop_chunk: see `train_batches`.
+    crop_chunk: see `preprocessing.Augmentation`.
 
   Returns:
     'order' int64 [N], every index once; 'seeds' uint32 [N, SEED_WORDS], each

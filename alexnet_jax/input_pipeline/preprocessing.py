@@ -11,6 +11,7 @@ work on what is cut away. A crop is a window of that square, bit by bit.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +19,27 @@ import tensorflow as tf
 # Words of a seed: the crop's position, the flip, three normals of the lighting.
 SEED_WORDS = 5
 _CROP, _FLIP, _LIGHTING = 0, 1, slice(2, 5)
+
+
+class Augmentation(NamedTuple):
+  """How training images are varied (Section 4.1).
+
+  Attributes:
+    crop_size: side C of the crop, pixels.
+    random_crop: whether to draw crops; the center otherwise.
+    flip: whether to mirror with probability 1/2.
+    crop_chunk: 1 for a crop and flip per image (Section 4.1); 32 for one per 32
+      consecutive places, as the 2012 code has it (convdata_jpeg.py, 238-246).
+    lighting_scale: [3], from `lighting_scale`.
+    eigenvectors: [3, 3], columns; see `pca_lighting`.
+  """
+
+  crop_size: int
+  random_crop: bool
+  flip: bool
+  crop_chunk: int
+  lighting_scale: np.ndarray
+  eigenvectors: np.ndarray
 
 
 def random_crop(image: tf.Tensor, seed: tf.Tensor, crop_size: int) -> tf.Tensor:

@@ -1,9 +1,10 @@
 """Where images come from: random access to a labeled collection."""
 
+from collections.abc import Callable
 import dataclasses
 import hashlib
 import pathlib
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +19,8 @@ class Source(Protocol):
     name: of the data set, for messages and file names.
     split: of the data set, such as 'train'.
     directory: where the data is; None for data that is not on disk.
-    class_names: one per label, in the order of the labels.
+    class_names: one per label, in the order of the labels; empty for images
+      without labels.
     num_examples: how many images there are.
     fingerprint: a digest that changes when the data changes.
     array_shape: (height, width) of images that are arrays in memory, which are
@@ -131,65 +133,95 @@ class Subset:
     return self.source.describe(int(self.indices[index]))
 
 
-def open_source(
-  kind: str,
-  *,
-  split: str,
-  name: str = '',
-  data_dir: str = '',
-  manual_dir: str = '',
-  class_names: tuple[str, ...] = (),
-  num_examples: int = 0,
-  num_classes: int = 0,
-  image_size: int = 0,
-  seed: int = 0,
-) -> Source:
+class Options(NamedTuple):
+  """What a config says about a split; each kind of source uses its share.
+
+  Attributes:
+    split: 'train' and so on. Of 'tfds' an expression such as 'train[:90%]' is
+      one too; of 'folder' it is empty when the classes are in data_dir itself.
+    name: the tensorflow-datasets name; elsewhere a label for messages.
+    data_dir: where the data is; of 'tfds' where it is prepared, empty for that
+      library's default.
+    manual_dir: of 'tfds', where archives are that must be fetched by hand.
+    class_names: of 'idx', names of the labels; empty for digits.
+    num_examples: of 'synthetic'.
+    num_classes: of 'synthetic'.
+    image_size: of 'synthetic', side of the images, pixels.
+    seed: of 'synthetic'.
+  """
+
+  split: str
+  name: str = ''
+  data_dir: str = ''
+  manual_dir: str = ''
+  class_names: tuple[str, ...] = ()
+  num_examples: int = 0
+  num_classes: int = 0
+  image_size: int = 0
+  seed: int = 0
+
+
+# Each imports its module only when asked: tensorflow-datasets alone takes
+# seconds, and a synthetic run must not need it.
+
+
+def _open_folder(options: Options) -> Source:
+  from alexnet_jax.input_pipeline import folder
+
+  return folder.open_folder(options.data_dir, options.split, options.name)
+
+
+def _open_idx(options: Options) -> Source:
+  from alexnet_jax.input_pipeline import arrays
+
+  return arrays.open_idx(
+    options.data_dir, options.split, options.name, options.class_names
+  )
+
+
+def _open_synthetic(options: Options) -> Source:
+  from alexnet_jax.input_pipeline import arrays
+
+  return arrays.Synthetic(
+    split=options.split,
+    num_examples=options.num_examples,
+    num_classes=options.num_classes,
+    image_size=options.image_size,
+    seed=options.seed,
+  )
+
+
+def _open_tfds(options: Options) -> Source:
+  from alexnet_jax.input_pipeline import tfds
+
+  return tfds.open_tfds(
+    options.name, options.split, options.data_dir, options.manual_dir
+  )
+
+
+# By the value of `config.data.source`.
+_OPENERS: dict[str, Callable[[Options], Source]] = {
+  'folder': _open_folder,
+  'idx': _open_idx,
+  'synthetic': _open_synthetic,
+  'tfds': _open_tfds,
+}
+
+
+def open_source(kind: str, options: Options) -> Source:
   """Opens a collection of images.
 
   Args:
-    kind: 'folder' for data_dir/split/class/files, 'idx' for the files of
-      MNIST, 'tfds' for a tensorflow-datasets set, 'synthetic' for made-up
-      images.
-    split: 'train' and so on; for 'tfds' an expression such as 'train[:90%]'
-      is one too; for 'folder' empty when the classes are in data_dir itself.
-    name: the tensorflow-datasets name; elsewhere a label for messages.
-    data_dir: where the data is; for 'tfds' where it is prepared, empty for
-      that library's default.
-    manual_dir: 'tfds' only: where archives are that must be fetched by hand.
-    class_names: 'idx' only: names of the labels; empty for digits.
-    num_examples: 'synthetic' only.
-    num_classes: 'synthetic' only.
-    image_size: 'synthetic' only: side of the images, pixels.
-    seed: 'synthetic' only.
+    kind: a key of `_OPENERS`: class folders, the files of MNIST, made-up
+      images or a tensorflow-datasets set.
+    options: which split, and where it is.
 
   Raises:
     errors.UserError: when the data is not there or not what it should be.
   """
-  # Imported here: tensorflow-datasets alone takes seconds, and a synthetic
-  # run must not need it.
-  if kind == 'folder':
-    from alexnet_jax.input_pipeline import folder
-
-    return folder.open_folder(data_dir, split, name)
-  if kind == 'idx':
-    from alexnet_jax.input_pipeline import arrays
-
-    return arrays.open_idx(data_dir, split, name, class_names)
-  if kind == 'tfds':
-    from alexnet_jax.input_pipeline import tfds
-
-    return tfds.open_tfds(name, split, data_dir, manual_dir)
-  if kind == 'synthetic':
-    from alexnet_jax.input_pipeline import arrays
-
-    return arrays.Synthetic(
-      split=split,
-      num_examples=num_examples,
-      num_classes=num_classes,
-      image_size=image_size,
-      seed=seed,
+  if kind not in _OPENERS:
+    raise errors.UserError(
+      f'--config.data.source={kind!r} is unknown: choose one of '
+      f'{", ".join(_OPENERS)}'
     )
-  raise errors.UserError(
-    f'--config.data.source={kind!r} is unknown: choose folder, idx, tfds or '
-    'synthetic'
-  )
+  return _OPENERS[kind](options)
