@@ -92,6 +92,9 @@ class Defaults:
   def verify(self, index: int) -> None:
     del index
 
+  def describe(self: Source, index: int) -> str:
+    return f'{self.name} {self.split}[{index}]'
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subset:
@@ -131,6 +134,12 @@ class Subset:
 
   def describe(self, index: int) -> str:
     return self.source.describe(int(self.indices[index]))
+
+
+def constants(*values: Any) -> list[tf.Tensor]:
+  """Returns tensors that outlive the graph in whose making they are needed."""
+  with tf.init_scope():
+    return [tf.constant(value) for value in values]
 
 
 class Options(NamedTuple):
