@@ -104,7 +104,7 @@ def test_batches_follow_the_order_of_the_listing(data):
     np.testing.assert_array_equal(batch['image'][i], expected)
 
 
-def test_classes_may_lie_in_the_data_folder_itself(data):
+def test_classes_may_be_in_the_data_folder_itself(data):
   source = folder.open_folder(str(data / 'train'), '')
   assert source.num_examples == 6
 
