@@ -15,6 +15,7 @@ from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import prepare as preparation
 from alexnet_jax.input_pipeline import preprocessing
+from alexnet_jax.input_pipeline import opening
 from alexnet_jax.input_pipeline import sources
 from alexnet_jax.input_pipeline import statistics as statistics_lib
 from alexnet_jax.input_pipeline import store
@@ -76,18 +77,18 @@ class Splits:
         name=data.name,
         image_size=self._input.image_size,
       )
-    return sources.open_source(
-      data.source,
+    options = opening.Options(
+      split=split,
       name=data.name,
       data_dir=data.data_dir,
       manual_dir=data.manual_dir,
-      split=split,
       class_names=data.class_names,
       num_examples=data.num_examples,
       num_classes=self._setup.network.num_classes,
       image_size=self._input.image_size,
       seed=self._setup.settings.seed,
     )
+    return opening.open_source(data.source, options)
 
   def _check_classes(self, source: sources.Source) -> None:
     if self._identity is not None:
@@ -153,21 +154,24 @@ class Splits:
       start: the place to start at, from `epochs.Epochs.place`.
     """
     chosen = self._input
-    return pipeline.train_batches(
-      self.train_source,
-      batch_size=self._setup.settings.batch_size,
-      seed=self._setup.settings.seed,
-      start_step=start,
-      decoder=self.decoder(),
+    augmentation = preprocessing.Augmentation(
       crop_size=chosen.crop_size,
       random_crop=chosen.random_crop,
       flip=chosen.flip,
       crop_chunk=chosen.crop_chunk,
-      shuffle=chosen.shuffle,
       lighting_scale=preprocessing.lighting_scale(
         self.statistics.stdevs, chosen.color
       ),
       eigenvectors=self.statistics.eigenvectors,
+    )
+    return pipeline.train_batches(
+      self.train_source,
+      augmentation,
+      batch_size=self._setup.settings.batch_size,
+      seed=self._setup.settings.seed,
+      start_step=start,
+      decoder=self.decoder(),
+      shuffle=chosen.shuffle,
       threads=self._data.threads,
     )
 
