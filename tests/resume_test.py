@@ -12,7 +12,6 @@ from alexnet_jax import settings
 from alexnet_jax.resume import OnChange
 from configs import imagenet
 
-
 _DOCUMENT = pathlib.Path(__file__).parents[1] / 'docs' / 'resuming.md'
 
 

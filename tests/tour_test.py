@@ -16,7 +16,7 @@ def notebook():
 
 
 def test_the_tour_runs(notebook, monkeypatch):
-  monkeypatch.setenv('TOUR_STEPS', '10')
+  monkeypatch.setenv('TOUR_QUICK', '1')
   # Compiling takes longer than computing: see conftest.py.
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   client = nbclient.NotebookClient(
@@ -30,9 +30,7 @@ def test_the_tour_runs(notebook, monkeypatch):
 
 def test_the_tour_is_committed_with_outputs(notebook):
   cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
-  assert [cell.execution_count for cell in cells] == [
-    *range(1, len(cells) + 1)
-  ]
+  assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
   pictures = [
     output
     for cell in cells
