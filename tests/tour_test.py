@@ -1,4 +1,7 @@
-"""The notebook runs, and what it asserts holds."""
+"""The notebook runs, and what it asserts holds.
+
+After a change: `.venv/bin/jupyter execute --inplace docs/tour.ipynb`.
+"""
 
 import pathlib
 
