@@ -12,10 +12,10 @@ from alexnet_jax import progress
 from alexnet_jax import sharding
 from alexnet_jax.identity import Identity
 from alexnet_jax.input_pipeline import decoding
+from alexnet_jax.input_pipeline import opening
 from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import prepare as preparation
 from alexnet_jax.input_pipeline import preprocessing
-from alexnet_jax.input_pipeline import opening
 from alexnet_jax.input_pipeline import sources
 from alexnet_jax.input_pipeline import statistics as statistics_lib
 from alexnet_jax.input_pipeline import store

@@ -67,7 +67,6 @@ def _errors(probabilities, labels):
 
 
 def test_three_runs_by_hand(place, opened, tmp_path):
-  runs = [str(place / name) for name in 'abc']
   assert ensemble.run(opened, tmp_path, 'ten_views') == 0
   result = json.loads((tmp_path / 'ensemble.json').read_text())
   labels = np.repeat([0, 1, 2], 4)

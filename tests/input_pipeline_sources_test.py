@@ -5,8 +5,8 @@ import tensorflow as tf
 from alexnet_jax import errors
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import folder
-from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import opening
+from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import sources
 from tests import input_pipeline_testing as testing
 

@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from alexnet_jax import errors
 from alexnet_jax.input_pipeline import decoding
-from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import opening
+from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import sources
 from alexnet_jax.input_pipeline import tfds
 from tests import input_pipeline_testing as testing

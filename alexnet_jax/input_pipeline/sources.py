@@ -8,8 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from alexnet_jax import errors
-
 
 class Source(Protocol):
   """A labeled collection of images that any index can be read from.
