@@ -122,4 +122,4 @@ def test_no_space_is_a_mistake_in_one_line(trained_run, tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=100)
   monkeypatch.setattr(features.shutil, 'disk_usage', lambda path: usage)
   with pytest.raises(errors.UserError, match='0.0 GB are free'):
-    _load(trained_run, tmp_path, 'conv4')
+    _load(trained_run, tmp_path, 'conv2')

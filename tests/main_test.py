@@ -135,7 +135,7 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize(
   ('flags', 'words'),
   [
-    (['--mode=extract', '--layer=fc9'], ["'fc9'", 'fc6, fc7, fc8']),
+    (['--mode=extract', '--layer=fc9'], ["'fc9'", 'conv5, fc7, fc8']),
     (['--mode=predict', '--images=DATA/*.gif'], ['*.gif', 'no image']),
     (
       ['--mode=similar', '--query=DATA/test/class1/001b.jpg'],

@@ -57,5 +57,5 @@ def test_other_modes_mind_the_function_alone(caplog):
   resume.check_config(config, saved, pathlib.Path('runs/a'))
   assert len(caplog.records) == 2
   config['network']['towers'] = 1
-  with pytest.raises(errors.UserError, match='towers=2, the config says 1'):
+  with pytest.raises(errors.UserError, match='towers=2, but the config has 1'):
     resume.check_config(config, saved, pathlib.Path('runs/a'), training=False)

@@ -301,7 +301,7 @@ def test_three_towers_on_two_devices():
 
 
 def test_batch_must_divide_among_copies():
-  with pytest.raises(errors.UserError, match=r'33 .* 2 copies .* 32'):
+  with pytest.raises(errors.UserError, match=r'=33 .* 2 copies .*=32'):
     _build(batch_size=33, devices=4)
 
 

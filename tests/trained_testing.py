@@ -13,13 +13,13 @@ from tests import input_pipeline_testing as testing
 
 CLASSES = 3
 _TINY = {
-  **{f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)},
-  'network.fc6.features': 16,
+  'network.layers': ('conv1', 'conv2', 'conv5', 'fc7', 'fc8'),
+  'network.conv5.reads': 'all',
+  **{f'network.conv{i}.features': 8 for i in (1, 2, 5)},
   'network.fc7.features': 16,
   'network.fc8.features': CLASSES,
   # A first state that tells images apart.
-  **{f'network.conv{i}.init_std': 0.25 for i in (1, 2, 3, 4, 5)},
-  'network.fc6.init_std': 0.3,
+  **{f'network.conv{i}.init_std': 0.25 for i in (1, 2, 5)},
   'network.fc7.init_std': 0.4,
   'network.fc8.init_std': 0.1,
   'data.source': 'folder',

@@ -166,7 +166,7 @@ def picture(
 
 def _png(image: Image.Image) -> bytes:
   file = io.BytesIO()
-  image.save(file, 'png', optimize=True)
+  image.save(file, 'png')
   return file.getvalue()
 
 

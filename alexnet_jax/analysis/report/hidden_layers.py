@@ -239,52 +239,74 @@ def _patches(
   subject: Subject, found: Mapping[str, Peaks], index: np.ndarray
 ) -> list[page.Figure]:
   """Returns a figure of each convolutional layer's strongest patches."""
-  shown = []
-  for layer in subject.network.layers[:-1]:
-    if not isinstance(layer, Conv):
-      continue
-    window = receptive_field(subject.network, layer.name)
-    panels = _strongest_patches(subject, found[layer.name], index, window)
-    seen = f'{window.size} × {window.size} pixels'
-    if window.size >= subject.crop_size:
-      seen = 'the whole image'
-    caption = (
-      'The patches that activate a map most strongly, the strongest first, at'
-      f' most one per image. The receptive field is {seen}. Shown are maps that'
-      ' few images activate, and those strongly.'
-    )
-    name, title = f'patches_{layer.name}', f'Strongest patches of {layer.name}'
-    if panels:
-      shown.append(
-        page.Figure(name, title, tuple(panels), caption, width=330, most=2)
-      )
-  return shown
+  towers = subject.network.towers
+  strongest = {
+    layer.name: _strongest(found[layer.name], towers)
+    for layer in subject.network.layers[:-1]
+    if isinstance(layer, Conv)
+  }
+  rows = [rows for each in strongest.values() for *_, rows in each]
+  if not rows:
+    return []
+  # Read together: every reading builds a pipeline of its own.
+  needed = np.unique(np.concatenate(rows))
+  images = dict(
+    zip(needed.tolist(), subject.test_views(index[needed]), strict=True)
+  )
+  return [
+    _patches_of_layer(subject, name, found[name], each, images)
+    for name, each in strongest.items()
+    if each
+  ]
 
 
-def _strongest_patches(
-  subject: Subject, found: Peaks, index: np.ndarray, window: Window
-) -> list[figures.Panel]:
-  side, towers = subject.crop_size, subject.network.towers
-  panels = []
+def _strongest(found: Peaks, towers: int) -> list[tuple[int, int, np.ndarray]]:
+  """Returns tower, map and images of the chosen maps' strongest peaks."""
+  chosen = []
   for tower in range(towers):
-    values, places = found.values[:, tower], found.places[:, tower]
+    values = found.values[:, tower]
     for unit in selective(values, max(1, _CHOSEN // towers), _PATCHES):
       rows = np.argsort(-values[:, unit], kind='stable')[:_PATCHES]
-      rows = rows[values[rows, unit] > 0]
-      images = subject.test_views(index[rows])
-      patches = [
-        image[window.pixels(int(y), side), window.pixels(int(x), side)]
-        for image, (y, x) in zip(images, places[rows, unit], strict=True)
+      chosen.append((tower, int(unit), rows[values[rows, unit] > 0]))
+  return chosen
+
+
+def _patches_of_layer(
+  subject: Subject,
+  name: str,
+  found: Peaks,
+  strongest: list[tuple[int, int, np.ndarray]],
+  images: Mapping[int, np.ndarray],
+) -> page.Figure:
+  side, window = subject.crop_size, receptive_field(subject.network, name)
+  panels = []
+  for tower, unit, rows in strongest:
+    tiles = []
+    for row in rows.tolist():
+      y, x = found.places[row, tower, unit]
+      patch = images[row][
+        window.pixels(int(y), side), window.pixels(int(x), side)
       ]
-      tiles = np.stack([figures.resize(patch, _TILE) for patch in patches])
-      panels.append(
-        figures.picture(
-          figures.tile(tiles, _PATCHES, gap=4),
-          title=f'Tower {tower + 1}, map {unit + 1}',
-          smooth=window.size > _TILE,
-        )
+      tiles.append(figures.resize(patch, _TILE))
+    panels.append(
+      figures.picture(
+        figures.tile(np.stack(tiles), _PATCHES, gap=4),
+        title=f'Tower {tower + 1}, map {unit + 1}',
+        smooth=window.size > _TILE,
       )
-  return panels
+    )
+  seen = f'{window.size} × {window.size} pixels'
+  if window.size >= side:
+    seen = 'the whole image'
+  caption = (
+    'The patches that activate a map most strongly, the strongest first, at'
+    f' most one per image. The receptive field is {seen}. Shown are maps that'
+    ' few images activate, and those strongly.'
+  )
+  title = f'Strongest patches of {name}'
+  return page.Figure(
+    f'patches_{name}', title, tuple(panels), caption, width=330, most=2
+  )
 
 
 def _tower_ablation(
