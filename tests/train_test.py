@@ -114,7 +114,7 @@ def test_killed_run_ends_like_one_never_killed(tmp_path, monkeypatch, caplog):
   # 5 steps an epoch; checkpoints at 3, 6, 9, ... and after validations. With
   # patience 1 the plateau rule acts several times on the way.
   overrides = {
-    'num_epochs': 8,
+    'num_epochs': 6,
     'checkpoint.every_steps': 3,
     'optimizer.plateau.patience': 1,
     'optimizer.plateau.min_delta': 0.05,
@@ -135,11 +135,11 @@ def test_killed_run_ends_like_one_never_killed(tmp_path, monkeypatch, caplog):
 
   _assert_same_run(parts, tmp_path / 'whole', tmp_path / 'killed')
   step, state = _saved(parts, tmp_path / 'whole')
-  assert step == 40
+  assert step == 30
   assert state.plateau.drops > 0
   kinds = [line['kind'] for line in _lines(tmp_path / 'whole')]
-  assert kinds.count('train') == 20
-  assert kinds.count('validation') == kinds.count('epoch') == 8
+  assert kinds.count('train') == 15
+  assert kinds.count('validation') == kinds.count('epoch') == 6
 
 
 def test_signal_saves_and_says_so(tmp_path):
@@ -352,8 +352,8 @@ def test_training_learns(tmp_path):
   parts = _build(
     **{
       'network.fc7.features': 64,
-      'data.num_examples': 320,
-      'num_epochs': 8,
+      'data.num_examples': 160,
+      'num_epochs': 6,
       'optimizer.plateau.patience': 9,
     }
   )
