@@ -35,7 +35,8 @@ test: $(STAMP)  ## Lint, check formatting and types, run the tests.
 	$(VENV_PYTHON) -m ruff check
 	$(VENV_PYTHON) -m ruff format --check
 	$(VENV_PYTHON) -m pyrefly check
-	$(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=4
+	$(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=4 \
+	  --dist=loadfile --no-loadscope-reorder
 
 # Debian packages the four files; elsewhere the program finds its own way to
 # them, so that nothing here is an error.

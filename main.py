@@ -1,14 +1,15 @@
-"""Trains a network, or uses a trained one: flags in, one mode out.
+"""Command-line entry point: parses flags and dispatches to one mode.
 
 python main.py --config=configs/imagenet.py --workdir=runs/imagenet
 python main.py --config=configs/imagenet.py:cuda_convnet \
-      --workdir=runs/cuda_convnet \
-      --config.optimizer.momentum=0.8
+      --workdir=runs/cuda_convnet --config.optimizer.momentum=0.8
 python main.py --mode=predict --workdir=runs/imagenet --images='photos/*.jpg'
 """
 
+from collections.abc import Callable
 import pathlib
 import sys
+from typing import NamedTuple
 
 from absl import app
 from absl import flags
@@ -22,26 +23,20 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config',
   help_string='configs/NAME.py or configs/NAME.py:PRESET; any key can be'
   ' overridden: --config.optimizer.momentum=0.8. Modes that use a trained run'
-  ' take the config from its checkpoint where none is given.',
+  ' take the config from its checkpoint if none is given.',
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', '', 'The folder of the run: checkpoints, metrics and results.'
 )
-_MODE = flags.DEFINE_enum(
-  'mode',
-  'train',
-  ['train', 'evaluate', 'prepare', 'report', 'predict', 'extract', 'similar'],
-  'What to do.',
-)
 _OUTPUT = flags.DEFINE_string(
-  'output', '', 'Where results go; the workdir where not given.'
+  'output', '', 'The folder for results; the workdir by default.'
 )
 _IMAGES = flags.DEFINE_multi_string(
   'images', [], "predict, extract: a file, a folder, or a pattern: '*.jpg'."
 )
 _QUERY = flags.DEFINE_multi_string('query', [], 'similar: as --images.')
 _LAYER = flags.DEFINE_string(
-  'layer', '', 'extract, similar: such as fc7; empty: the last hidden layer.'
+  'layer', '', 'extract, similar: such as fc7; by default the last hidden one.'
 )
 _SPLIT = flags.DEFINE_string(
   'split', '', 'extract (validation), similar (train): the images to use.'
@@ -57,121 +52,179 @@ _VIEWS = flags.DEFINE_enum(
   'predict, --ensemble: of each image.',
 )
 _ENSEMBLE = flags.DEFINE_list(
-  'ensemble', [], 'evaluate: workdirs of runs to average, between commas.'
+  'ensemble', [], 'evaluate: comma-separated workdirs of runs to average.'
 )
 
-# Which modes read a flag; the others refuse it. `ensemble` is evaluate with
-# --ensemble.
-_READ_BY = {
-  'images': ('predict', 'extract'),
-  'query': ('similar',),
-  'layer': ('extract', 'similar'),
-  'split': ('extract', 'similar'),
-  'k': ('similar',),
-  'format': ('extract',),
-  'views': ('predict', 'ensemble'),
-  'ensemble': ('ensemble',),
-  'output': ('predict', 'extract', 'similar', 'ensemble'),
+
+class _Mode(NamedTuple):
+  """What --mode can be.
+
+  Attributes:
+    run: returns the exit code.
+    needs: the flags that must be given.
+    reads: the flags that may be given, besides --config and --workdir.
+  """
+
+  run: Callable[[], int]
+  needs: tuple[str, ...] = ('workdir',)
+  reads: tuple[str, ...] = ()
+
+
+# JAX and TensorFlow take seconds to import: each mode does so when it runs.
+def _train() -> int:
+  from alexnet_jax import setup
+  from alexnet_jax import train
+
+  return train.train(setup.build(_CONFIG.value), pathlib.Path(_WORKDIR.value))
+
+
+def _prepare() -> int:
+  from alexnet_jax import setup
+  from alexnet_jax import splits
+
+  return splits.prepare(setup.build(_CONFIG.value))
+
+
+def _evaluate() -> int:
+  from alexnet_jax import evaluate
+
+  return evaluate.run(_open_run(), _output())
+
+
+def _ensemble() -> int:
+  from alexnet_jax.analysis import ensemble
+
+  runs = [_open_run(workdir) for workdir in _ENSEMBLE.value]
+  return ensemble.run(runs, _output(), _VIEWS.value)
+
+
+def _report() -> int:
+  from alexnet_jax.analysis.report import run as report
+
+  return report.run(_open_run(), _output())
+
+
+def _predict() -> int:
+  from alexnet_jax.analysis import predict
+  from alexnet_jax.input_pipeline import folder
+
+  images = folder.open_files(_IMAGES.value)
+  return predict.run(_open_run(), images, _output(), _VIEWS.value)
+
+
+def _extract() -> int:
+  from alexnet_jax.analysis import extract
+  from alexnet_jax.input_pipeline import folder
+
+  run = _open_run()
+  if _IMAGES.value:
+    source = folder.open_files(_IMAGES.value)
+  else:
+    source = run.split(_SPLIT.value or 'validation')
+  layer = _LAYER.value or run.last_hidden
+  return extract.run(run, layer, source, _output(), _FORMAT.value)
+
+
+def _similar() -> int:
+  from alexnet_jax.analysis import similar
+  from alexnet_jax.input_pipeline import folder
+
+  run = _open_run()
+  queries = folder.open_files(_QUERY.value)
+  source = run.split(_SPLIT.value or 'train')
+  layer = _LAYER.value or run.last_hidden
+  return similar.run(run, queries, source, layer, _K.value, _output())
+
+
+_WITH_ENSEMBLE = 'evaluate --ensemble'
+_MODES = {
+  'train': _Mode(_train, needs=('config', 'workdir')),
+  'evaluate': _Mode(_evaluate, reads=('output',)),
+  _WITH_ENSEMBLE: _Mode(
+    _ensemble, needs=('ensemble',), reads=('output', 'views')
+  ),
+  'prepare': _Mode(_prepare, needs=('config',)),
+  'report': _Mode(_report, reads=('output',)),
+  'predict': _Mode(
+    _predict, needs=('workdir', 'images'), reads=('output', 'views')
+  ),
+  'extract': _Mode(
+    _extract, reads=('images', 'split', 'layer', 'format', 'output')
+  ),
+  'similar': _Mode(
+    _similar,
+    needs=('workdir', 'query'),
+    reads=('split', 'layer', 'k', 'output'),
+  ),
 }
+_EXAMPLES = {
+  'config': '--config=configs/smoke.py',
+  'workdir': '--workdir=runs/smoke',
+  'output': '--output=runs/average',
+  'images': "--images='photos/*.jpg'",
+  'query': '--query=photo.jpg',
+}
+_MODE = flags.DEFINE_enum(
+  'mode',
+  'train',
+  [name for name in _MODES if name != _WITH_ENSEMBLE],
+  'What to do.',
+)
+
+
+def _output() -> pathlib.Path:
+  return pathlib.Path(_OUTPUT.value or _WORKDIR.value)
+
+
+def _open_run(workdir: str = ''):
+  from alexnet_jax import inference
+
+  return inference.open_run(workdir or _WORKDIR.value, _CONFIG.value)
 
 
 def main(argv: list[str]) -> int:
   """Runs the mode that the flags name and returns the exit code."""
   if len(argv) > 1:
     return _fail(f"unexpected argument '{argv[1]}': flags begin with --")
-  # JAX takes its time to import, so mistyped flags are refused first.
-  from alexnet_jax import reporting
-
-  reporting.set_up_terminal()
   try:
-    _check_flags()
-    if _MODE.value in ('train', 'prepare'):
-      return _make()
-    return _use()
+    mode = _choose_mode()
+    from alexnet_jax import reporting
+
+    reporting.set_up_terminal()
+    return mode.run()
   except errors.UserError as e:
     return _fail(str(e), e.exit_code)
 
 
-def _check_flags() -> None:
-  """Raises a UserError for a flag that is missing or that nothing reads."""
-  mode = _MODE.value
-  if mode == 'evaluate' and _ENSEMBLE.value:
-    mode = 'ensemble'
-  for name, modes in _READ_BY.items():
-    if flags.FLAGS[name].present and mode not in modes:
+def _choose_mode() -> _Mode:
+  """Returns the mode; raises a UserError for a missing or an unused flag."""
+  name = _MODE.value
+  if name == 'evaluate' and _ENSEMBLE.value:
+    name = _WITH_ENSEMBLE
+  mode = _MODES[name]
+  known = {flag for each in _MODES.values() for flag in each.needs + each.reads}
+  for flag in sorted(known - {'config', 'workdir', *mode.needs, *mode.reads}):
+    if flags.FLAGS[flag].present:
+      users = [
+        other
+        for other, each in _MODES.items()
+        if flag in each.needs + each.reads
+      ]
       raise errors.UserError(
-        f'--{name} means nothing to --mode={mode}: it is for'
-        f' {" and ".join(modes)}'
+        f'--{flag} is not used by --mode={name}, only by {" and ".join(users)}'
       )
-  if mode in ('train', 'prepare') and _CONFIG.value is None:
+  for flag in mode.needs:
+    if not flags.FLAGS[flag].value:
+      raise errors.UserError(
+        f'--mode={name} needs --{flag}, such as {_EXAMPLES[flag]}'
+      )
+  if name == _WITH_ENSEMBLE and not (_OUTPUT.value or _WORKDIR.value):
     raise errors.UserError(
-      'no --config: name one, such as --config=configs/smoke.py'
-    )
-  if mode == 'ensemble' and not (_OUTPUT.value or _WORKDIR.value):
-    raise errors.UserError('no --output: name a folder for the results')
-  if mode not in ('prepare', 'ensemble') and not _WORKDIR.value:
-    raise errors.UserError('no --workdir: name the folder of the run')
-  asked = {'predict': _IMAGES, 'similar': _QUERY}.get(mode)
-  if asked is not None and not asked.value:
-    raise errors.UserError(
-      f"no --{asked.name}: name a file, a folder or a pattern such as '*.jpg'"
+      f'--mode={name} needs --output, such as {_EXAMPLES["output"]}'
     )
   if _IMAGES.value and _SPLIT.value:
     raise errors.UserError('--images and --split exclude each other: give one')
-
-
-def _make() -> int:
-  """Trains, or prepares the data."""
-  from alexnet_jax import data
-  from alexnet_jax import setup
-  from alexnet_jax import train
-
-  parts = setup.build(_CONFIG.value)
-  if _MODE.value == 'prepare':
-    return data.prepare(parts)
-  return train.train(parts, pathlib.Path(_WORKDIR.value))
-
-
-def _use() -> int:
-  """Uses a trained run, or several."""
-  from alexnet_jax import evaluate
-  from alexnet_jax import inference
-  from alexnet_jax.analysis import ensemble
-  from alexnet_jax.analysis.report import run as report
-
-  config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-  output = pathlib.Path(_OUTPUT.value or workdir)
-  if _ENSEMBLE.value:
-    return ensemble.run(_ENSEMBLE.value, config, output, _VIEWS.value)
-  if _MODE.value == 'evaluate':
-    return evaluate.run(config, workdir)
-  if _MODE.value == 'report':
-    return report.run(workdir, config)
-  return _answer(inference.open_run(workdir, config), output)
-
-
-def _answer(run, output: pathlib.Path) -> int:
-  """Predicts, extracts or searches with an opened run."""
-  from alexnet_jax.analysis import extract
-  from alexnet_jax.analysis import features
-  from alexnet_jax.analysis import predict
-  from alexnet_jax.analysis import similar
-  from alexnet_jax.input_pipeline import folder
-
-  layer = _LAYER.value or features.last_hidden(run)
-  if _MODE.value == 'predict':
-    return predict.run(
-      run, folder.open_files(_IMAGES.value), output, _VIEWS.value
-    )
-  if _MODE.value == 'similar':
-    queries = folder.open_files(_QUERY.value)
-    source = run.split(_SPLIT.value or 'train')
-    return similar.run(run, queries, source, layer, _K.value, output)
-  if _IMAGES.value:
-    source = folder.open_files(_IMAGES.value)
-  else:
-    source = run.split(_SPLIT.value or 'validation')
-  return extract.run(run, layer, source, output, _FORMAT.value)
+  return mode
 
 
 def _parse(argv: list[str]) -> list[str]:

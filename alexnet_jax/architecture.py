@@ -1,10 +1,11 @@
-"""What a network is, as plain data: layers, their numbers, and the presets.
+"""A network as plain data: its layers and their numbers.
 
 A network is a chain of layers that every tower applies with its own parameters.
-A layer reads either its own tower's maps or the maps of all towers put side by
-side; the places where it reads all of them are the only places where towers
-talk (paper, Figure 2). Nothing here computes: `model.py` turns this data into
-Linen modules and configs turn it into keys that the command line can override.
+A layer reads either its own tower's feature maps or those of all towers
+concatenated; the layers that read all of them are the only places where towers
+communicate (paper, Figure 2). Nothing here computes: `model.py` turns this data
+into Linen modules, and configs turn it into keys that the command line can
+override.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ class Norm:
     if self.size < 1 or self.size % 2 == 0:
       raise errors.UserError(
         f'normalization size {self.size} is not odd and positive: a window'
-        ' reaches equally far to both sides, so use 1, 3, 5, ...'
+        ' extends equally far to both sides, so use 1, 3, 5, ...'
       )
 
 
@@ -51,10 +52,10 @@ class Pool:
     past_border: whether a last window may reach past the border, where it sees
       fewer pixels. cuda-convnet rounds the number of windows up; 3x3 windows
       on the paper's 55, 27 and 13 pixels end at the border either way.
-    ties: what a window's equal maxima get of its gradient: equal shares, if
-      'shared'; the whole of it each, if 'whole', as cuda-convnet's kernel does.
-      In float32 only flat areas of an image and dead units tie; below float32
-      ties are everywhere, and there they always share.
+    ties: how the gradient of a window with several equal maxima is divided:
+      'shared' gives them equal shares; 'whole' gives each of them all of it, as
+      cuda-convnet's kernel does. In float32 only flat areas of an image and
+      dead units tie; below float32 ties are frequent and are always shared.
   """
 
   size: int
@@ -70,10 +71,10 @@ class Pool:
       )
 
   def windows(self, side: int) -> int:
-    """Returns how many windows there are along `side` pixels; 0 for none."""
+    """Returns the number of windows along `side` pixels, which may be 0."""
     if not self.past_border:
       return max(0, (side - self.size) // self.stride + 1)
-    # Every window has a pixel, also where the stride is larger than the window.
+    # Every window has a pixel, even if the stride is larger than the window.
     beyond = -(-(side - self.size) // self.stride)
     return min(max(0, beyond) + 1, -(-side // self.stride))
 
@@ -107,7 +108,7 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-  """A fully connected layer; the attributes mean what they mean in `Conv`."""
+  """A fully connected layer; see `Conv` for the attributes."""
 
   name: str
   features: int
@@ -147,14 +148,18 @@ class Architecture:
 
   def __post_init__(self):
     if self.towers < 1:
-      raise errors.UserError(f'towers is {self.towers}: at least 1 is needed')
+      raise errors.UserError(
+        f'--config.network.towers={self.towers}: at least 1 is needed'
+      )
     if not 0 <= self.dropout_rate < 1:
       raise errors.UserError(
-        f'dropout_rate is {self.dropout_rate}: needed is 0 <= rate < 1'
+        f'--config.network.dropout_rate={self.dropout_rate} is not in [0, 1):'
+        ' set it to a probability below 1'
       )
     if self.dropout_scaling not in ('test', 'train'):
       raise errors.UserError(
-        f"dropout_scaling is '{self.dropout_scaling}': use 'test' or 'train'"
+        f"--config.network.dropout_scaling='{self.dropout_scaling}' is not a"
+        ' choice: set --config.network.dropout_scaling to test or train'
       )
     for layer in self.layers:
       self._check(layer)
@@ -163,17 +168,19 @@ class Architecture:
     # The classifier may have any number of classes: see `padded_features`.
     if layer is not self.layers[-1] and layer.features % self.towers:
       raise errors.UserError(
-        f'{layer.name} has {layer.features} features, which {self.towers}'
-        ' towers cannot share equally: change one of the two'
+        f'--config.network.{layer.name}.features={layer.features} cannot be'
+        f' divided equally among --config.network.towers={self.towers}: change'
+        ' one of the two'
       )
     if layer.reads not in ('own', 'all'):
       raise errors.UserError(
-        f"{layer.name}.reads is '{layer.reads}': use 'own' or 'all'"
+        f"--config.network.{layer.name}.reads='{layer.reads}' is not a choice:"
+        f' set --config.network.{layer.name}.reads to own or all'
       )
     unknown = [name for name in layer.order if name not in OPERATIONS]
     if unknown:
       raise errors.UserError(
-        f"{layer.name}.order names '{unknown[0]}': use any of"
+        f"--config.network.{layer.name}.order names '{unknown[0]}': use any of"
         f' {", ".join(OPERATIONS)}'
       )
 
@@ -253,8 +260,9 @@ def layer_shapes(
 def _check_side(side: int, where: str, crop_size: int) -> None:
   if side < 1:
     raise errors.UserError(
-      f'crop_size {crop_size} leaves nothing after {where}: the network needs'
-      ' larger images (data.image_size, data.crop_size) or another preset'
+      f'--config.input.crop_size={crop_size} leaves nothing after {where}: the'
+      ' network needs larger images (--config.input.image_size and'
+      ' --config.input.crop_size) or another preset'
     )
 
 
@@ -286,7 +294,8 @@ def from_dict(fields: Mapping[str, Any]) -> Architecture:
   for name in names:
     if name not in fields:
       raise errors.UserError(
-        f"network.layers names '{name}', which the preset does not have"
+        f"--config.network.layers names '{name}', which the preset does not"
+        ' have: leave it out'
       )
     layer = dict(fields[name])
     layer['order'] = tuple(layer['order'])

@@ -1,9 +1,9 @@
-"""Checkpoints: the only importer of Orbax.
+"""Checkpoints, by Orbax.
 
 A checkpoint holds the parameters, the rest of the `TrainState`, and the run's
-`Identity`, each readable without the others. It is written beside its final
+`Identity`, each readable without the others. It is written under a temporary
 name and renamed when complete, so that a kill at any moment leaves the earlier
-ones as they were.
+ones intact.
 """
 
 import functools
@@ -32,16 +32,16 @@ class Checkpoints:
   def __init__(
     self, workdir: pathlib.Path, keep: int = 1, read_only: bool = False
   ):
-    """Names the folder, which the first save creates.
+    """Sets the folder, which the first save creates.
 
     Args:
       workdir: of the run.
       keep: how many of the latest to keep, besides the best.
-      read_only: change nothing; the run may be training at this moment, and a
-        folder that looks half-written may be what it writes.
+      read_only: change nothing; the run may be training, and a folder that
+        looks incomplete may be the one it is writing.
 
     Raises:
-      UserError: for a name that TensorStore cannot take.
+      UserError: for a name that TensorStore does not accept.
     """
     _check_name(workdir.absolute())
     self._folder = (workdir / 'checkpoints').absolute()
@@ -50,7 +50,7 @@ class Checkpoints:
 
   @functools.cached_property
   def _manager(self) -> ocp.CheckpointManager:
-    """Orbax's; it creates the folder, so nothing else may before a save."""
+    """Orbax's manager; it creates the folder, hence at the first use."""
     policies = checkpoint_managers
     return ocp.CheckpointManager(
       self._folder,
@@ -97,7 +97,7 @@ class Checkpoints:
     """
     step = int(state.step)
     if step in self._manager.all_steps():
-      # Saved by a signal before its validation, which has happened since.
+      # Saved on a signal before its validation, which has happened since.
       self._manager.delete(step)
     self._manager.save(
       step,
@@ -137,9 +137,8 @@ class Checkpoints:
     args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
     return self._manager.restore(step, args=args)['params']
 
-  @functools.cache  # noqa: B019  A run opens few checkpoints.
   def identity(self, step: int) -> identities.Identity:
-    """Returns what the run was when a checkpoint was saved.
+    """Returns the identity of the run when a checkpoint was saved.
 
     Raises:
       UserError: if the checkpoint has another format.
@@ -170,7 +169,7 @@ class Checkpoints:
     return values
 
   def close(self) -> None:
-    """Waits for what is being written."""
+    """Waits for pending writes."""
     if self._folder.exists():
       self._manager.wait_until_finished()
       self._manager.close()
@@ -196,7 +195,8 @@ def choose(checkpoints: Checkpoints, which: str, workdir: pathlib.Path) -> int:
   """
   if which not in ('last', 'best'):
     raise errors.UserError(
-      f"evaluate.checkpoint is '{which}': use 'last' or 'best'"
+      f"--config.evaluate.checkpoint='{which}' is not a choice: set"
+      ' --config.evaluate.checkpoint to last or best'
     )
   step = checkpoints.latest() if which == 'last' else checkpoints.best()
   if step is None:

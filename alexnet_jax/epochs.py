@@ -1,4 +1,4 @@
-"""How updates are counted in epochs."""
+"""Conversion between updates and epochs."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,7 @@ class Epochs:
   """Converts between the steps of a run and its epochs.
 
   Attributes:
-    steps: in an epoch; the last batch of an epoch may be padded.
+    steps: per epoch; the last batch of an epoch may be padded.
     shift: added to a step before it is divided by `steps`. It is 0 unless a
       run was resumed with another batch size or other training images: its
       earlier epochs then had another number of steps.
@@ -39,13 +39,13 @@ class Epochs:
     return round(epoch * self.steps) - self.shift
 
   def changed(self, step: int, steps: int) -> 'Epochs':
-    """Returns the count after a change of the epochs' length.
+    """Returns the conversion after a change of the epochs' length.
 
-    The epoch under way ends at `step`, and the next one begins there.
+    The current epoch ends at `step`, and the next one begins there.
 
     Args:
       step: updates made so far.
-      steps: in an epoch from now on.
+      steps: per epoch from `step` on.
     """
     begun = -(-self.place(step) // self.steps)
     return Epochs(steps, begun * steps - step)

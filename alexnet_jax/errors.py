@@ -1,10 +1,10 @@
-"""The exceptions that are meant for the person at the terminal."""
+"""Exceptions whose message is for the person at the terminal."""
 
 from typing import Any
 
 
 class UserError(Exception):
-  """A mistake that the user can mend.
+  """A mistake that the user can fix.
 
   The message is one line that names what was given, what was needed and the
   remedy. `main.py` prints it without a traceback and exits with `exit_code`.
@@ -21,14 +21,14 @@ class DivergedError(UserError):
 
 
 class NothingReadableError(UserError):
-  """A source of which no image can be read, so that there is no result."""
+  """No image of a source can be read, so there is no result."""
 
   def __init__(self, source: Any, flag: str = ''):
-    """Says so.
+    """Builds the message.
 
     Args:
-      source: of images; each was named in the log when it was tried.
-      flag: by which the user names others; that of the data where not given.
+      source: of the images; the log has named each one that failed.
+      flag: that names other images; `--config.data.data_dir` by default.
     """
     flag = flag or '--config.data.data_dir'
     of = f"{source.name} '{source.split}'" if source.class_names else flag

@@ -1,24 +1,27 @@
 """What a trained network is besides its parameters, and what made it.
 
-A checkpoint carries an `Identity`, so that whoever has a workdir has the
-function that was trained, whatever has become of the data folder since.
+A checkpoint carries an `Identity`, so that a workdir alone is the function that
+was trained, whatever has become of the data folder since.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, Self
 
+from absl import logging
 import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax.epochs import Epochs
 
 _ARRAYS = ('mean_image', 'channel_mean', 'stdevs', 'eigenvectors')
+# Values of config keys that have another name since a checkpoint was written.
+_RENAMED = {('input', 'color', 'source'): 'cuda_convnet'}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-  """What the input of a network is centered and shifted by; 0..255 units.
+  """Mean and principal components of the training images; 0..255 units.
 
   Attributes:
     mean_image: float32 [S, S, 3], or [3] where only the channels' are known.
@@ -28,7 +31,7 @@ class Statistics:
     eigenvectors: float64 [3, 3], those components, one per column.
     num_examples: how many images were counted.
     unreadable: how many were left out because they could not be read.
-    fingerprint: of the source that was measured.
+    fingerprint: of the source they were computed from.
   """
 
   mean_image: np.ndarray
@@ -42,7 +45,7 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """A split of a data set, as it was.
+  """A split of a data set, as it was in training.
 
   Attributes:
     name: of the data set.
@@ -59,7 +62,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Identity:
-  """All of a run but its state; see the module.
+  """Everything about a run except its state; see the module.
 
   Attributes:
     config: of the run, as JSON types.
@@ -68,8 +71,8 @@ class Identity:
     statistics: of the training split: mean and principal components.
     train: the training split.
     validation: the validation split.
-    epoch_shift: what is added to a step before it is divided by the steps of
-      an epoch; see `epochs.Epochs`.
+    epoch_shift: added to a step before it is divided by the steps per epoch;
+      see `epochs.Epochs`.
   """
 
   config: dict[str, Any]
@@ -125,10 +128,10 @@ class Identity:
   def from_json(
     cls, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
   ) -> Self:
-    """Returns what `to_json` and `arrays` were made from."""
+    """The inverse of `to_json` and `arrays`."""
     measured = values['statistics']
     return cls(
-      config=values['config'],
+      config=_with_new_names(values['config']),
       class_names=tuple(values['class_names']),
       statistics=Statistics(
         mean_image=arrays['mean_image'],
@@ -145,10 +148,22 @@ class Identity:
     )
 
 
+def _with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a checkpoint's config in today's words, and logs what changed."""
+  config = dict(config)
+  for (group, key, old), new in _RENAMED.items():
+    if config.get(group, {}).get(key) == old:
+      config[group] = {**config[group], key: new}
+      logging.info(
+        "The checkpoint's %s.%s='%s' is now called '%s'", group, key, old, new
+      )
+  return config
+
+
 def check_class_names(
   names: Sequence[str], expected: Sequence[str], whose: str, expected_of: str
 ) -> None:
-  """Checks that a label means the same class to both.
+  """Checks that two lists of classes are equal.
 
   Args:
     names: by label.

@@ -1,17 +1,14 @@
-"""A trained network, opened from its workdir: the only way to one.
+"""A trained network, opened from its workdir.
 
 A checkpoint carries the function that was trained: network, parameters, class
-names, and how pixels become its input. Data are needed for what is measured on
-them, and for nothing else.
+names, and how pixels become its input. The data are opened only for what is
+measured on them.
 """
 
-from collections.abc import Mapping
-import copy
 import dataclasses
 import functools
 import hashlib
 import pathlib
-from typing import Any
 
 from absl import logging
 import jax
@@ -23,54 +20,53 @@ from alexnet_jax import errors
 from alexnet_jax import model
 from alexnet_jax import names
 from alexnet_jax import resume
-from alexnet_jax import setup
-from alexnet_jax.data import Data
+from alexnet_jax import setup as setups
+from alexnet_jax import views
 from alexnet_jax.identity import Identity
-from alexnet_jax.setup import Experiment
-
-# Groups of the config whose keys depend on the network's layers.
-_BY_LAYER = ('network', 'rate_multipliers')
+from alexnet_jax.input_pipeline import sources
+from alexnet_jax.setup import Setup
+from alexnet_jax.splits import Splits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedNetwork:
   """A trained network and all that is needed to use it.
 
   Attributes:
     workdir: of the run.
     step: updates made when the checkpoint was saved.
-    experiment: network, devices, config.
+    setup: network, devices, settings.
     params: float32, towers on each leading axis, laid out over the devices.
     identity: of the checkpoint: class names, statistics, data.
   """
 
   workdir: pathlib.Path
   step: int
-  experiment: Experiment
+  setup: Setup
   params: model.Params
   identity: Identity
 
   @functools.cached_property
-  def data(self) -> Data:
-    """The run's data; splits are opened when they are first asked for."""
-    return Data(self.experiment, self.identity)
+  def splits(self) -> Splits:
+    """The run's data; each split is opened when it is first asked for."""
+    return Splits(self.setup, self.identity)
+
+  @functools.cached_property
+  def transform(self) -> views.InputTransform:
+    """How squares become what the network reads."""
+    return setups.input_transform(self.setup, self.identity.statistics)
 
   @functools.cached_property
   def class_ids(self) -> tuple[str, ...]:
-    """The classes as the data set had them, printable, by label."""
+    """The classes as the data set has them, printable, by label."""
     return tuple(map(names.printable, self.identity.class_names))
 
   @functools.cached_property
   def class_names(self) -> tuple[str, ...]:
-    """The classes as people call them, in the order of the labels."""
+    """The classes in words, by label."""
     return names.classes_in_words(self.identity.class_names)
 
-  @functools.cached_property
-  def mean(self) -> np.ndarray:
-    """What is subtracted from pixels; see `views.mean`."""
-    return self.data.mean
-
-  def split(self, name: str) -> Any:
+  def split(self, name: str) -> sources.Source:
     """Returns the source of a split.
 
     Args:
@@ -79,15 +75,20 @@ class Trained:
     Raises:
       UserError: if it is none of these.
     """
-    wanted = self.experiment.config.data
-    if name in ('train', wanted.train_split):
-      return self.data.train_source
-    if name in ('validation', wanted.eval_split):
-      return self.data.eval_source
+    data = self.setup.settings.data
+    if name in ('train', data.train_split):
+      return self.splits.train_source
+    if name in ('validation', data.eval_split):
+      return self.splits.eval_source
     raise errors.UserError(
-      f"the run has no split '{name}': use train ({wanted.train_split}) or"
-      f' validation ({wanted.eval_split})'
+      f"the run has no split '{name}': set --split to train"
+      f' ({data.train_split}) or validation ({data.eval_split})'
     )
+
+  @property
+  def last_hidden(self) -> str:
+    """The layer before the classifier: fc7 in the paper's network."""
+    return self.setup.network.layers[-2].name
 
   @functools.cached_property
   def digest(self) -> str:
@@ -100,16 +101,14 @@ class Trained:
 
 
 def open_run(
-  workdir: pathlib.Path | str,
-  overrides: config_dict.ConfigDict | Experiment | None = None,
-) -> Trained:
+  workdir: pathlib.Path | str, config: config_dict.ConfigDict | None = None
+) -> TrainedNetwork:
   """Opens the run of a workdir, to be used and not trained further.
 
   Args:
     workdir: of a run that has saved a checkpoint.
-    overrides: a config, or what `setup.build` made of one, in place of
-      the one that the checkpoint carries; for data that has moved. None uses
-      the checkpoint's own, on all devices there are.
+    config: in place of the one that the checkpoint carries, for data that have
+      moved. None uses the checkpoint's own, on all devices there are.
 
   Returns:
     The run with the checkpoint that `evaluate.checkpoint` chooses.
@@ -125,46 +124,22 @@ def open_run(
     )
   checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
   try:
-    if overrides is None:
-      step = checkpoint.choose(checkpoints, 'last', workdir)
-      experiment = _saved_experiment(checkpoints.identity(step), workdir)
-    elif isinstance(overrides, Experiment):
-      experiment = overrides
-    else:
-      experiment = setup.build(overrides)
-    which = experiment.config.evaluate.checkpoint
+    wanted = config
+    if wanted is None:
+      last = checkpoint.choose(checkpoints, 'last', workdir)
+      # Where a network runs is a placement, and this may be another machine.
+      wanted = config_dict.ConfigDict(checkpoints.identity(last).config)
+      wanted.devices = 0
+    setup = setups.build(wanted)
+    which = setup.settings.evaluate.checkpoint
     step = checkpoint.choose(checkpoints, which, workdir)
     identity = checkpoints.identity(step)
-    if overrides is not None:
+    if config is not None:
       resume.check_config(
-        experiment.plain_config(), identity.config, workdir, training=False
+        setup.config, identity.config, workdir, training=False
       )
     logging.info('Restoring step %d', step)
-    params = checkpoints.params(setup.abstract_state(experiment).params, step)
+    params = checkpoints.params(setups.abstract_state(setup).params, step)
   finally:
     checkpoints.close()
-  return Trained(workdir, step, experiment, params, identity)
-
-
-def _saved_experiment(identity: Identity, workdir: pathlib.Path) -> Experiment:
-  """Builds the experiment of a checkpoint's own config."""
-  # configs/ has every key that the code reads; an older checkpoint may not.
-  from configs import imagenet
-
-  saved = copy.deepcopy(identity.config)
-  _fill(saved, imagenet.base('paper').to_dict(), workdir)
-  # Where a network runs is a placement, and this may be another machine.
-  saved['devices'] = 0
-  return setup.build(config_dict.ConfigDict(saved))
-
-
-def _fill(
-  saved: dict[str, Any], known: Mapping[str, Any], workdir: pathlib.Path
-) -> None:
-  """Gives a saved config the keys that it is too old to have."""
-  for key, value in known.items():
-    if key not in saved:
-      logging.info('%s is older than the key %s: %r', workdir, key, value)
-      saved[key] = value
-    elif isinstance(value, Mapping) and key not in _BY_LAYER:
-      _fill(saved[key], value, workdir)
+  return TrainedNetwork(workdir, step, setup, params, identity)

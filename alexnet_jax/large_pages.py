@@ -1,4 +1,4 @@
-"""Memory in pages of 2 MiB, for the arrays of a program on the CPU."""
+"""Memory pages of 2 MiB for arrays on the CPU."""
 
 import os
 import platform
@@ -8,14 +8,14 @@ VARIABLE, SETTING = 'GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1'
 
 
 def use() -> None:
-  """Starts the program anew with large pages, where the system has them.
+  """Restarts the process with large pages, if the system has them.
 
-  XLA asks for its temporary memory anew at every step, 1.5 GiB at a batch of
-  128, and the system hands it out in pages of 4 KiB, each cleared when first
-  touched: 7 % of the step. The C library reads this setting once, at the
-  start of a process, so the process replaces itself; its number stays.
+  XLA allocates its temporary memory at every step, 1.5 GiB at a batch of 128,
+  and the system provides it in pages of 4 KiB, each cleared when first touched:
+  7 % of the step. The C library reads this setting once, at the start of a
+  process, so the process replaces itself and keeps its process ID.
 
-  Does nothing without the GNU C library, or where the variable is set.
+  Does nothing without the GNU C library, or if the variable is set.
   """
   if VARIABLE in os.environ or platform.libc_ver()[0] != 'glibc':
     return

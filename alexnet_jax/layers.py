@@ -1,8 +1,8 @@
-"""The layers that make AlexNet AlexNet, as pure functions.
+"""Normalization, pooling, dropout and ReLU, as pure functions.
 
 Images are [N, H, W, C], channels last. Each function states its equation with
-the paper's section; `tests/layers_test.py` holds each against a float64 numpy
-reference, and each hand-written derivative against finite differences.
+the paper's section; `tests/layers_test.py` compares each with a float64 numpy
+reference, and each hand-written derivative with finite differences.
 """
 
 import dataclasses
@@ -26,8 +26,9 @@ def relu(x: jax.Array) -> jax.Array:
 
 @relu.defjvp
 def _relu_jvp(primals, tangents):
-  # From the output: cuDNN's convolutions rectify what they write, so that the
-  # sums never reach memory. `y > 0` XLA would turn into a test of the sums.
+  # Computed from the output: cuDNN's convolutions apply the ReLU to what they
+  # write, so that the sums never reach memory. XLA would turn `y > 0` into a
+  # test of the sums.
   y = relu(*primals)
   (dx,) = tangents
   return y, jnp.where(y != 0, dx, 0)
@@ -41,7 +42,7 @@ def response_norm(x: jax.Array, norm: Norm) -> jax.Array:
   one tower: windows do not cross towers.
 
   Args:
-    x: activities, [..., C].
+    x: activations, [..., C].
     norm: its constants; `alpha` is not divided by `size`.
 
   Returns:
@@ -53,12 +54,12 @@ def response_norm(x: jax.Array, norm: Norm) -> jax.Array:
 
 
 def map_norm(x: jax.Array, norm: Norm) -> jax.Array:
-  """The same within each map, over size x size pixels, cut off at the border.
+  """Normalization within each map, over size x size pixels cut at the border.
 
   The second normalization after conv2 in the 2012 code (layer cnorm2).
 
   Args:
-    x: activities, [N, H, W, C].
+    x: activations, [N, H, W, C].
     norm: its constants; `alpha` is not divided by the number of pixels.
 
   Returns:
@@ -80,7 +81,7 @@ def _normalize_fwd(x, axes, norm):
 
 
 def _normalize_bwd(axes, norm, residuals, dy):
-  # A CPU keeps the roots: computing them again takes it longer.
+  # A CPU keeps the roots: recomputing them takes longer.
   dx = lax.platform_dependent(
     *residuals,
     dy,
@@ -101,10 +102,10 @@ def _normalize_dx(axes, norm, x, root, dy, passed_on=lambda terms: terms):
 
 
 def _normalize_dx_again(axes, norm, x, dy):
-  """The same with less memory traffic, which is what a GPU waits for.
+  """`_normalize_dx` with less memory traffic, which limits a GPU.
 
-  The roots are computed again, behind a barrier that keeps the compiler from
-  noticing, and the terms go from one kernel to the next in x's dtype.
+  The roots are recomputed, behind a barrier that keeps the compiler from
+  reusing them, and the terms pass from one kernel to the next in x's dtype.
   """
   x = lax.optimization_barrier(x)
   root = _root(_widen(x), axes, norm)
@@ -119,15 +120,15 @@ _normalize.defvjp(_normalize_fwd, _normalize_bwd)
 
 
 def _widen(x):
-  """Returns float32 at least: sum and power are computed in it.
+  """Converts to float32 at least, in which sum and power are computed.
 
-  In bfloat16 the factor of the 2012 nets would take a handful of values.
+  In bfloat16 the factor of the 2012 nets would have a handful of values.
   """
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _root(wide, axes, norm):
-  """Returns what all powers of s = k + alpha * W(x^2) are made of.
+  """Returns the root from which all powers of s = k + alpha * W(x^2) follow.
 
   For the paper's beta of 3/4 that is s^-1/4: its third and seventh powers are
   the two that are needed. For any other beta it is s.
@@ -159,10 +160,10 @@ def _window_sum(x: jax.Array, axes: tuple[int, ...], size: int) -> jax.Array:
 def max_pool(x: jax.Array, pool: Pool) -> jax.Array:
   """Max-pooling, overlapping when size > stride (paper, Section 3.4).
 
-  Where several inputs of a window are the maximum, `pool.ties` tells which of
-  them get its gradient. cuda-convnet gives all of them the whole of it, which
-  adds up below float32: in bfloat16 every fifth window after conv5 ties at the
-  start of training. So there, they always share it.
+  If several inputs of a window are the maximum, `pool.ties` decides how its
+  gradient is divided among them. cuda-convnet gives each of them all of it,
+  which adds up below float32: in bfloat16 every fifth window after conv5 ties
+  at the start of training. So below float32 they always share it.
 
   Args:
     x: maps, [N, H, W, C].
@@ -184,9 +185,9 @@ def _max_pool(x: jax.Array, pool: Pool, sides: tuple[int, int]) -> jax.Array:
 def _max_pool_fwd(x, pool, sides):
   slices = _window_slices(x, pool, sides)
   y = functools.reduce(jnp.maximum, slices)
-  # Which inputs of a window are its maximum, a bit each: a 3x3 window takes one
-  # word of two bytes, where the inputs would have to be read again. The barrier
-  # keeps XLA from reading them nonetheless.
+  # One bit per input says whether it is the maximum of a window: a 3x3 window
+  # takes one word of two bytes, instead of reading the inputs again. The
+  # barrier keeps XLA from reading them nonetheless.
   words = [
     functools.reduce(
       jnp.bitwise_or,
@@ -201,9 +202,9 @@ def _max_pool_fwd(x, pool, sides):
 
 
 def _max_pool_bwd(pool, sides, words, dy):
-  # Seen from an input, not from a window: a pixel lies `offset` rows into the
+  # Indexed by input rather than by window: a pixel is `offset` rows into the
   # block of `stride` rows that its last window begins, and further into the
-  # windows before. So dx is a sum of few terms that nothing has to scatter.
+  # windows before. So dx is a sum of few terms, without a scatter.
   if pool.ties == 'shared':
     ties = sum(lax.population_count(word).astype(dy.dtype) for word in words)
     dy = dy / ties
@@ -295,8 +296,8 @@ def dropout(
   """Dropout (paper, Section 4.2; 2012 code, layer.cu:1126-1134).
 
   In training every output is zeroed with probability `rate` and the rest left
-  alone; at test time all are multiplied by 1 - rate. (`scaling='train'`, later
-  practice, divides in training instead: the activations are another network's.)
+  unchanged; at test time all are multiplied by 1 - rate. (`scaling='train'`,
+  later practice, divides in training instead.)
 
   Args:
     x: outputs, [N, ...].

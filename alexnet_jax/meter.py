@@ -13,8 +13,8 @@ class Meter:
   """Measures training from one line of the log to the next.
 
   A window covers everything the loop does between two calls of `read`, except
-  for what `pause` encloses: validations and checkpoints. The first step, which
-  compiles, is left out by `restart`.
+  what `pause` encloses: validations and checkpoints. `restart` leaves out the
+  first step, which compiles.
 
   A thread notes when each step finishes, so that neither the speed nor the data
   wait needs the loop to wait for the device.
@@ -29,13 +29,13 @@ class Meter:
     self.restart()
 
   def restart(self) -> None:
-    """Begins a window now; what was counted since the last one is dropped."""
+    """Begins a window now and drops what was counted before."""
     self._steps, self._waited, self._paused = 0, 0.0, 0.0
     self._started = time.perf_counter()
 
   @contextlib.contextmanager
   def input(self) -> Iterator[None]:
-    """Encloses the making of a batch: data wait while the device is idle."""
+    """Encloses preparing a batch: data wait while the device is idle."""
     started = time.perf_counter()
     yield
     ended = time.perf_counter()
@@ -48,9 +48,9 @@ class Meter:
     self._waited += max(0.0, ended - idle_since)
 
   def add(self, loss: jax.Array) -> None:
-    """Counts a step that was dispatched, and waits for the one before it.
+    """Counts a dispatched step and waits for the one before it.
 
-    So one step runs while the next batch is prepared, and no more pile up.
+    So one step runs while the next batch is prepared, and no more are queued.
 
     Args:
       loss: of the step, not yet computed.
@@ -62,13 +62,13 @@ class Meter:
     self._steps += 1
 
   def drain(self) -> None:
-    """Waits for the step that runs."""
+    """Waits for the running step."""
     if self._newest is not None:
       self._newest.result()
 
   @contextlib.contextmanager
   def pause(self, name: str) -> Iterator[None]:
-    """Encloses what is no part of the training speed; drains first."""
+    """Encloses work that is not training; waits for the running step first."""
     self.drain()
     started = time.perf_counter()
     yield
@@ -76,7 +76,7 @@ class Meter:
     self._paused += self._pauses[name]
 
   def read(self) -> dict[str, float]:
-    """Drains, returns the figures of the window, and begins the next.
+    """Waits for the running step, and returns and restarts the window.
 
     Returns:
       `images_per_second`, the rows that fill up an epoch's last batch included,

@@ -16,7 +16,7 @@ class Sums(flax.struct.PyTreeNode):
     nll: negative log-likelihoods, in nats.
     top1: examples whose class is not the likeliest.
     top5: examples whose class is not among the five likeliest.
-    unreadable: files that could not be read, hence not counted.
+    unreadable: files that could not be read and are not counted.
   """
 
   examples: jax.Array | np.floating
@@ -29,7 +29,7 @@ class Sums(flax.struct.PyTreeNode):
     return jax.tree.map(jnp.add, self, other)
 
   def means(self) -> dict[str, float]:
-    """Returns `nll`, `top1_error` and `top5_error`; NaN if nothing counted."""
+    """Returns `nll`, `top1_error` and `top5_error`; NaN without examples."""
     count = float(self.examples) or float('nan')
     return {
       'nll': float(self.nll) / count,

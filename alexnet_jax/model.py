@@ -1,8 +1,8 @@
 """The network: stages as Linen modules, initial values, the forward pass.
 
 The parameters are a plain dict, `{'conv1': {'kernel', 'bias'}, ...}`, in which
-every array has the towers on its leading axis. A function here sees as many
-towers as it is handed: both on one device, one on each of two.
+every array has the towers on its leading axis. A function here works on as many
+towers as it is given: both on one device, one on each of two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ from alexnet_jax.architecture import Layer
 
 Params = dict[str, dict[str, jax.Array]]
 # (outputs of the towers at hand, each [N, ..., C]; whether these are the
-# logits) -> the outputs of all towers side by side, [N, ..., towers * C].
+# logits) -> the outputs of all towers concatenated, [N, ..., towers * C].
 Join = Callable[[Sequence[jax.Array], bool], jax.Array]
 
 
@@ -41,15 +41,15 @@ class Convolution(nn.Conv):
 class Stage(nn.Module):
   """The layers from one join to the next, as one tower applies them.
 
-  Towers that read the same can be one: their maps lie side by side, and no
-  window of a normalization crosses from one to the next.
+  Towers that read the same input can be computed as one: their maps are
+  concatenated, and no window of a normalization crosses from one to the next.
 
   Attributes:
     network: the network that the stage belongs to.
     layers: the stage's layers.
     dtype: of the arithmetic; parameters, and the logits, stay float32.
-    towers: whose maps lie side by side on the last axis.
-    summed: whether it is handed its first layer's weighted sums instead of that
+    towers: how many towers' maps are concatenated on the last axis.
+    summed: whether the input is its first layer's weighted sums instead of that
       layer's inputs.
   """
 
@@ -131,7 +131,7 @@ class Stage(nn.Module):
     rate, scaling = self.network.dropout_rate, self.network.dropout_scaling
     if not keys:
       return layers.dropout(x, rate, scaling)
-    # A layer is known by its place, so that no two share a mask.
+    # The layer's place is folded into the key: no two layers share a mask.
     place = self.network.layers.index(layer)
     pieces = [
       layers.dropout(
@@ -158,15 +158,15 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
   function = getattr(jax.nn, name, None)
   if not callable(function):
     raise errors.UserError(
-      f"network.activation is '{name}', which jax.nn does not have: use relu,"
-      ' tanh, gelu, ...'
+      f"--config.network.activation='{name}' is not a function of jax.nn: set"
+      ' --config.network.activation to relu, tanh, gelu, ...'
     )
   return function
 
 
 def concatenate(outputs: Sequence[jax.Array], is_logits: bool) -> jax.Array:
   """The join on one device."""
-  del is_logits  # It matters between devices only.
+  del is_logits  # Matters only between devices.
   return jnp.concatenate(outputs, axis=-1)
 
 
@@ -178,10 +178,10 @@ def first_layer(
   positions: jax.Array | None = None,
   dtype: Any = jnp.float32,
 ) -> list[jax.Array]:
-  """Computes the first layer in all towers at hand, side by side.
+  """Computes the first layer of all towers at hand together.
 
   All towers read the same image, so one convolution makes the maps of all: its
-  fields are gathered once, which costs more than multiplying them.
+  receptive fields are gathered once, which costs more than multiplying them.
 
   Args:
     network: the architecture.
@@ -218,7 +218,7 @@ def first_layer(
       for t, piece in enumerate(pieces)
     ]
 
-  # A GPU would have to write every piece; a CPU works on both at a time.
+  # A GPU would have to write every piece to memory; a CPU is faster on pieces.
   return lax.platform_dependent(sums, cpu=apart, default=together)
 
 
@@ -226,7 +226,7 @@ def init(network: Architecture, key: jax.Array, crop_size: int) -> Params:
   """Draws the initial parameters (paper, Section 5).
 
   Weights are normal with each layer's `init_std`, biases constant. The values
-  are a function of the key alone, not of where the towers will run.
+  are a function of the key only, not of where the towers will run.
 
   Args:
     network: the architecture.
@@ -243,7 +243,7 @@ def init(network: Architecture, key: jax.Array, crop_size: int) -> Params:
     keys = jax.random.split(jax.random.fold_in(key, i), network.towers)
     outputs, variables = jax.vmap(stage.init_with_output, (0, None))(keys, x)
     params |= variables['params']
-    # Only its shape is of use to the next stage.
+    # The next stage needs only the shape.
     x = jnp.zeros_like(concatenate(list(outputs[-1]), False))
   return params
 
@@ -262,7 +262,7 @@ def forward(
     network: the architecture.
     params: of the towers at hand, on each leading axis.
     images: float32 [N, H, W, 3], centered.
-    join: puts all towers' outputs side by side.
+    join: concatenates all towers' outputs.
     **options: the others of `walk`.
 
   Returns:
@@ -283,16 +283,16 @@ def walk(
   positions: jax.Array | None = None,
   dtype: Any = jnp.float32,
 ) -> Iterator[tuple[Layer, list[jax.Array]]]:
-  """The forward pass: the one of training, evaluation and all pictures.
+  """The forward pass of training, evaluation and every analysis.
 
-  Whoever needs no later layer stops here; under `jit`, what nobody uses is not
-  computed.
+  A caller that needs no later layer stops iterating; under `jit`, outputs that
+  are not used are not computed.
 
   Args:
     network: the architecture.
     params: of the towers at hand, on each leading axis.
     images: float32 [N, H, W, 3], centered.
-    join: puts all towers' outputs side by side.
+    join: concatenates all towers' outputs.
     first_tower: the number of the first tower at hand.
     key: a PRNG key in training, None at test time.
     positions: int32 [N], each example's place in the whole batch; in training.

@@ -1,10 +1,10 @@
 r"""Names as they are shown and written, of files, classes and layers.
 
-A file name is bytes. What is not UTF-8 among them reaches Python as lone
-surrogates, which no encoder accepts; other names hold newlines, or letters that
-a figure's font does not have. Escapes look as they do in Python: `\xff`, `\n`,
-`\u732b`. They are for reading: a name that itself holds a backslash stays as it
-is, so the original cannot always be recovered.
+A file name is a sequence of bytes. Bytes that are not UTF-8 reach Python as
+lone surrogates, which no encoder accepts; other names contain newlines, or
+characters that a figure's font does not have. They are escaped as in Python:
+`\xff`, `\n`, `\u732b`. The result is for reading: a name that contains a
+backslash is not escaped, so the original cannot always be recovered.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ def printable(name: str) -> str:
 def drawable(text: str) -> str:
   """Returns a text as matplotlib can draw it: printable and with glyphs.
 
-  The fonts are those of matplotlib's settings at the time of the call. Where
-  they have formulas parsed, '$' begins none.
+  The fonts are those of matplotlib's settings at the time of the call. If these
+  parse formulas, '$' is escaped.
   """
   # Imported here: training draws nothing.
   import matplotlib
@@ -50,7 +50,7 @@ def drawable(text: str) -> str:
 
 
 def with_glyphs(text: str, families: Sequence[str]) -> str:
-  """Returns a text printable, and what these fonts do not have escaped.
+  """Returns a text printable, with characters these fonts lack escaped.
 
   Args:
     text: a name or some words.
@@ -69,7 +69,7 @@ def _escaped(character: str) -> str:
 
 @functools.cache
 def _characters(families: tuple[str, ...]) -> frozenset[int]:
-  """Returns what the fonts can draw both in regular and in bold letters."""
+  """Returns the characters that the fonts have in both regular and bold."""
   from matplotlib import font_manager
 
   found: list[set[int]] = []
@@ -91,7 +91,7 @@ def _characters(families: tuple[str, ...]) -> frozenset[int]:
 def shorten(text: str, length: int) -> str:
   """Cuts a text to `length` characters and marks the cut.
 
-  Of a path the end tells most, of anything else the beginning.
+  Keeps the end of a path and the beginning of anything else.
   """
   if len(text) <= length:
     return text

@@ -1,8 +1,8 @@
-"""bfloat16 convolutions on a CPU: written so that oneDNN takes all of them.
+"""bfloat16 convolutions on a CPU, written so that oneDNN runs all of them.
 
-XLA hands oneDNN a convolution's forward pass, and on a processor with AMX it
-runs at ten times the speed of XLA's own. The two derivatives it does not know
-as such. Here they are written as forward passes too.
+XLA passes a convolution's forward pass to oneDNN, which on a processor with AMX
+runs it ten times as fast as XLA's own. It does not recognize the two
+derivatives as convolutions; here they are written as forward passes too.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-# For `jax.jit`; jax 0.10 passes over them.
+# For `jax.jit`; jax 0.10 ignores them.
 OPTIONS = {
   'xla_cpu_use_onednn': True,
   'xla_cpu_experimental_onednn_custom_call': True,
@@ -24,10 +24,10 @@ _CPU_INFO = pathlib.Path('/proc/cpuinfo')
 
 @functools.cache
 def is_there() -> bool:
-  """Whether this jax has oneDNN's convolutions, and the processor AMX.
+  """Whether this jax has oneDNN's convolutions and the processor has AMX.
 
-  Without either, what is written here would be slower than what XLA makes of a
-  convolution's own derivatives.
+  Without both, the formulations here would be slower than XLA's derivatives of
+  a convolution.
   """
   try:
     has_amx = 'amx_bf16' in _CPU_INFO.read_text().split()
@@ -37,7 +37,7 @@ def is_there() -> bool:
 
 
 def takes(dtype: Any) -> bool:
-  """Whether it takes over the arithmetic in this dtype."""
+  """Whether oneDNN runs the convolutions in this dtype."""
   return jnp.dtype(dtype) == jnp.bfloat16 and is_there()
 
 
@@ -48,7 +48,7 @@ def convolution(
   padding: Sequence[tuple[int, int]],
   **options: Any,
 ) -> jax.Array:
-  """Convolves as `lax.conv_general_dilated` does; `nn.Conv` is handed it.
+  """Convolves as `lax.conv_general_dilated` does; passed to `nn.Conv`.
 
   Args:
     x: [N, H, W, C].
@@ -74,8 +74,8 @@ def convolution(
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
   """Returns y + bias.
 
-  Below float32 the bias's gradient is a sum in float32: more exact, and twenty
-  times as fast as XLA's of numbers that it first has to widen.
+  Below float32 the bias's gradient is summed in float32: more exact, and twenty
+  times as fast as XLA's sum, which widens every number first.
 
   Args:
     y: [..., C].
@@ -101,8 +101,8 @@ _add_bias.defvjp(lambda y, bias: (_add_bias(y, bias), None), _add_bias_bwd)
 def _varying_alike(*arrays):
   """Marks arrays inside a `shard_map` as varying over the axes of any of them.
 
-  All derivatives then vary over the same axes; sums over devices, where they
-  are needed, come of this mark.
+  All derivatives then vary over the same axes; this marking is what adds the
+  sums over devices where they are needed.
   """
   axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
   union = frozenset().union(*axes)
@@ -178,8 +178,8 @@ def kernel_gradient(
 
   Images are the features to sum over, and dy [H', W', N, C'] is the kernel. A
   result that is only `size` pixels wide would leave most of a matrix unit idle:
-  so the C maps of a pixel lie side by side in one row, and the kernel takes
-  every C-th place. With a stride, its squares of pixels are maps too.
+  so the C maps of a pixel become adjacent places of one row, and the kernel
+  takes every C-th place. With a stride, each square of pixels is a map too.
 
   Args:
     x: [N, H, H, C].

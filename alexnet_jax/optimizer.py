@@ -1,8 +1,8 @@
 """The paper's update rule and the schedules that feed it (Section 5).
 
 A schedule is a pure function of the step and of the plateau state, which are
-both in the checkpoint. It yields `Rates`: everything that changes while a run
-goes on, learning rates and the magnitude of the color shift alike.
+both in the checkpoint. It yields `Rates`: everything that changes during a run,
+the learning rates and the magnitude of the color shift.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +16,10 @@ import optax
 
 
 class Rates(flax.struct.PyTreeNode):
-  """What a schedule yields for one step; float32 scalars.
+  """The values of a schedule at one step; float32 scalars.
 
   Attributes:
-    rate: of the weights.
+    rate: learning rate of the weights.
     bias_rate: of the biases, before the multiplier (2 in the 2012 code).
     color_noise: magnitude of the color shift.
     layer_rates: of the weights of those layers that have another rate, by
@@ -33,16 +33,16 @@ class Rates(flax.struct.PyTreeNode):
 
 
 class PlateauState(flax.struct.PyTreeNode):
-  """Where the plateau rule stands; scalars.
+  """The state of the plateau rule; scalars.
 
-  It holds no rate: that follows from `drops` and the config, so that a run can
-  be resumed with another one.
+  It does not hold the learning rate, which follows from `drops` and the config,
+  so that a run can be resumed with another one.
 
   Attributes:
     best: float32, the validation error of the last improvement that counts.
     stalled: int32, validations since then.
-    drops: int32, how often the rate was divided. Beyond the number allowed, the
-      run is over.
+    drops: int32, how often the rate was divided. Above the permitted number the
+      run has ended.
   """
 
   best: jax.Array
@@ -55,8 +55,8 @@ class PlateauRule(NamedTuple):
 
   Attributes:
     patience: validations without improvement before the rate drops. The paper
-      gives none: its authors watched the log.
-    min_delta: a smaller gain is no improvement; as a fraction of 1.
+      gives no number: its authors watched the log.
+    min_delta: a smaller gain does not count; as a fraction of 1.
     factor: the rate is divided by it.
     max_drops: drops before the end; the paper made three.
   """
@@ -79,12 +79,12 @@ def plateau_update(
 ) -> PlateauState:
   """Counts a drop when the validation error stops improving (Section 5).
 
-  Errors are held against the last improvement of at least `min_delta`, as in
+  Errors are compared with the last improvement of at least `min_delta`, as in
   torch's ReduceLROnPlateau: many small gains in a row add up to one.
 
   Args:
     state: before this validation.
-    error: the validation error, a fraction. One that is NaN is no improvement.
+    error: the validation error, a fraction. NaN is not an improvement.
     rule: the numbers.
 
   Returns:
@@ -102,7 +102,7 @@ def plateau_update(
 
 
 def plateau_finished(state: PlateauState, rule: PlateauRule) -> bool:
-  """Whether the error has stopped improving once more after the last drop."""
+  """Whether the error has stopped improving again after the last drop."""
   return int(state.drops) > rule.max_drops
 
 
@@ -133,7 +133,7 @@ def phase_schedule(
     rows: of first epoch, rate, bias rate, color noise, and a multiplier of the
       rate for each of `layers`; by rising epoch, the first at epoch 0.
     steps_per_epoch: epochs become steps by it.
-    layers: those whose weights have a rate of their own, by name.
+    layers: names of the layers whose weights have their own rate.
 
   Returns:
     The schedule.
@@ -175,7 +175,7 @@ def cosine_schedule(
 
 
 def constant_schedule(learning_rate: float, color_noise: float) -> Schedule:
-  """One rate for ever."""
+  """Returns the same learning rate at every step."""
   return phase_schedule([(0, learning_rate, learning_rate, color_noise)], 1)
 
 
@@ -190,7 +190,7 @@ def rate_tree(
     params: the parameters; only the names matter.
     rates: of this step.
     multipliers: by layer name, and 'bias' for all biases. A rate of 0 freezes
-      what it belongs to.
+      its parameters.
 
   Returns:
     float32 scalars in the structure of `params`.
@@ -217,10 +217,10 @@ def momentum_sgd(
     v <- momentum * v - decay * rate * w - rate * g
     w <- w + v
 
-  The rate is applied before the momentum: when it drops, the steps already
-  gathered in v go on at their old size, whereas `optax.sgd` would shrink them.
-  A parameter whose rate is 0 stands still, its velocity included (2012 code,
-  weights.cu:148).
+  The learning rate is applied before the momentum accumulator, so lowering it
+  does not rescale the velocity already accumulated, as `optax.sgd` would. A
+  parameter whose rate is 0 does not move, and its velocity does not change
+  (2012 code, weights.cu:148).
 
   Args:
     momentum: 0.9 in the paper.
@@ -245,9 +245,9 @@ def momentum_sgd(
     updates: Any, state: Any, params: Any = None, **extra_args: Any
   ) -> tuple[Any, Any]:
     rates = extra_args['rates']
-    # None of the chain's parts has a state.
+    # The parts of the chain are stateless.
     updates, _ = steps.update(updates, steps.init(params), params, rates=rates)
-    # What it moves the parameters by is what it keeps.
+    # The trace's output is both the update and the new velocity.
     velocity, _ = trace.update(updates, optax.TraceState(state))
     still = jax.tree.map(jnp.zeros_like, state)
     updates = _where_moving(rates, velocity, still)
@@ -270,7 +270,7 @@ def scale_by_rates() -> optax.GradientTransformationExtraArgs:
 
 
 def _mask(name: str) -> Callable[[Any], Any]:
-  """Returns what tells the parameters of this name, in a tree of them."""
+  """Returns a mask of the parameters that have this name."""
   return lambda params: jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key == name, params
   )

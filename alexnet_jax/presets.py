@@ -248,6 +248,10 @@ def get(name: str) -> architecture.Architecture:
   Raises:
     UserError: if there is none.
   """
+  if name == 'source':
+    raise errors.UserError(
+      "the preset 'source' is now called 'cuda_convnet': name that one"
+    )
   if name not in PRESETS:
     raise errors.UserError(
       f"no preset is called '{name}': use one of {', '.join(PRESETS)}"

@@ -9,9 +9,9 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-  """Logs share, rate and ETA now and then.
+  """Logs share, rate and ETA every ten seconds.
 
-  Work that ends before the first line is due says nothing.
+  Shorter work logs nothing.
   """
 
   def __init__(
@@ -20,21 +20,21 @@ class Progress:
     """Starts the clock.
 
     Args:
-      what: is being done, to begin the line with.
-      total: how many there are in the whole task.
+      what: the task, with which the line begins.
+      total: the number of units in the whole task.
       unit: what is counted, in the plural.
-      done: how many of them an earlier run did: no part of the rate.
+      done: the number that an earlier run did; not part of the rate.
     """
     self._what, self._total, self._unit = what, total, unit
     self._done = self._done_before = done
     self._start = self._reported = time.monotonic()
 
   def add(self, count: int) -> None:
-    """Counts so many more."""
+    """Counts more units as done."""
     self.report(self._done + count)
 
   def report(self, done: int) -> None:
-    """Takes how many are done since the task's beginning."""
+    """Sets the number of units done since the beginning of the task."""
     self._done = done
     now = time.monotonic()
     if now - self._reported < _SECONDS_BETWEEN_LINES:

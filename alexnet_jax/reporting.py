@@ -1,5 +1,6 @@
-"""What a run tells: lines in the terminal, JSON lines, TensorBoard events."""
+"""What a run reports: terminal lines, metrics.jsonl, TensorBoard events."""
 
+from collections.abc import Mapping
 import importlib.metadata
 import io
 import json
@@ -20,6 +21,8 @@ from alexnet_jax import files
 from alexnet_jax import names
 from alexnet_jax import progress
 
+# Keys of metrics.jsonl that had other names in earlier versions.
+_RENAMED = {'rate': 'learning_rate', 'waiting': 'data_wait'}
 _PACKAGES = (
   'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
   'tensorflow-datasets',
@@ -27,10 +30,10 @@ _PACKAGES = (
 
 
 def set_up_terminal() -> None:
-  """Makes the log readable: the time, the message, and ours before others'.
+  """Sets the log's format and drops other packages' chatter.
 
-  What is printed never fails: a terminal whose encoding lacks a character
-  shows its escape, as Python does on stderr by itself.
+  Printing never fails: a terminal whose encoding lacks a character shows its
+  escape, as Python does on stderr by default.
   """
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors='backslashreplace')
@@ -43,7 +46,7 @@ def set_up_terminal() -> None:
 
 
 class _Formatter(python_logging.Formatter):
-  """Makes messages printable: ours are one line, whatever names they hold."""
+  """Makes messages printable, and our own one line."""
 
   def formatMessage(self, record: python_logging.LogRecord) -> str:
     lines = [record.message]
@@ -60,7 +63,7 @@ def _is_ours(record: python_logging.LogRecord) -> bool:
 def _matters(record: python_logging.LogRecord) -> bool:
   """Whether a line is ours, another package's warning, or Orbax's error.
 
-  Orbax tells a dozen lines a checkpoint, and warns of each without metrics.
+  Orbax logs a dozen lines per checkpoint, and warns of each without metrics.
   """
   if _is_ours(record):
     return True
@@ -77,25 +80,27 @@ class Reporter:
 
     Args:
       workdir: of the run; created.
-      first_step: the step from which the run goes on.
+      first_step: the step from which the run resumes.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     self._path = workdir / 'metrics.jsonl'
     kept = [
       line for line in read(self._path) if line['step'] <= first_step
     ]  # fmt: skip
-    replace_text(self._path, ''.join(files.dumps(line) + '\n' for line in kept))
+    files.write_text(
+      self._path, ''.join(files.dumps(line) + '\n' for line in kept)
+    )
     self._file = self._path.open('a')
     self._events = tensorboardX.SummaryWriter(
       str(workdir / 'events'), purge_step=first_step + 1
     )
 
   def write(self, step: int, kind: str, values: dict[str, float]) -> None:
-    """Writes one line and one event a value.
+    """Writes one line, and one event per value.
 
     Args:
       step: updates made.
-      kind: 'train' or 'validation'.
+      kind: 'train', 'epoch' or 'validation'.
       values: by name.
     """
     line = {'step': step, 'kind': kind, **values}
@@ -111,33 +116,27 @@ class Reporter:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the lines of `metrics.jsonl`; one cut off by a kill is left out.
+  """Returns the lines of `metrics.jsonl`, without one cut off by a kill.
 
-  A number that was not finite is None.
+  Numbers that were not finite are None.
   """
   if not path.exists():
     return []
   lines = []
   for text in path.read_text().splitlines():
     try:
-      lines.append(files.loads(text))
-    except json.JSONDecodeError:
+      line = files.loads(text)
+      lines.append({_RENAMED.get(key, key): x for key, x in line.items()})
+    except (json.JSONDecodeError, AttributeError):  # Cut off, or no mapping.
       logging.warning('%s: dropping an incomplete line', path)
   return lines
 
 
-def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(text)
-  temporary.replace(path)
-
-
 def write_run_record(
-  workdir: pathlib.Path, config: dict[str, Any], devices: list[jax.Device]
+  workdir: pathlib.Path, config: Mapping[str, Any], devices: list[jax.Device]
 ) -> None:
   """Writes `config.json` and `run.json`: versions, devices, git revision."""
-  replace_text(workdir / 'config.json', files.dumps(config, indent=2) + '\n')
+  files.write_json(workdir / 'config.json', config)
   record = {
     'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
     'python': platform.python_version(),
@@ -146,7 +145,7 @@ def write_run_record(
     'host': platform.platform(),
     'git_revision': _git_revision(),
   }
-  replace_text(workdir / 'run.json', files.dumps(record, indent=2) + '\n')
+  files.write_json(workdir / 'run.json', record)
 
 
 def _version(package: str) -> str | None:
@@ -183,7 +182,7 @@ def train_line(
   return (
     f'step {step}/{total}  epoch {values["epoch"]:.2f}'
     f'  loss {values["nll"]:.4f}  error {100 * values["top1_error"]:.1f} %'
-    f'  learning rate {values["rate"]:.2g}'
+    f'  learning rate {values["learning_rate"]:.2g}'
     f'  {"?" if math.isnan(speed) else round(speed)} images/s'
     f'  data wait {"?" if math.isnan(wait) else f"{wait:.1f}"} %'
     f'  ETA {progress.duration(seconds_left)}'

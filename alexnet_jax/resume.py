@@ -1,6 +1,6 @@
-"""What a changed config does to a run that is resumed or used.
+"""What happens when the config of a resumed or used run has changed.
 
-`_ON_CHANGE` is the one table of it; README's is checked against it.
+`_ON_CHANGE` is the table; a test compares docs/resuming.md with it.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 
 from alexnet_jax import errors
-from alexnet_jax import setup
+from alexnet_jax import settings
 from alexnet_jax.identity import Identity
 from alexnet_jax.identity import Split
 
@@ -22,10 +22,10 @@ class OnChange(enum.Enum):
   """What happens when a key differs from the checkpoint's.
 
   Attributes:
-    REFUSES: the key is part of the trained function, or of what its steps
-      count: the run ends with one line.
-    WARNS: it applies from here on, and the log says so.
-    APPLIES: it applies and changes no result.
+    REFUSES: the key is part of the trained function: the run ends with an
+      error.
+    WARNS: the new value applies from here on, with a warning.
+    APPLIES: the new value applies and changes no result.
   """
 
   REFUSES = 'refuses'
@@ -33,7 +33,7 @@ class OnChange(enum.Enum):
   APPLIES = 'applies'
 
 
-# The first pattern that fits a key decides.
+# The first pattern that matches a key decides.
 _ON_CHANGE = {
   'network.*': OnChange.REFUSES,
   'input.image_size': OnChange.REFUSES,
@@ -41,7 +41,7 @@ _ON_CHANGE = {
   'input.mean': OnChange.REFUSES,
   'input.pixel_scale': OnChange.REFUSES,
   'data.statistics': OnChange.REFUSES,
-  # Held against the data themselves, which may have moved: see `check_data`.
+  # The data themselves are compared, since they may have moved: `check_data`.
   'data.upright': OnChange.WARNS,
   'data.max_pixels': OnChange.WARNS,
   'data.*': OnChange.APPLIES,
@@ -51,8 +51,8 @@ _ON_CHANGE = {
   'checkpoint.*': OnChange.APPLIES,
   'log.*': OnChange.APPLIES,
   'evaluate.*': OnChange.APPLIES,
-  # batch_size as well; the rest are seed, compute_dtype, num_epochs, max_steps,
-  # validate_every_steps, and what is left of input.* and optimizer.*.
+  # seed, compute_dtype, num_epochs, max_steps, validate_every_steps, batch_size
+  # (see `check_data`), and the rest of input.* and optimizer.*.
   '*': OnChange.WARNS,
 }
 
@@ -63,20 +63,20 @@ def check_config(
   workdir: pathlib.Path,
   training: bool = True,
 ) -> None:
-  """Holds a config against the one that a checkpoint carries.
+  """Compares a config with the one that a checkpoint carries.
 
   Args:
     config: as JSON types.
     saved: the checkpoint's.
     workdir: of the run.
-    training: whether the run goes on; one that is only used again says nothing
-      of keys that matter to training alone.
+    training: whether the run resumes; otherwise keys that matter only to
+      training are not compared.
 
   Raises:
     UserError: if a key differs that is part of the trained function.
   """
   otherwise = 'use another --workdir' if training else 'leave --config out'
-  ours, theirs = (dict(setup.flatten(each)) for each in (config, saved))
+  ours, theirs = (dict(settings.flatten(each)) for each in (config, saved))
   for key in sorted(ours.keys() | theirs.keys()):
     now, before = ours.get(key), theirs.get(key)
     if now == before:
@@ -84,15 +84,15 @@ def check_config(
     match on_change(key):
       case OnChange.REFUSES:
         raise errors.UserError(
-          f'{workdir} was trained with {key}={before}, the config says {now}:'
-          f' add --config.{key}={before}, or {otherwise}'
+          f'{workdir} was trained with {key}={before}, but the config has'
+          f' {now}: add --config.{key}={before}, or {otherwise}'
         )
       case OnChange.WARNS if training or key == 'compute_dtype':
         logging.warning('%s was %s in %s, now %s', key, before, workdir, now)
 
 
 def on_change(key: str) -> OnChange:
-  """Returns what a change of a key does; see README, "Resuming"."""
+  """Returns what a change of a key does; see docs/resuming.md."""
   return next(
     what
     for pattern, what in _ON_CHANGE.items()
@@ -103,34 +103,35 @@ def on_change(key: str) -> OnChange:
 def check_data(
   identity: Identity, saved: Identity, step: int, accepted: bool
 ) -> Identity:
-  """Holds data and batch size against those of a checkpoint.
+  """Compares data and batch size with those of a checkpoint.
 
   Args:
     identity: of the run now.
     saved: of the checkpoint.
     step: of the checkpoint.
-    accepted: whether the user accepts what has changed.
+    accepted: whether the user accepts the changes.
 
   Returns:
-    The identity with the epochs counted from where they were.
+    The identity, with the count of epochs continued.
 
   Raises:
-    UserError: if what its steps count has changed and was not accepted.
+    UserError: if the length or the images of an epoch have changed and the user
+      has not accepted it.
   """
   if identity.validation.fingerprint != saved.validation.fingerprint:
     logging.warning(
       'The validation images are not those of the checkpoint (%s, now %s):'
-      ' errors before and after do not compare',
+      ' errors before and after cannot be compared',
       _describe(saved.validation),
       _describe(identity.validation),
     )
   changes = _changes(identity, saved)
   if not changes:
     return dataclasses.replace(identity, epoch_shift=saved.epoch_shift)
-  told = f'the checkpoint of step {step} is of {" and ".join(changes)}'
+  told = f'the checkpoint of step {step} has {" and ".join(changes)}'
   if not accepted:
     raise errors.UserError(
-      f'{told}: restore that, or add --config.checkpoint.accept_changes=True,'
+      f'{told}: undo that, or add --config.checkpoint.accept_changes=True,'
       ' which ends the epoch there and begins the next'
     )
   epochs = saved.epochs.changed(step, identity.epochs.steps)
@@ -145,7 +146,7 @@ def check_data(
 
 
 def _changes(identity: Identity, saved: Identity) -> list[str]:
-  """Says what of the epochs is other than it was."""
+  """Returns the changes of the epochs, in words."""
   changes = []
   if identity.train.num_examples != saved.train.num_examples:
     changes.append(

@@ -1,8 +1,9 @@
-"""Where the network runs: the mesh, the shardings, the joins between devices.
+"""Where the network runs: the mesh, the shardings, and the joins.
 
 One device runs all towers in turn; two run one each; more run copies of that
-pair on shares of the batch. The network is the same: its parameters are stacked
-by tower, and a placement only says which device holds which slice.
+pair on shares of the batch. The network is the same in all cases: its
+parameters are stacked by tower, and a placement only decides which device holds
+which slice.
 """
 
 from collections.abc import Callable
@@ -22,8 +23,8 @@ from alexnet_jax import errors
 from alexnet_jax import onednn
 
 DATA, TOWER = 'data', 'tower'
-# Which operations YNNPACK takes over: not the convolutions. XLA's own are up to
-# twice as fast for the paper's layers, both ways.
+# The operations that YNNPACK runs: all but the convolutions. XLA's own are up
+# to twice as fast for the paper's layers, forward and backward.
 _CPU_OPTIONS = {
   'xla_cpu_experimental_ynn_fusion_type': (
     'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
@@ -38,11 +39,11 @@ def simulate_devices(count: int) -> None:
   `XLA_FLAGS`, where it asks for a number of devices, has precedence.
   """
   if count > 1:
-    # All simulated devices share one pool of threads, by default one a core. A
-    # collective keeps a thread while it waits for the other devices: on few
-    # cores they could hold the whole pool and wait for each other for ever. A
-    # device has one collective at a time, and the last one does not wait. More
-    # threads only cost time: 4 instead of 3 on two cores 3 % of a step.
+    # All simulated devices share one pool of threads, by default one per core.
+    # A collective blocks a thread while it waits for the other devices: on few
+    # cores they could occupy the whole pool and deadlock. A device runs one
+    # collective at a time, and the last one does not wait. More threads only
+    # cost time: 4 instead of 3 on two cores is 3 % of a step.
     threads = (os.cpu_count() or 1) + count - 1
     os.environ.setdefault('PJRT_NPROC', str(threads))
   if _SIMULATE in os.environ.get('XLA_FLAGS', ''):
@@ -50,8 +51,8 @@ def simulate_devices(count: int) -> None:
   try:
     jax.config.update('jax_num_cpu_devices', count)
   except RuntimeError:
-    # The process has its devices already; whoever counts them speaks up.
-    logging.debug('JAX runs already: its number of devices stays')
+    # The devices exist already; the caller checks their number.
+    logging.debug('JAX is running already: its number of devices stays')
 
 
 def make_mesh(towers: int, devices: list[jax.Device]) -> Mesh:
@@ -69,8 +70,8 @@ def make_mesh(towers: int, devices: list[jax.Device]) -> Mesh:
       n for n in range(1, 2 * towers + 1) if not (n % towers and towers % n)
     ]
     raise errors.UserError(
-      f'{towers} towers cannot be shared equally by {count} devices: set'
-      f' devices to one of {", ".join(map(str, options))}, ...'
+      f'{towers} towers cannot be divided equally among {count} devices: set'
+      f' --config.devices to one of {", ".join(map(str, options))}, ...'
     )
   across = min(towers, count)
   grid = np.array(devices).reshape(count // across, across)
@@ -78,7 +79,7 @@ def make_mesh(towers: int, devices: list[jax.Device]) -> Mesh:
 
 
 def compiler_options(mesh: Mesh, dtype: Any) -> dict[str, str | bool]:
-  """Returns what to tell XLA about the network's programs, for `jax.jit`.
+  """Returns XLA's compiler options for the network's programs.
 
   Args:
     mesh: of the devices.
@@ -103,24 +104,24 @@ def _spec(*axes: str | None) -> PartitionSpec:
 
 
 def by_tower(mesh: Mesh) -> PartitionSpec:
-  """How parameters lie: the stacked towers over the tower axis."""
+  """How parameters are sharded: the stacked towers over the tower axis."""
   return _spec(_axis(mesh, TOWER))
 
 
 def by_example(mesh: Mesh) -> PartitionSpec:
-  """How batches lie: examples over the data axis, the same on every tower."""
+  """How batches are sharded: examples over the data axis."""
   return _spec(_axis(mesh, DATA))
 
 
 def by_piece(mesh: Mesh) -> PartitionSpec:
-  """The same for batches that come as [pieces, examples, ...]."""
+  """`by_example` for batches of shape [pieces, examples, ...]."""
   return _spec(None, _axis(mesh, DATA))
 
 
 def shard_map(
   function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any
 ) -> Callable:
-  """Runs a function of what lies on one device on all of them."""
+  """Runs a function of one device's shard on all devices."""
   return jax.shard_map(
     function, mesh=mesh, in_specs=in_specs, out_specs=out_specs
   )
@@ -129,8 +130,8 @@ def shard_map(
 def make_join(mesh: Mesh) -> Callable[[Any, bool], jax.Array]:
   """Returns the join for use inside `shard_map` (see `model.Join`).
 
-  The logits come out marked as equal on all towers' devices, so that the loss
-  needs no further exchange and their gradient is a slice, not a message.
+  The logits are marked as equal on all towers' devices, so that the loss needs
+  no further communication and their gradient is a slice.
   """
   axis = _axis(mesh, TOWER)
 
@@ -138,8 +139,8 @@ def make_join(mesh: Mesh) -> Callable[[Any, bool], jax.Array]:
     local = jnp.concatenate(outputs, axis=-1)
     if axis is None:
       return local
-    # Towers come on a leading axis: gathered on the last one, XLA would lay out
-    # what leads here and what follows as a collective likes it, maps first.
+    # Gathered on a leading axis: on the last one, XLA would lay out the arrays
+    # before and after it to suit the collective, maps first.
     every = lax.all_gather(
       local, axis, to='invarying' if is_logits else 'varying'
     )
@@ -172,6 +173,7 @@ def check_batch(batch_size: int, pieces: int, mesh: Mesh) -> None:
   if batch_size % shares:
     nearest = batch_size // shares * shares or shares
     raise errors.UserError(
-      f'batch_size {batch_size} is not divisible by {mesh.shape[DATA]} copies'
-      f' of the network times accumulation {pieces}: use {nearest}'
+      f'--config.batch_size={batch_size} is not divisible by'
+      f' {mesh.shape[DATA]} copies of the network times'
+      f' --config.accumulation={pieces}: set --config.batch_size={nearest}'
     )

@@ -1,4 +1,4 @@
-"""The loop: restore, step, log, validate, save, until done or told to stop."""
+"""The training loop: restore, step, log, validate, save."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
-from ml_collections import config_dict
 import numpy as np
 
 from alexnet_jax import checkpoint
@@ -25,19 +24,20 @@ from alexnet_jax import optimizer
 from alexnet_jax import progress
 from alexnet_jax import reporting
 from alexnet_jax import resume
-from alexnet_jax import setup
+from alexnet_jax import settings
+from alexnet_jax import setup as setups
 from alexnet_jax import train_step
-from alexnet_jax.data import Data
 from alexnet_jax.identity import Identity
-from alexnet_jax.setup import Experiment
+from alexnet_jax.setup import Setup
+from alexnet_jax.splits import Splits
 
-# `timeout` and job managers signal a process and then its group: the second one
-# comes at once, and means no more than the first.
+# `timeout` and job managers signal a process and then its group: the second
+# signal comes immediately and means the same as the first.
 _SAME_SIGNAL_SECONDS = 1.0
 
 
 class StopSignal:
-  """Whether SIGTERM or Ctrl-C has come; a later one ends the process."""
+  """Whether SIGTERM or SIGINT has arrived; a later one ends the process."""
 
   def __init__(self):
     self.number: int | None = None
@@ -60,7 +60,7 @@ class StopSignal:
 
   @property
   def name(self) -> str:
-    """The signal's: 'SIGTERM'."""
+    """The signal's name, such as 'SIGTERM'."""
     return '' if self.number is None else signal.Signals(self.number).name
 
   @property
@@ -82,53 +82,61 @@ def _stop_signal() -> Iterator[StopSignal]:
 
 
 class Run:
-  """What the loop works with: opened once, closed at the end."""
+  """The objects of the loop: opened once, closed at the end."""
 
-  def __init__(self, experiment: Experiment, workdir: pathlib.Path):
-    config = experiment.config
-    self.experiment = experiment
-    self.config = config
-    self.checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+  def __init__(self, setup: Setup, workdir: pathlib.Path):
+    self.setup = setup
+    self.settings = setup.settings
+    self.checkpoints = checkpoint.Checkpoints(
+      workdir, self.settings.checkpoint.keep
+    )
     latest = self.checkpoints.latest()
     if latest is None:
       saved = None
-      self.data = Data(experiment)
-      self.identity = self.data.identity()
-      self.state = setup.first_state(experiment)
+      self.splits = Splits(setup)
+      self.identity = self.splits.identity()
+      self.state = setups.first_state(setup)
     else:
       saved = self.checkpoints.identity(latest)
-      resume.check_config(experiment.plain_config(), saved.config, workdir)
-      self.data = Data(experiment, saved)
+      resume.check_config(setup.config, saved.config, workdir)
+      self.splits = Splits(setup, saved)
       self.identity = resume.check_data(
-        self.data.identity(), saved, latest, config.checkpoint.accept_changes
+        self.splits.identity(),
+        saved,
+        latest,
+        self.settings.checkpoint.accept_changes,
       )
       self.state = self.checkpoints.restore(
-        setup.abstract_state(experiment), latest
+        setups.abstract_state(setup), latest
       )
     self.epochs = self.identity.epochs
-    self.total_steps = setup.total_steps(experiment, self.epochs)
-    self.recipe = setup.make_recipe(experiment, self.epochs, self.data.mean)
+    self.total_steps = setups.total_steps(setup, self.epochs)
+    transform = setups.input_transform(setup, self.identity.statistics)
+    self.recipe = setups.make_recipe(setup, self.epochs, transform.mean)
     self.train_step = train_step.make_train_step(
-      experiment.network, experiment.mesh, self.recipe
+      setup.network, setup.mesh, self.recipe
     )
-    self.evaluator = evaluate.make_evaluator(experiment, self.data.mean)
+    self.evaluator = evaluate.Evaluator(
+      setup.network, setup.mesh, transform, setup.dtype
+    )
+    self.views = {'center_view': transform.views['center_view']}
     if saved is not None:
       self._warn_of_another_rate(saved)
-    # Copies on the host of what decides what is due: reading the state itself
-    # would wait for the step that runs.
+    # Copies on the host of the values that decide what is due: reading the
+    # state itself would wait for the running step.
     self.step = int(self.state.step)
     self.validated = int(self.state.validated)
     self.plateau_ended = self._plateau_ended()
     self.readable = int(self.state.epoch.examples)  # images of this epoch
     self.reporter = reporting.Reporter(workdir, self.step)
-    self.meter = meter.Meter(config.batch_size)
+    self.meter = meter.Meter(self.settings.batch_size)
     self.stuck_since: int | None = None
 
   def _warn_of_another_rate(self, saved: Identity) -> None:
-    """Says so where the learning rate is not that of the saved config."""
-    config = config_dict.ConfigDict(saved.config)
-    before = setup.make_schedule(
-      dataclasses.replace(self.experiment, config=config), saved.epochs
+    """Warns if the learning rate differs from that of the saved config."""
+    before = setups.make_schedule(
+      dataclasses.replace(self.setup, settings=settings.read(saved.config)),
+      saved.epochs,
     )
     step, plateau = int(self.state.step), self.state.plateau
     was = float(before(saved.epochs.place(step), plateau).rate)
@@ -143,55 +151,56 @@ class Run:
       )
 
   def place(self, **fields: Any) -> None:
-    """Replaces fields of the state by values that are on every device."""
-    everywhere = NamedSharding(self.experiment.mesh, PartitionSpec())
+    """Replaces fields of the state by values replicated on all devices."""
+    everywhere = NamedSharding(self.setup.mesh, PartitionSpec())
     self.state = self.state.replace(**jax.device_put(fields, everywhere))
     self.plateau_ended = self._plateau_ended()
 
   def _plateau_ended(self) -> bool:
     return (
-      self.config.optimizer.schedule == 'plateau'
+      self.settings.optimizer.schedule == 'plateau'
       and optimizer.plateau_finished(
-        self.state.plateau, self.experiment.plateau_rule
+        self.state.plateau, self.setup.plateau_rule
       )
     )
 
   def validation_is_due(self) -> bool:
     if self.step == self.total_steps:
       return self.step > 0
-    every = self.config.validate_every_steps
+    every = self.settings.validate_every_steps
     if every:
       return self.step > 0 and self.step % every == 0
     return self.epochs.ends(self.step)
 
   def checkpoint_is_due(self) -> bool:
-    """Whether to save here; a validation saves by itself."""
-    every = self.config.checkpoint.every_steps
+    """Whether to save here; a validation saves too."""
+    every = self.settings.checkpoint.every_steps
     return self.step % every == 0 and not self.validation_is_due()
 
   def why_ended(self) -> str:
-    """Returns why there is nothing more to train; '' while there is."""
+    """Returns why training has ended; '' while it has not."""
     if self.plateau_ended:
       return (
         'plateau: no better validation error after'
-        f' max_drops={self.experiment.plateau_rule.max_drops} drops of the'
+        f' max_drops={self.setup.plateau_rule.max_drops} drops of the'
         ' learning rate'
       )
     if self.step < self.total_steps:
       return ''
-    key = 'max_steps' if self.config.max_steps else 'num_epochs'
-    return f'{key}={self.config[key]} reached (step {self.total_steps})'
+    key = 'max_steps' if self.settings.max_steps else 'num_epochs'
+    value = getattr(self.settings, key)
+    return f'{key}={value} reached (step {self.total_steps})'
 
   def seconds_left(self) -> float:
     """Returns the ETA in seconds, validations and checkpoints included.
 
     It is of the whole schedule; the plateau rule may end the run earlier.
     """
-    every = self.config.validate_every_steps
-    # Epochs are counted in places, the rest in steps.
+    every = self.settings.validate_every_steps
+    # Validations are due by place in the epoch, the rest by step.
     shift = 0 if every else self.epochs.shift
     every = every or self.epochs.steps
-    save_every = self.config.checkpoint.every_steps
+    save_every = self.settings.checkpoint.every_steps
     first, end = self.step + shift, self.total_steps + shift
 
     def count(first, end, every):
@@ -199,7 +208,7 @@ class Run:
       return end // every - (first - 1) // every
 
     saves = count(self.step, self.total_steps, save_every)
-    if not shift:  # A validation saves by itself.
+    if not shift:  # A validation saves too.
       both = math.lcm(every, save_every)
       saves -= count(self.step, self.total_steps, both)
     return self.meter.seconds_left(
@@ -214,11 +223,11 @@ class Run:
     self.reporter.close()
 
 
-def train(experiment: Experiment, workdir: pathlib.Path) -> int:
-  """Trains until the schedule ends; goes on where an earlier run stopped.
+def train(setup: Setup, workdir: pathlib.Path) -> int:
+  """Trains until the schedule ends; resumes from the latest checkpoint.
 
   Args:
-    experiment: from `setup.build`.
+    setup: from `setup.build`.
     workdir: for checkpoints, metrics and the record of the run.
 
   Returns:
@@ -229,11 +238,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
       can be read.
     DivergedError: when the loss is no longer finite.
   """
-  setup.log_network(experiment)
-  with contextlib.closing(Run(experiment, workdir)) as run:
-    reporting.write_run_record(
-      workdir, experiment.plain_config(), experiment.devices()
-    )
+  setups.log_network(setup)
+  with contextlib.closing(Run(setup, workdir)) as run:
+    reporting.write_run_record(workdir, setup.config, setup.devices)
     with _stop_signal() as stop:
       logging.info('%s', _loop(run, stop))
     _summarize(workdir, run)
@@ -243,15 +250,15 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> int:
 def _loop(run: Run, stop: StopSignal) -> str:
   """Steps, and does what is due between steps.
 
-  What is due is a function of the state, so a restarted run does the same.
-  Between lines of the log, validations and checkpoints nothing here reads a
-  value from the device, so that it always has a step to run.
+  What is due is a function of the state, so a resumed run does the same.
+  Between log lines, validations and checkpoints nothing here reads a value from
+  the device, so that it always has a step to run.
 
   Returns:
     Why the run ended, as a line for the log.
   """
   first = run.step
-  batches = run.data.train_batches(run.epochs.place(first))
+  batches = run.splits.train_batches(run.epochs.place(first))
   while not stop.received():
     if run.validation_is_due() and run.validated != run.step:
       with run.meter.pause('validation'):
@@ -265,11 +272,11 @@ def _loop(run: Run, stop: StopSignal) -> str:
     started = time.perf_counter()
     _step(run, batches)
     if run.step == first + 1:
-      _training_values(run)  # Compiles what reads them, too.
+      _training_values(run)  # Compiles the programs that read them, too.
       seconds = time.perf_counter() - started
       logging.info('First step after %s', progress.duration(seconds))
       run.meter.restart()
-    if run.step % run.config.log.every_steps == 0:
+    if run.step % run.settings.log.every_steps == 0:
       _log(run)
     if run.checkpoint_is_due():
       with run.meter.pause('checkpoint'):
@@ -277,7 +284,7 @@ def _loop(run: Run, stop: StopSignal) -> str:
   if run.checkpoints.latest() != run.step:
     _save(run)
   return (
-    f'Training stopped at step {run.step} by {stop.name}: run again to go on'
+    f'Training stopped at step {run.step} by {stop.name}: run again to resume'
   )
 
 
@@ -285,8 +292,8 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
   """Dispatches one update.
 
   Raises:
-    UserError: at the end of an epoch in which no image at all could be read,
-      whatever share `data.max_unreadable` allows.
+    UserError: at the end of an epoch in which no image could be read, even if
+      `data.max_unreadable` is 1.
   """
   epochs = run.epochs
   if epochs.place(run.step) % epochs.steps == 0:
@@ -295,18 +302,18 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
     batch = next(batches)
     run.readable += int(batch['mask'].sum())
     batch = train_step.put_batch(
-      batch, run.config.accumulation, run.experiment.mesh
+      batch, run.settings.accumulation, run.setup.mesh
     )
   run.state, loss = run.train_step(run.state, batch)
   run.meter.add(loss)
   run.step += 1
   ended = epochs.ends(run.step) or run.step == run.total_steps < epochs.steps
   if ended and not run.readable:
-    raise errors.NothingReadableError(run.data.train_source)
+    raise errors.NothingReadableError(run.splits.train_source)
 
 
 def _training_values(run: Run) -> dict[str, float]:
-  """Reads from the device what a line of the log tells; waits for the step.
+  """Reads the values of a log line from the device; waits for the step.
 
   Raises:
     DivergedError: if the loss or the parameters are no longer finite.
@@ -325,40 +332,40 @@ def _training_values(run: Run) -> dict[str, float]:
 
 
 def _log(run: Run) -> None:
-  """Reports the window that ends with this step, and looks for trouble."""
+  """Reports the window that ends with this step and checks for problems."""
   values = {**_training_values(run), **run.meter.read()}
   run.reporter.write(run.step, 'train', values)
   line = reporting.train_line(
     run.step, run.total_steps, values, run.seconds_left()
   )
   logging.info('%s', line)
-  run.data.check_unreadable(
-    values['unreadable'], run.data.train_source.num_examples
+  run.splits.check_unreadable(
+    values['unreadable'], run.splits.train_source.num_examples
   )
   _warn_if_stuck(run, run.step, values['nll'])
 
 
 def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
-  """Warns once when the loss stays at that of a network that knows nothing."""
+  """Warns once when the loss stays at that of a uniform prediction."""
   if not math.isfinite(nll):  # No image of the window could be read.
     return
-  chance = math.log(run.experiment.network.num_classes)
+  chance = math.log(run.setup.network.num_classes)
   if abs(nll - chance) > 0.005 * chance:
     run.stuck_since = None
     return
   if run.stuck_since is None:
-    run.stuck_since = step - run.config.log.every_steps
+    run.stuck_since = step - run.settings.log.every_steps
   lasted = step - run.stuck_since
-  every = run.config.log.every_steps
-  if lasted - every < run.config.log.stuck_after_steps <= lasted:
+  every = run.settings.log.every_steps
+  if lasted - every < run.settings.log.stuck_after_steps <= lasted:
     logging.warning(
-      'The loss has stayed at ln(%d) = %.2f for %d steps: the network says the'
-      ' same of every image. Usual causes: initial weights too small or pixels'
-      ' scaled to 0..1 (signals die out: try'
+      'The loss has stayed at ln(%d) = %.2f for %d steps: the network predicts'
+      ' the same distribution for every image. Usual causes: initial weights'
+      ' too small or pixels scaled to 0..1 (signals vanish: try'
       ' --config.network.conv3.init_std=0.03 and so on, as the preset'
       ' cuda_convnet does), a learning rate too high (units die) or too low,'
-      ' labels that do not belong to their images.',
-      run.experiment.network.num_classes,
+      ' labels that do not match their images.',
+      run.setup.network.num_classes,
       chance,
       lasted,
     )
@@ -367,9 +374,8 @@ def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
 def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
   """Validates the state and updates the plateau rule; None if interrupted."""
   _check_finite(run)
-  views = {'center_view': setup.center_view(run.experiment)}
-  batches = run.data.read(run.data.eval_source, 'Validating', strict=True)
-  results = run.evaluator(run.state.params, batches, views, stop.received)
+  batches = run.splits.read(run.splits.eval_source, 'Validating', strict=True)
+  results = run.evaluator(run.state.params, batches, run.views, stop.received)
   if results is None:
     return None
   result = results['center_view']
@@ -381,12 +387,12 @@ def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
   run.reporter.write(step, 'validation', {'epoch': epoch, **result})
   logging.info('%s', validation_line(step, epoch, result))
   plateau = optimizer.plateau_update(
-    state.plateau, result['top1_error'], run.experiment.plateau_rule
+    state.plateau, result['top1_error'], run.setup.plateau_rule
   )
   run.place(plateau=plateau, validated=jnp.int32(step))
   run.validated = step
   if (
-    run.config.optimizer.schedule == 'plateau'
+    run.settings.optimizer.schedule == 'plateau'
     and int(plateau.drops) > int(state.plateau.drops)
     and not run.plateau_ended
   ):
@@ -427,7 +433,7 @@ def _check_finite(run: Run) -> None:
   saved = 'none was saved' if latest is None else f'step {latest}'
   raise errors.DivergedError(
     f'the loss is not finite from step {step} on; last good checkpoint:'
-    f' {saved}. A lower optimizer.learning_rate is the usual remedy'
+    f' {saved}. The usual remedy is a lower --config.optimizer.learning_rate'
   )
 
 
@@ -437,7 +443,7 @@ def _save(run: Run, validation: dict[str, float] | None = None) -> None:
 
 
 def _summarize(workdir: pathlib.Path, run: Run) -> None:
-  """Logs the curve of the validation error, the last one and the best."""
+  """Logs the curve of validation errors, the last and the best one."""
   lines = reporting.read(workdir / 'metrics.jsonl')
   history = [
     line

@@ -1,4 +1,4 @@
-"""Everything that a run needs to go on, as one pytree."""
+"""The state of a training run, as one pytree: all that resuming needs."""
 
 from collections.abc import Callable
 import dataclasses
@@ -25,7 +25,7 @@ class TrainState(flax.struct.PyTreeNode):
     step: int32 [], updates made.
     params: float32, towers on each leading axis.
     velocity: the momentum's velocity, like `params`.
-    plateau: where the plateau rule stands.
+    plateau: the state of the plateau rule.
     key: uint32 [...], the raw data of the key of the dropout masks.
     window: sums over the steps since the last line in the log.
     epoch: sums over the steps of this epoch.
@@ -45,9 +45,9 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def shardings(mesh: Mesh) -> TrainState:
-  """Returns where each field lies, as a prefix of the state's tree.
+  """Returns the sharding of each field, as a prefix of the state's tree.
 
-  Parameters and velocity lie by tower, the rest on every device.
+  Parameters and velocity are sharded by tower, the rest is replicated.
   """
   tower = NamedSharding(mesh, sharding.by_tower(mesh))
   everywhere = NamedSharding(mesh, PartitionSpec())
@@ -61,7 +61,7 @@ def shardings(mesh: Mesh) -> TrainState:
 def create(
   network: Architecture, mesh: Mesh, *, seed: int, crop_size: int
 ) -> TrainState:
-  """Returns the state before the first step, made where it will be.
+  """Returns the state before the first step, created on its devices.
 
   Args:
     network: the architecture.

@@ -27,10 +27,10 @@ Batch = Mapping[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """What a training step needs besides the network.
+  """The parameters of a training step besides the network.
 
   Attributes:
-    schedule: yields the rates of a step.
+    schedule: yields the learning rates of a step.
     optimizer: the update rule, from `optimizer.momentum_sgd`.
     multipliers: learning-rate multipliers, see `optimizer.rate_tree`.
     mean: float32 [crop, crop, 3] or [3], gray levels to subtract.
@@ -39,7 +39,7 @@ class Recipe:
       does to keep the scale of the test images (convdata_jpeg.py:179).
     accumulation: pieces in which a batch is computed.
     dtype: of the arithmetic.
-    log_every: steps a window of the log holds.
+    log_every: steps per window of the log.
     epochs: how steps are counted in epochs.
   """
 
@@ -61,11 +61,11 @@ def make_loss(
   """Returns loss(params, batch, key, color_noise) over all devices.
 
   The result is the sum of the cross-entropies of the batch and its metrics;
-  `batch` holds, besides what the pipeline ships, `position`: int32 [N], the
-  place of each example in the whole batch.
+  `batch` holds the pipeline's arrays and `position`: int32 [N], the place of
+  each example in the whole batch.
 
-  Differentiate it from outside: `shard_map` knows which parameters are shared
-  and adds their gradients itself.
+  Differentiate it from outside: `shard_map` knows which parameters are
+  replicated and adds their gradients itself.
   """
   join = sharding.make_join(mesh)
 
@@ -110,7 +110,7 @@ def make_gradient(
   """Returns gradient(params, batch, key, color_noise) of the mean loss.
 
   The batch is [pieces, N / pieces, ...]; pieces are computed one after another
-  and their gradients added, so that only one piece's activations are alive.
+  and their gradients added, so that only one piece's activations are in memory.
   """
   loss = make_loss(network, mesh, recipe)
   value_and_grad = jax.value_and_grad(loss, has_aux=True)
@@ -123,7 +123,7 @@ def make_gradient(
 
     total = piece(0)
     for i in range(1, recipe.accumulation):
-      # The barrier keeps the pieces in sequence: memory is the point.
+      # The barrier keeps the pieces in sequence, which is what saves memory.
       params, batch, total = jax.lax.optimization_barrier(
         (params, batch, total)
       )
@@ -197,7 +197,7 @@ def _restart(sums, step, every):
 def put_batch(
   batch: Mapping[str, np.ndarray], accumulation: int, mesh: Mesh
 ) -> Batch:
-  """Puts a batch of the pipeline where the step wants it.
+  """Puts a batch of the pipeline on the devices, as the step expects it.
 
   Args:
     batch: image uint8 [N, H, W, 3], label int32 [N], mask, unreadable float32

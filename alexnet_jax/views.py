@@ -1,7 +1,7 @@
 """What the device does to pixels before conv1: cut a view, center, add color.
 
-The input pipeline ships uint8 pixels and three floats an image; everything here
-is a slice or one elementwise step that XLA fuses.
+The input pipeline delivers uint8 pixels and three floats per image; everything
+here is a slice or one elementwise step that XLA fuses.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def mean(kind: str, statistics: Statistics, crop_size: int) -> np.ndarray:
 
 
 def to_input(
-  images: jax.Array,
+  images: jax.Array | np.ndarray,
   mean: jax.Array | np.ndarray,
   scale: float,
   lighting: jax.Array | None = None,
@@ -113,7 +113,42 @@ def to_input(
   Returns:
     float32 [N, H, W, 3].
   """
-  centered = images.astype(jnp.float32) - mean
+  centered = jnp.asarray(images, jnp.float32) - mean
   if lighting is not None:
     centered += lighting[:, None, None, :]
   return centered * scale
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InputTransform:
+  """From a prepared square to what conv1 reads, at test time.
+
+  Attributes:
+    image_size: side S of the squares, pixels.
+    crop_size: side of a view, pixels.
+    mean: float32 [crop_size, crop_size, 3] or [3], to subtract; gray levels.
+    pixel_scale: multiplies the centered pixels.
+  """
+
+  image_size: int
+  crop_size: int
+  mean: np.ndarray
+  pixel_scale: float
+
+  @property
+  def views(self) -> dict[str, tuple[View, ...]]:
+    """The two ways to look at an image, by the name of the result."""
+    return {
+      'center_view': center_view(self.image_size, self.crop_size),
+      'ten_views': ten_views(self.image_size, self.crop_size),
+    }
+
+  def center(self, images: np.ndarray) -> np.ndarray:
+    """Cuts the center view: [N, S, S, 3] -> [N, crop_size, crop_size, 3]."""
+    start = (self.image_size - self.crop_size) // 2
+    end = start + self.crop_size
+    return images[:, start:end, start:end]
+
+  def __call__(self, crops: jax.Array | np.ndarray) -> jax.Array:
+    """Centers and scales crops; see `to_input`."""
+    return to_input(crops, self.mean, self.pixel_scale)

@@ -1,7 +1,6 @@
-"""What the machine can do at best: a large matrix product, a large copy.
+"""What the machine can do at best: a large matrix product and a large copy.
 
-The ceiling of a table is the best of what jax and torch reach, measured in the
-same run as the steps.
+A ceiling is the best that JAX and torch reach in the same run as the steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,171 +11,116 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import harness
-from benchmarks import report
-from benchmarks import serving
 
-# Far beyond any cache.
-_COPY_BYTES = {'cpu': 2**28, 'gpu': 2**31}
-_SIDES = {'cpu': 4096, 'gpu': 8192}
+# Far larger than any cache; the side of the matrices, and bytes to copy.
+SIDES = {'cpu': 4096, 'gpu': 8192}
+COPY_BYTES = {'cpu': 2**28, 'gpu': 2**31}
 
 
 class Rates(NamedTuple):
   """What the machine reached.
 
   Attributes:
-    products: operations a second of a matrix product, by precision.
-    copy: bytes read and written a second.
+    products: operations per second of a matrix product, by precision.
+    copy: bytes read and written per second.
   """
 
   products: Mapping[str, float]
   copy: float
 
-  def lines(self) -> list[str]:
+  def lines(self) -> str:
     """Returns a line for each ceiling."""
     found = [
       f'Ceiling, matrix product, {precision}: {rate / 1e12:.4g} TFLOP/s'
       for precision, rate in self.products.items()
     ]
-    return [*found, f'Ceiling, copy: {self.copy / 1e9:.4g} GB/s']
+    return '\n'.join([*found, f'Ceiling, copy: {self.copy / 1e9:.4g} GB/s'])
 
 
-def start(
-  precisions: Sequence[str],
-  platform: str,
-  environment: Mapping[str, str],
-  side: int = 0,
-) -> list[harness.Worker]:
-  """Starts a worker for every ceiling; see `read`.
-
-  Args:
-    precisions: of the products, see `ours.configure`.
-    platform: 'cpu' or 'gpu'.
-    environment: of the processes.
-    side: of the matrices; 0 for 4096 on a CPU, 8192 on a GPU.
-  """
-  side = side or _SIDES[platform]
-  factories = ['JaxProduct']
-  if importlib.util.find_spec('torch'):
-    factories.append('TorchProduct')
-  plans = [
-    (
-      f'product, {precision}, {factory}',
-      factory,
-      {'side': side, 'precision': precision, 'platform': platform},
-    )
-    for precision in precisions
-    for factory in factories
-  ]
-  copy = 'JaxCopy' if platform == 'gpu' else 'NumpyCopy'
-  plans.append(('copy', copy, {'size': _COPY_BYTES[platform]}))
+def workers(precisions: Sequence[str]) -> list[harness.Worker]:
+  """Returns a worker for each ceiling, for the same race as the steps."""
+  platform = harness.platform()
+  plans = [('copy', {'platform': platform})]
+  for framework in ('jax', 'torch'):
+    if importlib.util.find_spec(framework):
+      plans += [
+        (f'{framework}_product', {'platform': platform, 'precision': precision})
+        for precision in precisions
+      ]
   return [
     harness.Worker(
-      name, f'benchmarks.ceilings:{factory}', settings, environment
+      f'{factory} {settings.get("precision", "")}'.strip(),
+      f'benchmarks.ceilings:{factory}',
+      settings,
+      harness.environment(),
     )
-    for name, factory, settings in plans
+    for factory, settings in plans
   ]
 
 
-def read(
-  turns: Mapping[str, Sequence[serving.Turn]], platform: str, side: int = 0
-) -> Rates:
-  """Returns the best of each ceiling's medians.
+def rates(turns: Mapping[str, Sequence[harness.Turn]]) -> Rates:
+  """Returns the ceilings: the best of their workers' medians in a race."""
+  platform = harness.platform()
 
-  Args:
-    turns: by worker's name, of `start`'s workers among others.
-    platform: as for `start`.
-    side: as for `start`.
-  """
-  operations = 2 * (side or _SIDES[platform]) ** 3
+  def seconds(name):
+    return harness.median(turn.wall for turn in turns.get(name, ()))
+
   products: dict[str, float] = {}
-  for name, taken in turns.items():
-    kind, _, rest = name.partition(', ')
-    if kind == 'product' and taken:
-      precision = rest.rpartition(', ')[0]
-      rate = operations / harness.median([turn.wall for turn in taken])
+  for name in turns:
+    kind, _, precision = name.partition(' ')
+    if kind.endswith('_product'):
+      rate = 2 * SIDES[platform] ** 3 / seconds(name)
       products[precision] = max(rate, products.get(precision, 0.0))
-  copying = harness.median([turn.wall for turn in turns['copy']])
   # Every byte is read once and written once.
-  return Rates(products, 2 * _COPY_BYTES[platform] / copying)
+  return Rates(products, 2 * COPY_BYTES[platform] / seconds('copy'))
 
 
-class JaxProduct:
-  """A product of two side x side matrices, in jax."""
+def jax_product(precision: str, platform: str) -> harness.Contender:
+  """Returns a contender that multiplies two matrices in JAX."""
+  from benchmarks import jax_step
 
-  def __init__(self, side: int, precision: str, platform: str):
-    # Settings of the process: imported and set where it works.
-    from benchmarks import ours
+  jax_step.configure(precision, platform)
+  import jax
 
-    ours.configure(precision, platform)
+  dtype = jax.numpy.bfloat16 if precision == 'bfloat16' else 'float32'
+  a, b = (
+    jax.random.normal(key, (SIDES[platform],) * 2, dtype)
+    for key in jax.random.split(jax.random.key(0))
+  )
+  product = jax.jit(jax.numpy.matmul)
+  return harness.Contender(lambda: product(a, b), jax.block_until_ready)
+
+
+def torch_product(precision: str, platform: str) -> harness.Contender:
+  """Returns a contender that multiplies two matrices in torch."""
+  import torch
+
+  from benchmarks import torch_step
+
+  device = torch_step.configure(precision, platform)
+  dtype = torch.bfloat16 if precision == 'bfloat16' else torch.float32
+  a, b, out = (
+    torch.randn((SIDES[platform],) * 2, device=device, dtype=dtype)
+    for _ in range(3)
+  )
+  return torch_step.contender(lambda: torch.matmul(a, b, out=out))
+
+
+def copy(platform: str) -> harness.Contender:
+  """Returns a contender that copies an array."""
+  size = COPY_BYTES[platform] // 4
+  if platform == 'gpu':
     import jax
 
-    dtype = jax.numpy.bfloat16 if precision == 'bfloat16' else 'float32'
-    keys = jax.random.split(jax.random.key(0))
-    self._a, self._b = (
-      jax.random.normal(key, (side, side), dtype) for key in keys
-    )
-    self._product = jax.jit(jax.numpy.matmul)
-    self._result = self._product(self._a, self._b)
-
-  def run(self, count: int) -> None:
-    for _ in range(count):
-      self._result = self._product(self._a, self._b)
-    self._result.block_until_ready()
-
-
-class TorchProduct:
-  """The same in torch."""
-
-  def __init__(self, side: int, precision: str, platform: str):
-    from benchmarks import torch_step
-
-    device = torch_step.configure(precision, platform)
-    import torch
-
-    dtype = torch.bfloat16 if precision == 'bfloat16' else torch.float32
-    self._torch, self._device = torch, device
-    self._a, self._b = (
-      torch.randn(side, side, device=device, dtype=dtype) for _ in range(2)
-    )
-    self._out = torch.empty_like(self._a)
-    self.run(1)
-
-  def run(self, count: int) -> None:
-    for _ in range(count):
-      self._torch.matmul(self._a, self._b, out=self._out)
-    if self._device.type == 'cuda':
-      self._torch.cuda.synchronize()
-
-
-class JaxCopy:
-  """Writes an array of `size` bytes from another; for GPUs."""
-
-  def __init__(self, size: int):
-    import jax
-
-    self._array = jax.numpy.ones(size // 4, 'float32')
-    # A plain copy could be left out by the compiler.
-    self._copy = jax.jit(lambda x: -x)
-    self._result = self._copy(self._array)
-
-  def run(self, count: int) -> None:
-    for _ in range(count):
-      self._result = self._copy(self._array)
-    self._result.block_until_ready()
-
-
-class NumpyCopy:
-  """The same on a CPU, into an array that exists, each core its share."""
-
-  def __init__(self, size: int):
-    cores = report.cores()
-    self._pool = futures.ThreadPoolExecutor(cores)
-    origin = np.ones(size // 4, np.float32)
-    self._parts = [
-      (np.zeros_like(part), part) for part in np.array_split(origin, cores)
-    ]
-    self.run(1)  # touches every page
-
-  def run(self, count: int) -> None:
-    for _ in range(count):
-      list(self._pool.map(lambda part: np.copyto(*part), self._parts))
+    array = jax.numpy.ones(size, 'float32')
+    # The compiler could leave out a plain copy.
+    negate = jax.jit(lambda x: -x)
+    return harness.Contender(lambda: negate(array), jax.block_until_ready)
+  # On a CPU into an array that exists, each core its share.
+  cores = harness.cores()
+  pool = futures.ThreadPoolExecutor(cores)
+  shares = np.array_split(np.ones(size, np.float32), cores)
+  pairs = [(np.zeros_like(share), share) for share in shares]
+  return harness.Contender(
+    lambda: list(pool.map(lambda pair: np.copyto(*pair), pairs))
+  )

@@ -1,4 +1,4 @@
-"""The training step that a GPU would run, read without one.
+"""The training step as compiled for a GPU, read without one.
 
   python -m benchmarks.gpu_program
   python -m benchmarks.gpu_program --precisions=bfloat16 --batch_sizes=128,256
@@ -6,47 +6,41 @@
 
 Compiles the step ahead of time for a GPU and prints what it starts there:
 launches, bytes, and the least time they need at the GPU's rates, by kind and,
-with --largest, one by one. Where there is a GPU, the step is timed too, and the
-measured time stands beside the bound. The compiler does not tune the kernels,
-for which it would need the GPU: that changes how they work, not what they read.
+with --largest, one by one. Where there is a GPU, the step is timed as well, and
+the measured time is printed beside the bound. The compiler cannot tune the
+kernels without the GPU: tuning changes how they work, not what they read.
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
-import contextlib
+from collections.abc import Callable, Sequence
 import importlib.util
 import itertools
-import sys
+import math
 from typing import NamedTuple
 
 from absl import app
 from absl import flags
 
-from benchmarks import collectives
 from benchmarks import gpu_compiler
-from benchmarks import gpu_targets
 from benchmarks import harness
-from benchmarks import launches
-from benchmarks import options
-from benchmarks import report
+from benchmarks import hlo
 
 INSTALL = (
   "compiling for a GPU needs its packages: pip install 'jax[cuda13]'"
   ' (see benchmarks/requirements.txt)'
 )
-# JAX's plugin for GPUs, built for one CUDA or another.
+# JAX's GPU plugins, each built for a version of CUDA.
 PLUGINS = ('jax_cuda13_plugin', 'jax_cuda12_plugin')
 HEADER = (
   'arithmetic', 'batch', 'devices', 'launches', 'GB', 'bound us',
   'images/s at the bound', 'of matrix rate', 'collectives', 'measured us',
   'of bound',
 )  # fmt: skip
-KIND_HEADER = ('kind', 'launches', 'GB', 'bound us', 'share')
-LAUNCH_HEADER = ('launch', 'kind', 'MB', 'bound us', 'where')
 
 _TARGET = flags.DEFINE_enum(
-  'target', 'h100', list(gpu_targets.TARGETS), 'The GPU to compile for.'
+  'target', 'h100', list(gpu_compiler.TARGETS), 'The GPU to compile for.'
 )
+_DEVICES = flags.DEFINE_list('devices', ['1', '2'], 'Numbers of devices.')
 _LARGEST = flags.DEFINE_integer(
   'largest', 0, 'How many launches to list, the longest first.', lower_bound=0
 )
@@ -59,167 +53,138 @@ class Program(NamedTuple):
     case: what it is.
     launches: of one device.
     exchanges: between devices.
-    measured: seconds a step on this machine's GPU; () without one.
+    measured: seconds per step on this machine's GPU; NaN without one.
   """
 
   case: gpu_compiler.Case
-  launches: Sequence[launches.Launch]
-  exchanges: Sequence[collectives.Collective]
-  measured: Sequence[float] = ()
-
-
-@contextlib.contextmanager
-def compiler(target: str) -> Iterator[harness.Worker]:
-  """Starts a `Compiler` in a process of its own.
-
-  Raises:
-    SystemExit: if its packages are missing.
-  """
-  if not any(map(importlib.util.find_spec, PLUGINS)):
-    raise SystemExit(INSTALL)
-  worker = harness.Worker(
-    'compiler',
-    'benchmarks.gpu_compiler:Compiler',
-    {'target': target},
-    gpu_compiler.ENVIRONMENT,
-  )
-  with worker:
-    yield worker.wait()
+  launches: Sequence[hlo.Launch]
+  exchanges: Sequence[hlo.Exchange]
+  measured: float
 
 
 def cases() -> list[gpu_compiler.Case]:
-  """Returns what the flags ask for."""
+  """Returns the steps that the flags ask for."""
   asked = itertools.product(
-    options.precisions('gpu'),
-    map(int, options.BATCH_SIZES.value),
-    map(int, options.DEVICES.value or ['1', '2']),
+    harness.precisions('gpu'),
+    map(int, harness.BATCH_SIZES.value),
+    map(int, _DEVICES.value),
   )
   return [gpu_compiler.Case(*each) for each in asked]
 
 
-def measure(case: gpu_compiler.Case) -> list[float]:
-  """Returns the seconds of a step on this machine's GPUs, [] without them."""
-  if options.platform() == 'cpu' or len(report.gpus()) < case.devices:
-    return []
-  settings = {
-    'preset': options.PRESET.value,
-    'crop_size': options.CROP_SIZE.value,
-    'platform': 'gpu',
-    **case._asdict(),
-  }
-  step = harness.Worker(
-    'step', 'benchmarks.ours:Step', settings, options.environment()
-  )
-  with step:
-    rounds, seconds = options.ROUNDS.value, options.TURN_SECONDS.value
-    turns, failures = harness.alternate([step.wait()], rounds, seconds)
-  if failures:
-    raise SystemExit(report.failures(failures))
-  return [turn.wall for turn in turns['step']]
+def compiled(asked: Sequence[gpu_compiler.Case]) -> list[str]:
+  """Returns the texts of the compiled steps.
+
+  Raises:
+    SystemExit: if the packages are missing.
+  """
+  if not any(map(importlib.util.find_spec, PLUGINS)):
+    raise SystemExit(INSTALL)
+  with harness.Worker(
+    'compiler',
+    'benchmarks.gpu_compiler:Compiler',
+    {'target': _TARGET.value},
+    gpu_compiler.ENVIRONMENT,
+  ) as worker:
+    network = harness.PRESET.value, harness.CROP_SIZE.value
+    return [worker.call('compile', case, *network) for case in asked]
 
 
-def product_rates(
-  target: gpu_targets.Target, precision: str
-) -> dict[str, float]:
-  """Returns operations a second by the dtype of a product's operands.
+def measure(case: gpu_compiler.Case) -> float:
+  """Returns the seconds of a step on this machine's GPUs; NaN without them."""
+  if harness.platform() == 'cpu' or len(harness.gpus()) < case.devices:
+    return math.nan
+  step = harness.step_worker('step', **case._asdict())
+  with harness.race([step]) as (turns, _):
+    return harness.median(turn.wall for turn in turns['step'])
+
+
+def seconds_of(precision: str) -> Callable[[hlo.Launch], float]:
+  """Returns the function that gives a launch's least seconds on the target.
 
   A float32 product in a bfloat16 step has JAX's default precision, TF32.
   """
+  target = gpu_compiler.TARGETS[_TARGET.value]
   wide = 'float32' if precision == 'float32' else 'tf32'
-  return {'bf16': target.products['bfloat16'], 'f32': target.products[wide]}
-
-
-def bound(found: Iterable[launches.Launch], case: gpu_compiler.Case) -> float:
-  """Returns the least seconds that the launches need, one after the other."""
-  target = gpu_targets.TARGETS[_TARGET.value]
-  rates = product_rates(target, case.precision)
-  return sum(launch.seconds(target.memory, rates) for launch in found)
+  rates = {'bf16': target.products['bfloat16'], 'f32': target.products[wide]}
+  return lambda launch: launch.seconds(target.memory, rates)
 
 
 def row(program: Program) -> list[str]:
   """Returns a program's cells of `HEADER`."""
-  case, found = program.case, program.launches
-  seconds = bound(found, case)
-  rate = sum(launch.operations for launch in found) / seconds
-  peak = gpu_targets.TARGETS[_TARGET.value].products[case.precision]
-  kinds = collections.Counter(each.kind for each in program.exchanges)
-  measured = harness.median(program.measured)
+  case, launches, exchanges, measured = program
+  seconds = sum(map(seconds_of(case.precision), launches))
+  rate = sum(launch.operations for launch in launches) / seconds
+  peak = gpu_compiler.TARGETS[_TARGET.value].products[case.precision]
+  kinds = collections.Counter(exchange.kind for exchange in exchanges)
   return [
-    case.precision,
-    str(case.batch_size),
-    str(case.devices),
-    str(len(found)),
-    f'{sum(launch.bytes for launch in found) / 1e9:.3f}',
-    f'{1e6 * seconds:,.0f}',
+    *map(str, case),
+    *_sizes(launches, seconds),
     f'{case.batch_size / seconds:,.0f}',
     f'{rate / peak:.2f}',
     ', '.join(f'{count} {kind}' for kind, count in kinds.items()),
-    f'{1e6 * measured:,.0f}' if program.measured else '',
-    f'{seconds / measured:.2f}' if program.measured else '',
+    '' if math.isnan(measured) else f'{1e6 * measured:,.0f}',
+    '' if math.isnan(measured) else f'{seconds / measured:.2f}',
   ]
 
 
-def by_kind(program: Program) -> str:
+def _sizes(launches: Sequence[hlo.Launch], seconds: float) -> list[str]:
+  size = sum(launch.bytes for launch in launches)
+  return [str(len(launches)), f'{size / 1e9:.3f}', f'{1e6 * seconds:,.0f}']
+
+
+def kinds_table(program: Program) -> str:
   """Returns the table of a program's kinds of launches."""
-  whole = bound(program.launches, program.case)
+  seconds = seconds_of(program.case.precision)
+  total = sum(map(seconds, program.launches))
   rows = []
-  for kind in launches.KINDS:
-    found = [launch for launch in program.launches if launch.kind == kind]
-    if found:
-      seconds = bound(found, program.case)
-      size = sum(launch.bytes for launch in found)
-      rows.append(
-        [
-          kind,
-          str(len(found)),
-          f'{size / 1e9:.3f}',
-          f'{1e6 * seconds:,.0f}',
-          f'{seconds / whole:.0%}',
-        ]
-      )
-  return report.table(KIND_HEADER, rows)
+  for kind in hlo.KINDS:
+    launches = [one for one in program.launches if one.kind == kind]
+    if launches:
+      own = sum(map(seconds, launches))
+      rows.append([kind, *_sizes(launches, own), f'{own / total:.0%}'])
+  return harness.table(('kind', 'launches', 'GB', 'bound us', 'share'), rows)
 
 
-def largest(program: Program, count: int) -> str:
+def largest_table(program: Program, count: int) -> str:
   """Returns the table of the launches that take longest."""
-  seconds = {each: bound([each], program.case) for each in program.launches}
-  ordered = sorted(seconds, key=seconds.__getitem__, reverse=True)
+  seconds = seconds_of(program.case.precision)
   rows = (
     [
       launch.name,
       launch.kind,
       f'{launch.bytes / 1e6:.1f}',
-      f'{1e6 * seconds[launch]:.1f}',
+      f'{1e6 * seconds(launch):.1f}',
       launch.scope,
     ]
-    for launch in ordered[:count]
+    for launch in sorted(program.launches, key=seconds, reverse=True)[:count]
   )
-  return report.table(LAUNCH_HEADER, rows)
+  return harness.table(('launch', 'kind', 'MB', 'bound us', 'where'), rows)
 
 
 def main(argv: list[str]) -> None:
   """Prints the tables."""
   del argv
-  print(f'{report.machine()}\n{" ".join(sys.argv[1:])}\n')
-  programs = []
-  with compiler(_TARGET.value) as worker:
-    for case in cases():
-      where = options.PRESET.value, options.CROP_SIZE.value
-      text = worker.call('compile', case, *where)
-      found = launches.read(text), collectives.read(text)
-      programs.append(Program(case, *found, measure(case)))
-  target = gpu_targets.TARGETS[_TARGET.value]
-  print(f'{_TARGET.value}: {target.memory / 1e12:.2g} TB/s,', end=' ')
-  products = target.products.items()
-  print(
-    ', '.join(f'{name} {rate / 1e12:.3g} TFLOP/s' for name, rate in products)
+  harness.print_header()
+  asked = cases()
+  programs = [
+    Program(case, hlo.launches(text), hlo.exchanges(text), measure(case))
+    for case, text in zip(asked, compiled(asked), strict=True)
+  ]
+  target = gpu_compiler.TARGETS[_TARGET.value]
+  products = (
+    f'{name} {rate / 1e12:.3g} TFLOP/s'
+    for name, rate in target.products.items()
   )
-  print(report.table(HEADER, map(row, programs)))
+  print(
+    f'{_TARGET.value}: {target.memory / 1e12:.2g} TB/s', *products, sep=', '
+  )
+  print(harness.table(HEADER, map(row, programs)))
   for program in programs:
     name = ', '.join(map(str, program.case))
-    print(f'\nPrecision, batch, devices: {name}\n\n{by_kind(program)}')
+    print(f'\nPrecision, batch, devices: {name}\n\n{kinds_table(program)}')
     if _LARGEST.value:
-      print(f'\n{largest(program, _LARGEST.value)}')
+      print(f'\n{largest_table(program, _LARGEST.value)}')
 
 
 if __name__ == '__main__':

@@ -1,24 +1,21 @@
-"""Every layer's forward and backward pass against its own floor.
+"""Each layer's forward and backward pass compared with its floor.
 
   python -m benchmarks.layers --batch_size=32
 
 A pass's floor is the longer of two times: its operations at the rate of a large
-matrix product, and the bytes it must read and write at the rate of a large
+matrix product, and the bytes that it must read and write at the rate of a large
 copy, both measured in the same run. "Above" is what a perfect layer would save.
 """
 
 from collections.abc import Sequence
-import contextlib
-import sys
 from typing import Any, NamedTuple
 
 from absl import app
 from absl import flags
+import numpy as np
 
 from benchmarks import ceilings
 from benchmarks import harness
-from benchmarks import options
-from benchmarks import report
 
 HEADER = (
   'part', 'forward ms', 'floor', 'ratio', 'backward ms', 'floor', 'ratio',
@@ -31,7 +28,7 @@ _PRECISION = flags.DEFINE_enum(
 
 
 class Measured(NamedTuple):
-  """A part's median seconds beside its floors' seconds."""
+  """The median seconds of a part's passes, and the seconds of their floors."""
 
   name: str
   forward: float
@@ -40,117 +37,86 @@ class Measured(NamedTuple):
   backward_floor: float
 
   @property
-  def above(self) -> float:
-    floors = self.forward_floor + self.backward_floor
-    return self.forward + self.backward - floors
+  def both(self) -> float:
+    return self.forward + self.backward
+
+  @property
+  def floors(self) -> float:
+    return self.forward_floor + self.backward_floor
 
 
 def measure() -> tuple[list[Measured], float, ceilings.Rates]:
-  """Returns the parts, the whole step's median seconds and the ceilings."""
-  platform, environment = options.platform(), options.environment()
-  settings = {
-    'preset': options.PRESET.value,
-    'batch_size': options.BATCH_SIZE.value,
-    'crop_size': options.CROP_SIZE.value,
-    'precision': _PRECISION.value,
-    'platform': platform,
-  }
-  seconds, side = options.TURN_SECONDS.value, options.MATRIX_SIDE.value
-  rounds, turns = [], {}
-  with contextlib.ExitStack() as stack:
-    parts, step = (
-      harness.Worker(name, factory, settings, environment)
-      for name, factory in (
-        ('parts', 'benchmarks.parts:Parts'),
-        ('step', 'benchmarks.ours:Step'),
-      )
-    )
-    limits = ceilings.start([_PRECISION.value], platform, environment, side)
-    for worker in (parts, step, *limits):
-      stack.enter_context(worker).wait()
-    step.call('run', 1)  # compiles
+  """Returns the parts, the whole step's median seconds, and the ceilings."""
+  precision = _PRECISION.value
+  parts = harness.step_worker(
+    'parts', 'benchmarks.layer_passes:LayerPasses', precision=precision
+  )
+  step = harness.step_worker('step', precision=precision)
+  limits = ceilings.workers([precision])
+  with harness.race([parts, step, *limits]) as (turns, _):
     costs = parts.call('costs')
-    for _ in range(options.ROUNDS.value):
-      parts.resume()
-      rounds.append(parts.call('round', seconds / len(costs)))
-      parts.pause()
-      taken, failures = harness.alternate([step, *limits], 1, seconds)
-      if failures:
-        raise SystemExit(report.failures(failures))
-      for name, one in taken.items():
-        turns.setdefault(name, []).extend(one)
-  rates = ceilings.read(turns, platform, side)
-  step_seconds = harness.median([turn.wall for turn in turns['step']])
-  product = rates.products[_PRECISION.value]
-  found = against_floors(costs, rounds, product, rates.copy)
-  return found, step_seconds, rates
+  rates = ceilings.rates(turns)
+  found = compare(costs, turns['parts'], rates.products[precision], rates.copy)
+  return found, harness.median(turn.wall for turn in turns['step']), rates
 
 
-def against_floors(
+def compare(
   costs: Sequence[tuple[str, Any, Any]],
-  rounds: Sequence[Sequence[tuple[float, float]]],
+  turns: Sequence[Sequence[tuple[float, float]]],
   product: float,
   copy: float,
 ) -> list[Measured]:
-  """Returns the parts' medians over the rounds, beside their floors.
+  """Returns the parts' medians over all turns, with their floors.
 
-  Args:
-    costs: (name, forward cost, backward cost) of each part.
-    rounds: (forward seconds, backward seconds) of each part, in each round.
-    product: operations a second of a matrix product.
-    copy: bytes a second.
+  A part's costs are (name, forward, backward), its turns (forward seconds,
+  backward seconds). `product` is in operations, `copy` in bytes per second.
   """
-
-  def floor(cost):
-    return max(cost.flops / product, cost.bytes / copy)
-
   found = []
-  for i, (name, forward, backward) in enumerate(costs):
-    seconds = [
-      harness.median([one[i][way] for one in rounds]) for way in (0, 1)
-    ]
-    found.append(
-      Measured(name, seconds[0], floor(forward), seconds[1], floor(backward))
-    )
+  for i, (name, *both) in enumerate(costs):
+    cells = []
+    for direction, cost in enumerate(both):
+      cells.append(harness.median(turn[i][direction] for turn in turns))
+      cells.append(max(cost.flops / product, cost.bytes / copy))
+    found.append(Measured(name, *cells))
   return found
 
 
-def rows(found: list[Measured], step_seconds: float) -> list[list[str]]:
+def rows(found: Sequence[Measured], step_seconds: float) -> list[list[str]]:
   """Returns the table's rows: the parts, their sum, and the whole step."""
-  total = Measured(
-    'sum', *(sum(column) for column in list(zip(*found, strict=True))[1:])
-  )
-  both = total.forward + total.backward
-  floors = total.forward_floor + total.backward_floor
-  blank = [''] * 4
-  return [
-    *(_row(one) for one in [*found, total]),
-    ['both passes', f'{1e3 * both:.1f}', f'{1e3 * floors:.1f}',
-     f'{both / floors:.1f}', *blank],
-    ['whole step', f'{1e3 * step_seconds:.1f}', f'{1e3 * floors:.1f}',
-     f'{step_seconds / floors:.1f}', *blank],
-    ['between parts', f'{1e3 * (step_seconds - both):.1f}', '', '', *blank],
-  ]  # fmt: skip
+  sums = np.sum([one[1:] for one in found], axis=0)
+  total = Measured('sum', *sums.tolist())
+  lines = [
+    [
+      one.name,
+      *_cells(one.forward, one.forward_floor, 2),
+      *_cells(one.backward, one.backward_floor, 2),
+      f'{1e3 * (one.both - one.floors):.1f}',
+    ]
+    for one in [*found, total]
+  ]
+  between = f'{1e3 * (step_seconds - total.both):.1f}'
+  return lines + [
+    [*cells, '', '', '', '']
+    for cells in (
+      ['both passes', *_cells(total.both, total.floors, 1)],
+      ['whole step', *_cells(step_seconds, total.floors, 1)],
+      ['between parts', between, '', ''],
+    )
+  ]
 
 
-def _row(one: Measured) -> list[str]:
-  cells = [one.name]
-  for seconds, floor in (
-    (one.forward, one.forward_floor),
-    (one.backward, one.backward_floor),
-  ):
-    ratio = f'{seconds / floor:.1f}' if floor else ''
-    cells += [f'{1e3 * seconds:.2f}', f'{1e3 * floor:.2f}', ratio]
-  return [*cells, f'{1e3 * one.above:.1f}']
+def _cells(seconds: float, floor: float, digits: int) -> list[str]:
+  ratio = f'{seconds / floor:.1f}' if floor else ''
+  return [f'{1e3 * seconds:.{digits}f}', f'{1e3 * floor:.{digits}f}', ratio]
 
 
 def main(argv: list[str]) -> None:
   """Prints the table."""
   del argv
-  print(f'{report.machine()}\n{" ".join(sys.argv[1:])}')
+  harness.print_header()
   found, step_seconds, rates = measure()
-  print('\n'.join(rates.lines()), end='\n\n')
-  print(report.table(HEADER, rows(found, step_seconds)))
+  print(rates.lines(), end='\n\n')
+  print(harness.table(HEADER, rows(found, step_seconds)))
 
 
 if __name__ == '__main__':

@@ -1,185 +1,194 @@
-"""Input pipelines on TensorFlow: ours, a naive one, and the floors."""
+"""Input pipelines on TensorFlow: this project's, a plain one, and the floors.
 
-from collections.abc import Sequence
+All but the floors do the work that `pillow_pipelines.py` describes. This is the
+only module of the benchmarks that opens the data of a config.
+"""
+
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 import pathlib
 import time
+from typing import Any
 
+from ml_collections import config_dict
 import numpy as np
 import tensorflow as tf
 
-from alexnet_jax import data
-from alexnet_jax import setup
-from benchmarks import image_files
-from benchmarks import ours
-from benchmarks import report
-from benchmarks import usage
+from alexnet_jax import setup as setups
+from alexnet_jax import splits
+from alexnet_jax import train_step
+from alexnet_jax.splits import Splits
+from benchmarks import harness
+from benchmarks import jax_step
+from benchmarks import pillow_pipelines
 from configs import imagenet
 
 _SHORTER, _CROP = 256, 224
 
 
-def _config(batch_size: int):
-  """Returns the flagship config for a run on one device of the CPU."""
+def _consume(batches: Iterator[Any]) -> harness.Contender:
+  """Returns a contender whose unit of work is to take a batch."""
+  return harness.Contender(lambda: next(batches))
+
+
+def _flagship(batch_size: int) -> config_dict.ConfigDict:
+  """Returns the flagship config for one device of the CPU."""
+  jax_step.configure('float32', 'cpu')
   config = imagenet.get_config()
-  config.devices = 1
-  config.batch_size = batch_size
+  config.devices, config.batch_size = 1, batch_size
   # No pass over the images before the first batch.
-  config.data.statistics = 'imagenet'
-  config.input.mean = 'channel'
-  ours.configure('float32', 'cpu')
+  config.data.statistics, config.input.mean = 'imagenet', 'channel'
   return config
 
 
-class Ours:
-  """This project's batches, from the files or from a prepared store."""
-
-  def __init__(
-    self,
-    data_dir: str,
-    batch_size: int,
-    store_dir: str = '',
-    upright: bool = False,
-  ):
-    root = pathlib.Path(data_dir).absolute()
-    config = _config(batch_size)
-    config.data.upright = upright
-    config.data.source = 'folder'
-    config.data.data_dir = str(root.parent)
-    config.data.train_split = config.data.eval_split = root.name
-    classes = sum(path.is_dir() for path in root.iterdir())
-    config.network.fc8.features = classes
-    if store_dir:
-      config.data.store_dir = store_dir
-    parts = setup.build(config)
-    if store_dir:
-      data.prepare(parts)
-    self._batches = data.Data(parts).train_batches(0)
-    self.run(1)
-
-  def run(self, count: int) -> None:
-    for _ in range(count):
-      next(self._batches)
+def _open(config: config_dict.ConfigDict) -> tuple[setups.Setup, Splits]:
+  setup = setups.build(config)
+  return setup, Splits(setup)
 
 
-class MadeUp:
-  """Batches of made-up images, of a set of any size."""
+def step_of_run(config: config_dict.ConfigDict) -> jax_step.Step:
+  """Returns a run's step alone, on one batch of its images."""
+  setup, opened = _open(config)
+  mean = setups.input_transform(setup, opened.statistics).mean
+  recipe = setups.make_recipe(setup, opened.identity().epochs, mean)
+  batch = next(opened.train_batches(0))
+  return jax_step.Step(
+    train_step.make_train_step(setup.network, setup.mesh, recipe),
+    setups.first_state(setup),
+    train_step.put_batch(batch, config.accumulation, setup.mesh),
+  )
+
+
+def pipeline_of_run(config: config_dict.ConfigDict) -> harness.Contender:
+  """Returns a run's pipeline alone: its batches, which are not used."""
+  _, opened = _open(config)
+  return _consume(opened.train_batches(0))
+
+
+def from_folder(
+  data_dir: str, batch_size: int, store_dir: str = '', upright: bool = False
+) -> harness.Contender:
+  """Returns this project's pipeline, from JPEGs or from a prepared store."""
+  root = pathlib.Path(data_dir).absolute()
+  config = _flagship(batch_size)
+  config.data.update(
+    source='folder', data_dir=str(root.parent), train_split=root.name,
+    eval_split=root.name, store_dir=store_dir, upright=upright,
+  )  # fmt: skip
+  folders = [path for path in root.iterdir() if path.is_dir()]
+  config.network.fc8.features = len(folders)
+  if store_dir:
+    splits.prepare(setups.build(config))
+  return pipeline_of_run(config)
+
+
+class Synthetic(harness.Contender):
+  """This project's pipeline from a synthetic set of any size."""
 
   def __init__(self, num_images: int, batch_size: int):
-    config = _config(batch_size)
-    config.data.source = 'synthetic'
-    config.data.num_examples = num_images
-    parts = setup.build(config)
+    """Opens the set and takes the first batch."""
+    config = _flagship(batch_size)
+    config.data.update(source='synthetic', num_examples=num_images)
+    _, opened = _open(config)
     start = time.perf_counter()
-    self._batches = data.Data(parts).train_batches(0)
-    next(self._batches)
-    self._first = time.perf_counter() - start
+    batches = opened.train_batches(0)
+    next(batches)
+    self._first_batch = time.perf_counter() - start
+    super().__init__(lambda: next(batches))
 
-  def first(self) -> float:
+  def seconds_to_first_batch(self) -> float:
     """Returns the seconds from opening the set to the first batch."""
-    return self._first
-
-  def memory(self) -> int:
-    """Returns the most bytes that the process has held."""
-    return usage.peak_memory()
-
-  def run(self, count: int) -> None:
-    for _ in range(count):
-      next(self._batches)
+    return self._first_batch
 
 
-class PlainTfData:
-  """tf.data as one writes it first: decode, resize, crop, flip, batch.
+def plain_tf_data(data_dir: str, batch_size: int) -> harness.Contender:
+  """Returns tf.data as one writes it first: decode, resize, crop, flip, batch.
 
-  It resizes bilinearly without a filter against aliasing, which is the work
-  that ours does for all but large images.
+  It resizes bilinearly without antialiasing, as ours does unless images are
+  large.
   """
+  paths, labels = pillow_pipelines.list_images(data_dir)
 
-  def __init__(self, data_dir: str, batch_size: int):
-    paths, labels = image_files.listed(data_dir)
+  def load(path, label):
+    image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    size = tf.round(size * _SHORTER / tf.reduce_min(size))
+    image = tf.image.resize(image, tf.cast(size, tf.int32))
+    image = tf.image.resize_with_crop_or_pad(image, _SHORTER, _SHORTER)
+    image = tf.image.random_crop(image, (_CROP, _CROP, 3))
+    image = tf.image.random_flip_left_right(image)
+    return tf.cast(image + 0.5, tf.uint8), label, tf.random.normal([3])
 
-    def load(path, label):
-      image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
-      size = tf.cast(tf.shape(image)[:2], tf.float32)
-      scale = _SHORTER / tf.reduce_min(size)
-      size = tf.cast(tf.round(size * scale), tf.int32)
-      image = tf.image.resize(image, size)
-      image = tf.image.resize_with_crop_or_pad(image, _SHORTER, _SHORTER)
-      image = tf.image.random_crop(image, (_CROP, _CROP, 3))
-      image = tf.image.random_flip_left_right(image)
-      return tf.cast(image + 0.5, tf.uint8), label, tf.random.normal([3])
-
-    batches = tf.data.Dataset.from_tensor_slices((paths, labels))
-    batches = batches.shuffle(len(paths)).repeat()
-    batches = batches.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = batches.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-    self._batches = batches.as_numpy_iterator()
-    self.run(1)
-
-  def run(self, count: int) -> None:
-    for _ in range(count):
-      next(self._batches)
+  batches = tf.data.Dataset.from_tensor_slices((paths, labels))
+  batches = batches.shuffle(len(paths)).repeat()
+  batches = batches.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+  batches = batches.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+  return _consume(batches.as_numpy_iterator())
 
 
-class _Files:
-  """Does something to files, and no more: a floor.
+class _FileFloor(harness.Contender):
+  """Does something to files and nothing else.
 
-  A compiled graph per thread, the fastest of several ways tried: eager calls
-  and a parallel map take a tenth longer.
+  A compiled graph per thread is the fastest of several ways: eager calls and a
+  parallel map take a tenth longer.
   """
 
   def __init__(self, paths: Sequence[str], batch_size: int, function):
-    """Takes a function of a file's content to a number, in a graph."""
-    self._paths = paths
-    self._batch_size, self._next = batch_size, 0
-    self._pool = futures.ThreadPoolExecutor(report.cores())
+    """Takes a function from a file's content to a number, in a graph."""
+    self._paths, self._batch_size, self._next = paths, batch_size, 0
+    self._pool = futures.ThreadPoolExecutor(harness.cores())
 
     @tf.function(
       input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
     )
-    def batch(paths):
+    def process(paths):
       values = tf.data.Dataset.from_tensor_slices(paths).map(
         lambda path: function(tf.io.read_file(path))
       )
       return values.batch(batch_size).get_single_element()
 
-    self._batch = batch
-    self.run(1)
+    self._process = process
+    super().__init__(lambda: None)
 
   def run(self, count: int) -> None:
+    """Processes `count` batches, several at a time."""
+
     def batch(number):
-      start = number * self._batch_size
-      places = range(start, start + self._batch_size)
-      return self._batch([self._paths[i % len(self._paths)] for i in places])
+      indices = number * self._batch_size + np.arange(self._batch_size)
+      self._process([self._paths[i % len(self._paths)] for i in indices])
 
     list(self._pool.map(batch, range(self._next, self._next + count)))
     self._next += count
 
 
-class Decode(_Files):
-  """The floor under JPEGs: reads and decodes them whole."""
+def decode_alone(data_dir: str, batch_size: int) -> harness.Contender:
+  """Returns the floor of JPEG pipelines, which decodes whole images."""
 
-  def __init__(self, data_dir: str, batch_size: int):
-    paths, _ = image_files.listed(data_dir)
+  def first_value(content):
+    image = tf.io.decode_jpeg(
+      content, channels=3, dct_method='INTEGER_ACCURATE'
+    )
+    return image[0, 0, 0]
 
-    def first_value(content):
-      image = tf.io.decode_jpeg(
-        content, channels=3, dct_method='INTEGER_ACCURATE'
-      )
-      return image[0, 0, 0]
-
-    super().__init__(paths, batch_size, first_value)
+  return _FileFloor(
+    pillow_pipelines.list_images(data_dir)[0], batch_size, first_value
+  )
 
 
-class Read(_Files):
-  """The floor under a store: reads files as large as squares."""
+def read_alone(
+  data_dir: str, batch_size: int, scratch: str
+) -> harness.Contender:
+  """Returns the floor of a store, which reads files as large as its squares.
 
-  def __init__(self, folder: str, num_images: int, batch_size: int):
-    """Writes the files, of noise, into a folder that must not exist."""
-    directory = pathlib.Path(folder)
-    directory.mkdir()
-    rng = np.random.default_rng(0)
-    paths = [str(directory / str(i)) for i in range(num_images)]
-    for path in paths:
-      pathlib.Path(path).write_bytes(rng.bytes(_SHORTER**2 * 3))
-    super().__init__(paths, batch_size, tf.strings.length)
+  There are as many files, of noise, as images; `scratch` is their new folder.
+  """
+  folder = pathlib.Path(scratch)
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  paths = [
+    folder / str(i)
+    for i in range(len(pillow_pipelines.list_images(data_dir)[0]))
+  ]
+  for path in paths:
+    path.write_bytes(rng.bytes(_SHORTER**2 * 3))
+  return _FileFloor(list(map(str, paths)), batch_size, tf.strings.length)

@@ -1,179 +1,139 @@
-"""How the cost grows: with batch, classes, devices, and images of the set.
+"""How the cost grows with batch, classes, devices, and size of the set.
 
   python -m benchmarks.scaling
 
-The table of devices holds the bytes that the compiled step sends between
-towers, and between copies of the network, against a count by hand; the script
-ends with 1 if they differ. Devices are simulated ones on a CPU.
+The table of devices has the bytes that the compiled step sends between towers
+and between copies of the network, compared with a count by hand; the script
+exits with 1 if they differ. On a CPU devices are simulated.
 """
 
-from collections.abc import Mapping, Sequence
-import contextlib
+from collections.abc import Mapping
 import importlib.util
-import sys
 from typing import Any
 
 from absl import app
-from absl import flags
 
 from alexnet_jax import architecture
-from benchmarks import counts
 from benchmarks import harness
-from benchmarks import networks
-from benchmarks import options
-from benchmarks import report
+from benchmarks import hlo
+from benchmarks import workload
 
-_BATCHES = flags.DEFINE_list('batches', ['8', '32', '128'], 'Batch sizes.')
-_CLASSES = flags.DEFINE_list('classes', ['10', '1000', '10184'], 'Classes.')
-_DEVICES = ['1', '2', '4']
-_IMAGES = flags.DEFINE_list(
-  'set_sizes', ['1000', '100000', '1281167'], 'Images of the training set.'
-)
+BATCH_SIZES = (8, 32, 128)
+CLASSES = (10, 1000, 10184)
+DEVICES = (1, 2, 4)
+SET_SIZES = (1000, 100000, 1281167)
 STEP_HEADER = ('ms a step', 'lowest to highest', 'ms an image', 'peak memory')
 
 
-def steps(
-  variants: Mapping[str, dict[str, Any]], questions: Sequence[str] = ()
-) -> tuple[dict[str, list[str]], dict[str, list[Any]]]:
-  """Lets variants of a step work in turn.
+def measure_steps(
+  variants: Mapping[str, dict[str, Any]], read_programs: bool = False
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+  """Times variants of a step, given by name and changed settings, in turns.
 
-  Args:
-    variants: by name, the settings that make each another than the default.
-    questions: methods of `ours.Step` to call afterwards.
-
-  Returns:
-    By name, the cells of `STEP_HEADER`, and the answers to the questions.
+  Returns the cells of `STEP_HEADER` and, if asked for, the texts of the
+  compiled programs, both by name.
   """
-  cells, answers = {}, {}
-  with contextlib.ExitStack() as stack:
-    workers = []
-    for name, own in variants.items():
-      settings = {
-        'preset': options.PRESET.value,
-        'crop_size': options.CROP_SIZE.value,
-        'batch_size': options.BATCH_SIZE.value,
-        'platform': options.platform(),
-        **own,
-      }
-      worker = harness.Worker(
-        name, 'benchmarks.ours:Step', settings, options.environment()
-      )
-      workers.append(stack.enter_context(worker).wait())
-      worker.call('run', 1)
-      worker.pause()
-    turns, failures = harness.alternate(
-      workers, options.ROUNDS.value, options.TURN_SECONDS.value
-    )
-    if failures:
-      raise SystemExit(report.failures(failures))
+  workers = [harness.step_worker(name, **own) for name, own in variants.items()]
+  cells, programs = {}, {}
+  with harness.race(workers) as (turns, _):
     for worker in workers:
-      worker.resume()
+      if read_programs:
+        programs[worker.name] = worker.call('program')
       seconds = [turn.wall for turn in turns[worker.name]]
-      middle = harness.median(seconds)
-      own = variants[worker.name]
-      rows = own.get('batch_size', options.BATCH_SIZE.value)
+      milliseconds = 1e3 * harness.median(seconds)
       cells[worker.name] = [
-        *report.milliseconds(seconds, middle),
-        f'{1e3 * middle / rows:.3g}',
-        f'{worker.call("memory") / 2**30:.2f} GiB',
+        *harness.milliseconds(seconds),
+        f'{milliseconds / worker.settings["batch_size"]:.3g}',
+        f'{turns[worker.name][-1].memory / 2**30:.2f} GiB',
       ]
-      answers[worker.name] = [worker.call(method) for method in questions]
-  return cells, answers
+  return cells, programs
 
 
 def batches() -> str:
   """Returns the table of batch sizes."""
-  cells, _ = steps({n: {'batch_size': int(n)} for n in _BATCHES.value})
-  return report.table(
-    ('batch', *STEP_HEADER), ([name, *row] for name, row in cells.items())
-  )
+  cells, _ = measure_steps({str(n): {'batch_size': n} for n in BATCH_SIZES})
+  rows = ([name, *row] for name, row in cells.items())
+  return harness.table(('batch', *STEP_HEADER), rows)
 
 
 def classes() -> str:
   """Returns the table of numbers of classes."""
-  cells, _ = steps({n: {'num_classes': int(n)} for n in _CLASSES.value})
+  cells, _ = measure_steps({f'{n:,}': {'num_classes': n} for n in CLASSES})
   rows = []
-  for name, row in cells.items():
-    network = networks.get(options.PRESET.value, int(name))
-    shapes = architecture.layer_shapes(network, options.CROP_SIZE.value)
+  for count, (name, row) in zip(CLASSES, cells.items(), strict=True):
+    network = workload.network(harness.PRESET.value, count)
+    shapes = architecture.layer_shapes(network, harness.CROP_SIZE.value)
     parameters = sum(shape.weights + shape.biases for shape in shapes)
-    rows.append([f'{int(name):,}', f'{parameters:,}', *row])
-  return report.table(('classes', 'parameters', *STEP_HEADER), rows)
+    rows.append([name, f'{parameters:,}', *row])
+  return harness.table(('classes', 'parameters', *STEP_HEADER), rows)
 
 
 def devices() -> tuple[str, bool]:
   """Returns the table of devices, and whether all bytes are as counted."""
-  variants = {n: {'devices': int(n)} for n in options.DEVICES.value or _DEVICES}
-  cells, answers = steps(variants, ['exchanges'])
-  rows, equal = [], True
-  for name, row in cells.items():
-    (found,) = answers[name]
-    counted = exchanged(int(name))
-    equal &= tuple(found) == counted
-    pairs = [f'{a:,} / {b:,}' for a, b in zip(found, counted, strict=True)]
-    rows.append([name, *row, *pairs])
+  cells, programs = measure_steps(
+    {str(n): {'devices': n} for n in DEVICES}, read_programs=True
+  )
+  network = workload.network(harness.PRESET.value)
+  crop_size = harness.CROP_SIZE.value
+  rows, all_equal = [], True
+  for count, (name, row) in zip(DEVICES, cells.items(), strict=True):
+    across = min(count, network.towers)
+    copies = count // across
+    images = harness.BATCH_SIZE.value // copies
+    found = hlo.sent_between(hlo.exchanges(programs[name]), across)
+    counted = (
+      workload.join_bytes(network, crop_size, images, across),
+      workload.gradient_bytes(network, crop_size, copies, across),
+    )
+    all_equal &= found == counted
+    pairs = zip(found, counted, strict=True)
+    rows.append([name, *row, *(f'{a:,} / {b:,}' for a, b in pairs)])
   header = (
     'devices', *STEP_HEADER, 'bytes to other towers, program / by hand',
     'bytes to add up between copies, program / by hand',
   )  # fmt: skip
-  return report.table(header, rows), equal
+  return harness.table(header, rows), all_equal
 
 
-def exchanged(count: int) -> tuple[int, int]:
-  """Counts by hand what one of so many devices sends in a step, in bytes."""
-  network = networks.get(options.PRESET.value)
-  crop_size = options.CROP_SIZE.value
-  across = min(count, network.towers)
-  copies = count // across
-  rows = options.BATCH_SIZE.value // copies
-  return (
-    counts.join_bytes(network, crop_size, rows, across),
-    counts.gradient_bytes(network, crop_size, copies, across),
-  )
-
-
-def images() -> str:
-  """Returns the table of sizes of the training set, of made-up images."""
+def set_sizes() -> str:
+  """Returns the table of sizes of the training set, which is synthetic."""
   if not importlib.util.find_spec('tensorflow'):
     return 'tensorflow is not installed: no table of training sets.'
-  size = options.BATCH_SIZE.value
-  rows = []
-  with contextlib.ExitStack() as stack:
-    workers = []
-    for name in _IMAGES.value:
-      settings = {'num_images': int(name), 'batch_size': size}
-      worker = harness.Worker(name, 'benchmarks.pipelines:MadeUp', settings)
-      workers.append(stack.enter_context(worker).wait())
-      worker.pause()
-    turns, _ = harness.alternate(
-      workers, options.ROUNDS.value, options.TURN_SECONDS.value
+  size = harness.BATCH_SIZE.value
+  workers = [
+    harness.Worker(
+      f'{count:,}', 'benchmarks.pipelines:Synthetic',
+      {'num_images': count, 'batch_size': size},
     )
+    for count in SET_SIZES
+  ]  # fmt: skip
+  rows = []
+  with harness.race(workers) as (turns, _):
     for worker in workers:
-      worker.resume()
-      rate = size / harness.median([t.cpu for t in turns[worker.name]])
+      taken = turns[worker.name]
       rows.append(
         [
-          f'{int(worker.name):,}',
-          f'{worker.call("first"):.2f} s',
-          f'{rate:,.0f}',
-          f'{worker.call("memory") / 2**30:.2f} GiB',
+          worker.name,
+          f'{worker.call("seconds_to_first_batch"):.2f} s',
+          f'{size / harness.median(turn.cpu for turn in taken):,.0f}',
+          f'{taken[-1].memory / 2**30:.2f} GiB',
         ]
       )
   header = ('images', 'to the first batch', 'images/s a core', 'peak memory')
-  return report.table(header, rows)
+  return harness.table(header, rows)
 
 
 def main(argv: list[str]) -> int:
   """Prints the tables; returns 1 if the bytes are not as counted."""
   del argv
-  print(f'{report.machine()}\n{" ".join(sys.argv[1:])}\n')
+  harness.print_header()
   print(batches(), end='\n\n')
   print(classes(), end='\n\n')
   table, equal = devices()
+  verdict = 'equal' if equal else 'NOT equal'
   print(table)
-  said = 'equal' if equal else 'NOT equal'
-  print(f'Bytes of the compiled step and counted by hand: {said}', end='\n\n')
-  print(images())
+  print(f'Bytes of the compiled step and counted by hand: {verdict}\n')
+  print(set_sizes())
   return 0 if equal else 1
 
 

@@ -1,188 +1,206 @@
-"""Whole training steps, forward, backward and update, beside torch's.
+"""Whole training steps, forward, backward and update, compared with torch's.
 
   python -m benchmarks.train_step --batch_sizes=32,128,256
   python -m benchmarks.train_step --precisions=bfloat16   # on a GPU
 
-Runs on the GPU when there is one. Every contender has a process of its own,
-and they work in turn. Nothing is set for this project's steps that a training
-run would not set, but for two things: JAX's persistent compilation cache, and
-on a GPU that JAX takes memory as it needs it, because the contenders share it.
+Runs on the GPU when there is one. Nothing is set for this project's steps that
+a training run would not set, except for the folder of JAX's persistent
+compilation cache, and on a GPU that JAX takes memory as it needs it, because
+the contenders share it.
 """
 
-from collections.abc import Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import importlib.util
-import pathlib
-import sys
+import math
 import tempfile
+from typing import Any, NamedTuple
 
 from absl import app
 from absl import flags
 
-from alexnet_jax import presets
 from benchmarks import ceilings
-from benchmarks import contenders
-from benchmarks import counts
 from benchmarks import harness
-from benchmarks import options
-from benchmarks import report
+from benchmarks import workload
 
 HEADER = (
   'contender', 'arithmetic', 'batch', 'ms a step', 'lowest to highest',
   'images/s', 'TFLOP/s', 'of matrix rate', 'against torch', 'peak memory',
   'first step', 'second start',
 )  # fmt: skip
+_CHANNELS_LAST = {'norm': 'shifted_norm', 'channels_last': True}
+_COMPILED = {**_CHANNELS_LAST, 'compile_mode': 'default'}
+# Name: module and settings. "torch, pure" takes part in bfloat16 only.
+CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
+  'ours': ('jax_step', {}),
+  'ours, 2 devices': ('jax_step', {'devices': 2}),
+  'torch': ('torch_step', {}),
+  'torch, shifted norm': ('torch_step', {'norm': 'shifted_norm'}),
+  'torch, channels last': ('torch_step', _CHANNELS_LAST),
+  'torch, compiled': ('torch_step', _COMPILED),
+  'torch, pure': ('torch_step', {**_COMPILED, 'precision': 'pure_bfloat16'}),
+}
 
 _CONTENDERS = flags.DEFINE_multi_enum(
-  'contender',
-  list(contenders.CONTENDERS),
-  list(contenders.CONTENDERS),
-  'Who takes part.',
+  'contender', list(CONTENDERS), list(CONTENDERS), 'Contenders to compare.'
 )
 _COMPILE_MODE = flags.DEFINE_string(
   'compile_mode', 'default', "torch.compile's mode, such as max-autotune."
 )
-_CACHE_DIR = flags.DEFINE_string(
-  'cache_dir',
-  '',
-  "Where compiled programs are kept, for a second start; '': a temporary folder"
-  ' that is empty at the first.',
-)
-_LIMIT = flags.DEFINE_float(
-  'limit_seconds', 150, 'A contender that needs longer for a step is left out.'
-)
 
 
-def check() -> None:
-  """Prints whether both frameworks compute the same function."""
-  if not importlib.util.find_spec('torch'):
-    print('torch is not installed: nothing to compare with.')
-    return
-  settings = {
-    'preset': options.PRESET.value,
-    'rows': 2,
-    'crop_size': options.CROP_SIZE.value,
-  }
-  with harness.Worker('check', 'benchmarks.agreement:Check', settings) as work:
-    try:
-      print('\n'.join(work.wait().call('lines')))
-    except harness.ContenderError as e:
-      raise SystemExit(f'The networks were not compared: {e}') from e
+class Entry(NamedTuple):
+  """A contender at one precision and batch size, and what was measured.
 
-
-def race(
-  batch_size: int, precisions: Sequence[str], cache_dir: pathlib.Path
-) -> tuple[list[contenders.Entry], ceilings.Rates, dict[str, str]]:
-  """Lets the contenders step in turn, and the ceilings with them.
-
-  Args:
-    batch_size: images a step.
-    precisions: of the arithmetic.
-    cache_dir: of compiled programs.
-
-  Returns:
-    What was measured, the ceilings, and why some did not run.
+  Attributes:
+    name: one of `CONTENDERS`.
+    precision: 'float32', 'tf32' or 'bfloat16'.
+    batch_size: images per step.
+    turns: of the race.
+    start_seconds: as for `harness.Worker`.
   """
-  platform, side = options.platform(), options.MATRIX_SIDE.value
-  setting = contenders.Setting(
-    preset=options.PRESET.value,
-    crop_size=options.CROP_SIZE.value,
-    platform=platform,
-    compile_mode=_COMPILE_MODE.value,
-    cache_dir=cache_dir,
-    environment=options.environment(),
-    limit=_LIMIT.value,
+
+  name: str
+  precision: str
+  batch_size: int
+  turns: Sequence[harness.Turn]
+  start_seconds: Sequence[float] = ()
+
+  @property
+  def seconds(self) -> float:
+    return harness.median(turn.wall for turn in self.turns)
+
+
+def make_worker(
+  name: str, precision: str, batch_size: int, cache_dir: str
+) -> harness.Worker:
+  """Returns the worker of a contender."""
+  module, own = CONTENDERS[name]
+  worker = harness.step_worker(
+    f'{name}; {precision}; batch {batch_size}',
+    f'benchmarks.{module}:random_step',
+    **{'precision': precision, 'batch_size': batch_size, **own},
   )
-  chosen = contenders.entries(_CONTENDERS.value, precisions, batch_size)
-  failures: dict[str, str] = {}
-  with contextlib.ExitStack() as stack:
-    workers = stack.enter_context(contenders.started(chosen, setting, failures))
-    limits = ceilings.start(precisions, platform, options.environment(), side)
-    for worker in limits:
-      stack.enter_context(worker).wait()
-    turns, failed = harness.alternate(
-      [*workers, *limits], options.ROUNDS.value, options.TURN_SECONDS.value
-    )
-    failures |= failed
-    by_key = {worker.name: worker for worker in workers}
-    for entry in chosen:
-      if entry.key not in failures:
-        entry.seconds = [turn.wall for turn in turns[entry.key]]
-        by_key[entry.key].resume()
-        entry.memory = by_key[entry.key].call('memory')
-  done = [entry for entry in chosen if entry.key not in failures]
-  return done, ceilings.read(turns, platform, side), failures
+  # A folder each, so that none finds what another one compiled.
+  folder = f'{cache_dir}/{worker.name.replace(" ", "_")}'
+  if module == 'jax_step':
+    worker.starts = 2
+    worker.settings['cache_dir'] = folder
+  elif 'compile_mode' in own:
+    worker.starts = 2
+    worker.settings['compile_mode'] = _COMPILE_MODE.value
+    worker.environment['TORCHINDUCTOR_CACHE_DIR'] = folder
+  return worker
+
+
+def measure(
+  batch_size: int,
+) -> tuple[list[Entry], ceilings.Rates, dict[str, str]]:
+  """Returns what was measured, the ceilings, and why some did not run."""
+  precisions = harness.precisions(harness.platform())
+  names = list(_CONTENDERS.value)
+  missing = {}
+  if not importlib.util.find_spec('torch'):
+    absent = [name for name in names if name.startswith('torch')]
+    missing = dict.fromkeys(absent, 'torch is not installed')
+    names = [name for name in names if name not in missing]
+  with tempfile.TemporaryDirectory() as cache_dir:
+    workers = {
+      (name, precision): make_worker(name, precision, batch_size, cache_dir)
+      for precision in precisions
+      for name in names
+      if name != 'torch, pure' or precision == 'bfloat16'
+    }
+    everyone = [*workers.values(), *ceilings.workers(precisions)]
+    with harness.race(everyone, all_must_work=False) as (turns, failures):
+      rates = ceilings.rates(turns)
+  entries = [
+    Entry(*key, batch_size, turns[worker.name], worker.start_seconds)
+    for key, worker in workers.items()
+    if worker.name in turns
+  ]
+  return entries, rates, missing | failures
 
 
 def rows(
-  entries: Sequence[contenders.Entry], rates: ceilings.Rates
+  entries: Sequence[Entry], products: Mapping[str, float]
 ) -> list[list[str]]:
-  """Returns the table's rows."""
-  network = presets.get(options.PRESET.value)
-  flops = counts.step_flops(network, options.CROP_SIZE.value)
-  torch = {
-    entry.precision: harness.median(entry.seconds)
-    for entry in entries
-    if entry.name == 'torch'
-  }
+  """Returns the table's rows, given `ceilings.Rates.products`."""
+  network = workload.network(harness.PRESET.value)
+  flops = workload.step_flops(network, harness.CROP_SIZE.value)
+  torch = {e.precision: e.seconds for e in entries if e.name == 'torch'}
   lines = []
   for entry in entries:
-    seconds = harness.median(entry.seconds)
-    rate = flops * entry.batch_size / seconds
+    rate = flops * entry.batch_size / entry.seconds
     peer = torch.get(entry.precision)
+    starts = [f'{seconds:.1f} s' for seconds in entry.start_seconds]
     lines.append(
       [
         entry.name,
         entry.precision,
         str(entry.batch_size),
-        *report.milliseconds(entry.seconds, seconds),
-        f'{entry.batch_size / seconds:,.1f}',
+        *harness.milliseconds([turn.wall for turn in entry.turns]),
+        f'{entry.batch_size / entry.seconds:,.1f}',
         f'{rate / 1e12:.3g}',
-        f'{rate / rates.products[entry.precision]:.2f}',
-        f'{peer / seconds:.2f}' if peer else '',
-        f'{entry.memory / 2**30:.2f} GiB',
-        f'{entry.first:.1f} s',
-        f'{entry.second:.1f} s' if entry.compiles else '',
+        f'{rate / products.get(entry.precision, math.nan):.2f}',
+        f'{peer / entry.seconds:.2f}' if peer else '',
+        f'{entry.turns[-1].memory / 2**30:.2f} GiB',
+        *[*starts, ''][:2],
       ]
     )
   return lines
 
 
-def summary(entries: Sequence[contenders.Entry]) -> list[str]:
-  """Returns a line a precision: this project against the fastest torch."""
+def summary(entries: Sequence[Entry]) -> list[str]:
+  """Returns lines that compare this project with the fastest torch."""
   lines = []
   for precision in dict.fromkeys(entry.precision for entry in entries):
-    seconds = {
-      entry.name: harness.median(entry.seconds)
-      for entry in entries
-      if entry.precision == precision
-    }
+    seconds = {e.name: e.seconds for e in entries if e.precision == precision}
+    ours, two_devices = map(seconds.get, ('ours', 'ours, 2 devices'))
     peers = [name for name in seconds if name.startswith('torch')]
-    if 'ours' in seconds and peers:
+    if ours and peers:
       best = min(peers, key=seconds.__getitem__)
-      ratio = seconds[best] / seconds['ours']
+      ratio = seconds[best] / ours
       lines.append(f'{precision}: {ratio:.2f} times as fast as "{best}"')
-    if {'ours', 'ours, 2 devices'} <= seconds.keys():
-      ratio = seconds['ours'] / seconds['ours, 2 devices']
+    if ours and two_devices:
+      ratio = ours / two_devices
       lines.append(f'{precision}: two devices at {ratio:.2f} of one')
   return lines
+
+
+def check_agreement() -> None:
+  """Prints whether both frameworks compute the same function.
+
+  Raises:
+    SystemExit: if they do not.
+  """
+  if not importlib.util.find_spec('torch'):
+    print('torch is not installed: nothing to compare with.')
+    return
+  settings = {
+    'preset': harness.PRESET.value,
+    'rows': 2,
+    'crop_size': harness.CROP_SIZE.value,
+  }
+  try:
+    with harness.Worker(
+      'agreement', 'benchmarks.torch_step:Agreement', settings
+    ) as check:
+      print('\n'.join(check.call('lines')))
+  except harness.ContenderError as e:
+    raise SystemExit(f'The networks do not agree: {e}') from e
 
 
 def main(argv: list[str]) -> None:
   """Prints the tables."""
   del argv
-  platform = options.platform()
-  precisions = options.precisions(platform)
-  print(f'{report.machine()}\n{" ".join(sys.argv[1:])}')
-  check()
-  for batch_size in map(int, options.BATCH_SIZES.value):
-    with tempfile.TemporaryDirectory() as temporary:
-      cache_dir = pathlib.Path(_CACHE_DIR.value or temporary)
-      entries, rates, failures = race(batch_size, precisions, cache_dir)
-    print('\n'.join(rates.lines()), end='\n\n')
-    print(report.table(HEADER, rows(entries, rates)), end='\n\n')
+  harness.print_header()
+  check_agreement()
+  for batch_size in map(int, harness.BATCH_SIZES.value):
+    entries, rates, failures = measure(batch_size)
+    print(rates.lines(), end='\n\n')
+    print(harness.table(HEADER, rows(entries, rates.products)), end='\n\n')
     print('\n'.join(summary(entries)))
-    print(report.failures(failures))
+    print(harness.failure_lines(failures))
 
 
 if __name__ == '__main__':

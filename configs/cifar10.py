@@ -24,7 +24,7 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
   # 28 of 32 is the paper's 224 of 256.
   config.input.image_size = 32
   config.input.crop_size = 28
-  # Pixels of about unit variance: the small nets' initial weights want them.
+  # Pixels of about unit variance, which the initial weights are made for.
   config.input.pixel_scale = 1 / 64
 
   config.optimizer.schedule = 'cosine'

@@ -4,7 +4,7 @@ Five epochs end at a test error of about 9.2 %, after four minutes on two cores:
 
   python main.py --config=configs/fashion_mnist.py --workdir=runs/demo
 
-Reads Debian's package dataset-fashion-mnist where it is installed; elsewhere
+Reads Debian's package dataset-fashion-mnist if it is installed; otherwise
 tensorflow-datasets downloads the set.
 """
 
@@ -33,7 +33,7 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
 
   config.input.image_size = 28
   config.input.crop_size = 28
-  # Pixels of about unit variance: the small nets' initial weights want them.
+  # Pixels of about unit variance, which the initial weights are made for.
   config.input.pixel_scale = 1 / 64
   # The whole image: of ten views, two differ.
   config.input.random_crop = False

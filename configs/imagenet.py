@@ -31,27 +31,27 @@ def base(preset: str) -> config_dict.ConfigDict:
 
   # Of initial values, dropout masks, order, crops, flips and color shifts.
   config.seed = 0
-  # Devices in use. 0: all that there are; on a CPU, one simulated device a
+  # Devices in use. 0: all available ones; on a CPU, one simulated device per
   # tower. 1 runs all towers on one device, 2 is the paper's pair, 4 two pairs.
   config.devices = 0
-  # Where compiled programs are kept, so that the next start of the same config
-  # need not compile; '': nowhere.
+  # Folder for compiled programs, so that the next start with the same config
+  # need not compile; '': none.
   config.compilation_cache = '~/.cache/alexnet_jax/programs'
   # Arithmetic: float32 or bfloat16. Parameters are float32 either way.
   config.compute_dtype = 'float32'
-  # Images an update (Section 5).
+  # Images per update (Section 5).
   config.batch_size = 128
   # Pieces in which a batch is computed when it does not fit in memory.
   config.accumulation = 1
   # "Roughly 90 cycles" (Section 5); the plateau rule may end a run earlier.
   config.num_epochs = 90
-  # Updates after which to stop; 0: num_epochs says. For short trials.
+  # Updates after which to stop; 0: num_epochs decides. For short trials.
   config.max_steps = 0
-  # Updates between validations; 0: one a epoch.
+  # Updates between validations; 0: one per epoch.
   config.validate_every_steps = 0
 
-  # The network: towers, constants, and one entry a layer. `order` is what
-  # follows a layer's weighted sum, `reads` whose maps it sees.
+  # The network: towers, constants, and one entry per layer. `order` lists what
+  # follows a layer's weighted sum, `reads` says whose maps it reads.
   network = presets.get(preset)
   config.network = config_dict.ConfigDict(architecture.to_dict(network))
 
@@ -60,12 +60,13 @@ def base(preset: str) -> config_dict.ConfigDict:
   # files) or synthetic (made-up images).
   config.data.source = 'tfds'
   config.data.name = 'imagenet2012'
-  # '': where tensorflow-datasets keeps its sets.
+  # '': the default folder of tensorflow-datasets.
   config.data.data_dir = ''
-  # Where the two ILSVRC2012_img_*.tar lie; '': <data_dir>/downloads/manual.
+  # Folder of the two ILSVRC2012_img_*.tar; '': <data_dir>/downloads/manual.
   config.data.manual_dir = ''
-  # Where mode=prepare writes the squares of both splits, decoded once (252 GB
-  # for ImageNet). Training then reads these alone. '': decode every time.
+  # Folder of the prepared store, in which mode=prepare writes the decoded
+  # squares of both splits (252 GB for ImageNet). Training then reads only
+  # these. '': no store; every epoch decodes the images.
   config.data.store_dir = ''
   config.data.train_split = 'train'
   config.data.eval_split = 'validation'
@@ -74,17 +75,17 @@ def base(preset: str) -> config_dict.ConfigDict:
   # Images in each split of the synthetic source.
   config.data.num_examples = 512
   # Mean and principal components. computed: from this training split, with the
-  # paper's mean image; one pass over it at the first start, kept beside the
-  # data (mode=prepare does it beforehand). imagenet: Krizhevsky's published
-  # constants, which need no pass; with input.mean=channel.
+  # paper's mean image, in one pass at the first start; the result is kept next
+  # to the data (mode=prepare does it beforehand). imagenet: Krizhevsky's
+  # published constants, which need no pass; with input.mean=channel.
   config.data.statistics = 'computed'
   # The run stops when more than this share of a split cannot be read.
   config.data.max_unreadable = 0.001
   # A file with more pixels than this is not decoded; 2**28 is 16,384 squared,
   # 0.8 GB as RGB.
   config.data.max_pixels = 2**28
-  # Turns images as their EXIF orientation says. ImageNet's users, the 2012 code
-  # among them, ignore it; modes that are given photographs always turn them.
+  # Applies the EXIF orientation. ImageNet's users, the 2012 code among them,
+  # ignore it; modes that are given photographs always apply it.
   config.data.upright = False
   # Threads that read and decode; 0: one per core.
   config.data.threads = 0
@@ -114,15 +115,15 @@ def base(preset: str) -> config_dict.ConfigDict:
   # plateau, phases, cosine or constant.
   config.optimizer.schedule = 'plateau'
   # Of schedules plateau (before its first drop), cosine (its top) and constant.
-  # A run that is resumed with another rate goes on with that one.
+  # A run that is resumed with another rate uses that one.
   config.optimizer.learning_rate = 0.01
   config.optimizer.momentum = 0.9
   config.optimizer.weight_decay = 0.0005
-  # Decay of biases: none in the 2012 code, and the paper does not say.
+  # Decay of biases: 0 in the 2012 code; the paper does not say.
   config.optimizer.bias_decay = 0.0
   # Magnitude of the color shift (Section 4.1).
   config.optimizer.color_noise = 0.1
-  # By which a layer's rates, or all biases' rates, are multiplied.
+  # Multipliers of a layer's learning rates, or of all biases' rates.
   config.optimizer.rate_multipliers = config_dict.ConfigDict(
     {'bias': 1.0, **{layer.name: 1.0 for layer in network.layers}}
   )
@@ -148,7 +149,7 @@ def base(preset: str) -> config_dict.ConfigDict:
   config.optimizer.cosine.end_rate = 0.0
 
   config.checkpoint = config_dict.ConfigDict()
-  # Updates between checkpoints, besides one after every validation.
+  # Updates between checkpoints; every validation saves one, too.
   config.checkpoint.every_steps = 2000
   # The last N are kept, and the best by validation error.
   config.checkpoint.keep = 2
@@ -157,9 +158,9 @@ def base(preset: str) -> config_dict.ConfigDict:
   config.checkpoint.accept_changes = False
 
   config.log = config_dict.ConfigDict()
-  # Updates between lines.
+  # Updates between log lines.
   config.log.every_steps = 20
-  # Updates at a loss of ln(classes) before a warning says so.
+  # Updates at a loss of ln(classes) before a warning.
   config.log.stuck_after_steps = 2000
 
   config.evaluate = config_dict.ConfigDict()

@@ -1,4 +1,4 @@
-"""The runs of 2012 as their logs have them: what was changed by hand, and when.
+"""The runs of 2012 as logged: what was changed by hand, and when.
 
 From the notes at the end of the archive's layers/layer-params-*.cfg. A row is
 an epoch, the rate of the weights, that of the biases before their multiplier of
@@ -109,7 +109,7 @@ def phases(run: Run) -> tuple[tuple[float, ...], ...]:
 
 
 def apply(run: Run, config: config_dict.ConfigDict) -> None:
-  """Gives a config the run's recipe (convdata_jpeg.py besides its log)."""
+  """Applies the run's recipe to a config (its log and convdata_jpeg.py)."""
   config.num_epochs = run.killed - 1
   config.optimizer.schedule = 'phases'
   config.optimizer.phases.rows = phases(run)

@@ -2,6 +2,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Dense
 
 _SIDE = 13
+_FLOAT = jnp.float32
 # Every operation, layers that read their own tower and all; five classes, which
 # two towers cannot share equally.
 _NETWORK = architecture.Architecture(
@@ -49,9 +51,7 @@ def _images():
   return rng.standard_normal((4, _SIDE, _SIDE, 3)).astype(np.float32)
 
 
-_forward_all = jax.jit(
-  activations.forward_all, static_argnums=0, static_argnames='silence'
-)
+_layer_outputs = jax.jit(activations.layer_outputs, static_argnums=(0, 3, 4))
 _layer_output = jax.jit(activations.layer_output, static_argnums=(0, 3))
 _forward = jax.jit(model.forward, static_argnums=0)
 
@@ -60,7 +60,7 @@ _forward = jax.jit(model.forward, static_argnums=0)
 def test_logits_are_those_of_the_network(towers):
   network = dataclasses.replace(_NETWORK, towers=towers)
   params = _params(towers)
-  results = _forward_all(network, params, _images())
+  results = _layer_outputs(network, params, _images())
   assert list(results) == [*_NAMES, 'logits', 'probabilities']
   expected = np.asarray(_forward(network, params, _images()))
   np.testing.assert_allclose(results['logits'], expected, atol=1e-5)
@@ -84,36 +84,34 @@ def test_a_layers_output_is_that_of_the_network_cut_off_after_it(i):
   np.testing.assert_allclose(actual, expected, atol=1e-5)
   assert actual.shape[-1] == layers[-1].features
   assert np.std(actual) > 0.01
-  by_tower = _forward_all(_NETWORK, _params(), _images())[_NAMES[i]]
+  by_tower = _layer_outputs(_NETWORK, _params(), _images())[_NAMES[i]]
   joined = np.concatenate(list(by_tower), axis=-1)
   np.testing.assert_allclose(joined[..., : actual.shape[-1]], actual, atol=1e-5)
 
 
-@pytest.mark.parametrize('silent', [0, 1])
-def test_a_silent_tower_is_one_whose_maps_have_no_weight(silent):
+@pytest.mark.parametrize('ablated', [0, 1])
+def test_an_ablated_tower_is_one_whose_activations_have_no_weight(ablated):
   params = jax.tree.map(np.array, _params())
-  # Inputs of the layers that read all: silent are the tower's channels, the
-  # last axis of the joined maps.
+  # Inputs of the layers that read all towers: the ablated tower's channels on
+  # the last axis of the joined activations.
   for name, channels in (('conv3', 12), ('fc4', 8), ('fc6', 10)):
     kernel = params[name]['kernel']
     half = channels // 2
     shape = kernel.shape
     kernel = kernel.reshape(2, -1, channels, shape[-1])
-    kernel[:, :, silent * half : (silent + 1) * half] = 0
+    kernel[:, :, ablated * half : (ablated + 1) * half] = 0
     params[name]['kernel'] = kernel.reshape(shape)
   expected = _forward(_NETWORK, params, _images())
-  results = _forward_all(_NETWORK, _params(), _images(), silence=silent)
+  results = _layer_outputs(_NETWORK, _params(), _images(), _FLOAT, ablated)
   np.testing.assert_allclose(results['logits'], expected, atol=1e-5)
-  everyone = _forward_all(_NETWORK, _params(), _images())
+  everyone = _layer_outputs(_NETWORK, _params(), _images())
   assert np.abs(everyone['logits'] - expected).max() > 0.1
-  # Before the first join there is nothing to be silent about.
+  # Nothing changes before the first join.
   np.testing.assert_array_equal(results['conv2'], everyone['conv2'])
 
 
 def test_bfloat16_is_returned_as_float32():
-  results = activations.forward_all(
-    _NETWORK, _params(), _images(), jax.numpy.bfloat16
-  )
+  results = _layer_outputs(_NETWORK, _params(), _images(), jnp.bfloat16)
   assert {str(value.dtype) for value in results.values()} == {'float32'}
   exact = _forward(_NETWORK, _params(), _images())
   difference = np.abs(results['logits'] - exact).max() / np.abs(exact).max()
@@ -127,4 +125,4 @@ def test_an_unknown_layer_or_tower_is_a_mistake_in_one_line():
   assert ', '.join(_NAMES) in str(caught.value)
   assert '\n' not in str(caught.value)
   with pytest.raises(errors.UserError, match='towers 0 to 1'):
-    activations.forward_all(_NETWORK, _params(), _images(), silence=2)
+    activations.layer_outputs(_NETWORK, _params(), _images(), ablated_tower=2)

@@ -119,24 +119,27 @@ def _without_conv3():
     ),
     (
       lambda: dataclasses.replace(presets.small(), dropout_rate=1.0),
-      ['dropout_rate', '1.0', '0 <= rate < 1'],
+      ['dropout_rate=1.0', '[0, 1)'],
     ),
     (
       lambda: dataclasses.replace(presets.small(), dropout_rate=-0.5),
-      ['dropout_rate', '-0.5', '0 <= rate < 1'],
+      ['dropout_rate=-0.5', '[0, 1)'],
     ),
     (
       lambda: dataclasses.replace(presets.small(), dropout_scaling='both'),
-      ['dropout_scaling', "'both'", "'test'", "'train'"],
+      ["network.dropout_scaling='both'", 'test or train'],
     ),
     (
       lambda: dataclasses.replace(presets.small(), towers=3),
-      ['conv1', '32', '3 towers'],
+      ['network.conv1.features=32', 'network.towers=3'],
     ),
-    (lambda: _with_first_layer(features=33), ['conv1', '33', '2 towers']),
+    (
+      lambda: _with_first_layer(features=33),
+      ['network.conv1.features=33', 'network.towers=2'],
+    ),
     (
       lambda: _with_first_layer(reads='both'),
-      ['conv1.reads', "'both'", "'own'", "'all'"],
+      ["network.conv1.reads='both'", 'own or all'],
     ),
     (
       lambda: _with_first_layer(order=('relu',)),
@@ -146,16 +149,16 @@ def _without_conv3():
     # 8 -> conv1 1 -> no window of pooling.
     (
       lambda: architecture.layer_shapes(presets.paper(), 8),
-      ['crop_size 8', "conv1's pooling"],
+      ['crop_size=8', "conv1's pooling"],
     ),
     (
       lambda: architecture.layer_shapes(presets.paper(), 7),
-      ['crop_size 7', 'after conv1:'],
+      ['crop_size=7', 'after conv1:'],
     ),
     # 28 -> 5 -> 2 -> no window in conv2's pooling.
     (
       lambda: architecture.layer_shapes(presets.paper(), 28),
-      ['crop_size 28', "conv2's pooling"],
+      ['crop_size=28', "conv2's pooling"],
     ),
   ],
 )

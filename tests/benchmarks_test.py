@@ -1,22 +1,18 @@
-"""The scripts with tiny settings, and what they count, by number.
+"""The benchmark scripts with tiny settings, and what they count, by hand.
 
-In most tests contenders live in this process: what is tested is the scripts.
-Whether separate processes are timed and stopped as promised has its own tests.
+Contenders of a script live in this process, where tests share them. The harness
+itself is tested with processes.
 """
 
-import contextlib
 import os
 import pathlib
 import pkgutil
 import subprocess
 import sys
 import time
-from typing import ClassVar
 
 from absl import flags
 from absl.testing import flagsaver
-import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 from PIL import Image
 import pytest
@@ -25,246 +21,161 @@ from alexnet_jax import architecture
 from alexnet_jax import presets
 from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Dense
-from benchmarks import collectives
-from benchmarks import counts
+from benchmarks import ceilings
 from benchmarks import end_to_end
 from benchmarks import harness
 from benchmarks import input_pipeline
+from benchmarks import layer_passes
 from benchmarks import layers
-from benchmarks import part
-from benchmarks import parts
-from benchmarks import report
 from benchmarks import scaling
-from benchmarks import serving
 from benchmarks import train_step
+from benchmarks import training_run
+from benchmarks import workload
 from configs import imagenet
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Two towers that meet before conv2 and fc6, for images of 8x8.
+# Two towers that meet before fc8, for images of 8x8.
+_ORDER = ('activation', 'pool', 'response_norm', 'dropout')
 _NETWORK = architecture.Architecture(
-  layers=(
-    Conv('conv1', 4, 3, order=('activation', 'pool', 'response_norm')),
-    Conv('conv2', 8, 3, padding=(1, 1), reads='all'),
-    Dense('fc6', 16),
-    Dense('fc8', 10, order=()),
-  )
+  layers=(Conv('conv1', 4, 3, order=_ORDER), Dense('fc8', 10, order=()))
 )
 _TINY = {
   'preset': 'tiny', 'crop_size': 8, 'batch_size': 4, 'batch_sizes': ['4'],
-  'rounds': 2, 'turn_seconds': 0.0, 'matrix_side': 64, 'platform': 'cpu',
+  'rounds': 2, 'turn_seconds': 0.0, 'platform': 'cpu',
 }  # fmt: skip
-
-
-def test_operations_and_bytes_of_the_paper_network():
-  paper = presets.paper()
-  # 724,406,816 multiply-adds an image, of which conv1 has 105,415,200 and
-  # needs no gradient of its input.
-  assert counts.step_flops(paper, 224) == 6 * 724_406_816 - 2 * 105_415_200
-  floats = {join.before: join.floats for join in counts.joins(paper, 224)}
-  assert floats == {
-    'conv3': 13 * 13 * 128, 'fc6': 6 * 6 * 128, 'fc7': 2048, 'fc8': 2048,
-    'loss': 500,
-  }  # fmt: skip
-  # 61,172 floats an image and tower (section 5 of the paper's source).
-  assert counts.join_bytes(paper, 224, rows=3, devices=2) == 3 * 4 * 61_172
-  assert counts.join_bytes(paper, 224, rows=3, devices=1) == 0
-  assert counts.gradient_bytes(paper, 224, copies=1, devices=2) == 0
-  half = 60_965_224 // 2
-  assert counts.gradient_bytes(paper, 224, copies=2, devices=2) == 4 * half + 20
-
-
-_PROGRAM = """
- %a = f32[2,13,13,256]{3,2,1,0} all-gather(%x), replica_groups={{0,1},{2,3}}, d
- %b = f32[2,2048]{1,0} reduce-scatter(%x), replica_groups={{0,1},{2,3}}, to
- %c = (f32[10]{0}, bf16[3]{0}) all-reduce(%x, %y), replica_groups={{0,2},{1,3}}
- %d = (f32[4]{0}, f32[8]{0}) all-gather-start(%x), channel_id=1, \
-replica_groups=mesh['data'=2,'tower'=2] {'tower'}, dimensions={0}
- %e = f32[99]{0} add(%x, %y)
-"""
-
-
-def test_bytes_of_a_program():
-  found = collectives.read(_PROGRAM)
-  pairs, copies = ((0, 1), (2, 3)), ((0, 2), (1, 3))
-  assert found == [
-    ('all-gather', 4 * 2 * 13 * 13 * 256, pairs),
-    ('reduce-scatter', 4 * 2 * 2048, pairs),
-    ('all-reduce', 4 * 10 + 2 * 3, copies),
-    ('all-gather', 4 * 8, pairs),
-  ]
-  # Half of what is gathered, and all of what the other tower keeps.
-  between_towers = 2 * 2 * 13 * 13 * 256 + 4 * 2 * 2048 + 4 * 4
-  assert collectives.sent_between(found, 2) == (between_towers, 46)
-
-
-def test_an_unexpected_exchange_is_refused():
-  line = '%a = f32[2]{0} all-to-all(%x), replica_groups={{0,1}}'
-  with pytest.raises(ValueError, match='all-to-all'):
-    collectives.sent_between(collectives.read(line), 2)
-
-
-def test_table():
-  assert report.table(('a', 'long'), [('1', '2'), ('10', '20')]) == (
-    '| a  | long |\n| -- | ---- |\n| 1  | 2    |\n| 10 | 20   |'
-  )
-
-
-def test_milliseconds():
-  assert report.milliseconds([10.74, 0.0012345], 1.0) == (
-    '1000', '1.234 to 10740'
-  )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _workers(**settings):
-  """Starts a `Counter` for each name, with these settings."""
-  with contextlib.ExitStack() as stack:
-    workers = [
-      stack.enter_context(
-        harness.Worker(name, 'benchmarks_testing:Counter', own)
-      )
-      for name, own in settings.items()
-    ]
-    yield [worker.wait() for worker in workers]
-
-
-def test_turns_measure_time_and_processors():
-  with _workers(
-    sleep={'work': 'sleep', 'seconds': 0.05},
-    compute={'work': 'compute', 'seconds': 0.05},
-    child={'work': 'child', 'seconds': 0.2},
-  ) as workers:
-    turns, failures = harness.alternate(workers, 2, 0.2)
-  assert not failures
-  assert [len(taken) for taken in turns.values()] == [2, 2, 2]
-  for turn in turns['sleep']:
-    assert turn.wall >= 0.05
-    assert turn.cpu < 0.02
-  # Ticks of the clock that counts are 10 ms long, and a turn lasts 200.
-  for turn in turns['compute']:
-    assert turn.cpu == pytest.approx(0.05, abs=0.02)
-    assert turn.wall >= 0.045
-  for turn in turns['child']:
-    assert 0.17 < turn.cpu < 0.5
-
-
-def test_the_first_unit_of_a_turn_does_not_count():
-  with _workers(one={'seconds': 0.01}) as (worker,):
-    worker.turn(0.0)
-    assert worker.call('units') == 2
-
-
-def test_environment_is_there_before_python(monkeypatch):
-  monkeypatch.delenv('ALEXNET_ADDED', raising=False)
-  with harness.Worker(
-    'a', 'benchmarks_testing:Counter', {}, {'ALEXNET_ADDED': '1'}
-  ) as worker:
-    worker.wait()
-    assert worker.call('born_with', 'ALEXNET_ADDED')
-    assert 'ALEXNET_ADDED' not in os.environ
-
-
-def test_a_stopped_contender_stands_still():
-  with _workers(one={}) as (worker,):
-    worker.pause()
-    time.sleep(0.05)  # for a tick under way
-    with open(f'/proc/{worker.pid}/stat') as stat:
-      assert stat.read().rsplit(')', 1)[1].split()[0] == 'T'
-    worker.resume()
-    before = worker.call('ticks')
-    time.sleep(0.1)
-    assert worker.call('ticks') > before
-
-
-def test_reasons_of_failures():
-  with _workers(
-    fails={'work': 'fail'}, dies={'work': 'die'}, works={'seconds': 0.01}
-  ) as workers:
-    turns, failures = harness.alternate(workers, 3, 0.0)
-  assert failures == {
-    'fails': 'ValueError: no luck',
-    'dies': 'its process ended with code 3',
-  }
-  assert len(turns['works']) == 3
-
-
-def test_a_contender_that_cannot_be_built_or_takes_too_long():
-  settings = {'unknown': 1}
-  with (
-    harness.Worker('a', 'benchmarks_testing:Counter', settings) as worker,
-    pytest.raises(harness.ContenderError, match='TypeError: .*unknown'),
-  ):
-    worker.wait()
-  settings = {'seconds': 60.0}
-  with harness.Worker(
-    'b', 'benchmarks_testing:Counter', settings, timeout=5.0
-  ) as worker:
-    worker.wait()
-    start = time.perf_counter()
-    worker.timeout = 0.1
-    with pytest.raises(harness.ContenderError, match='more than 0.1 s'):
-      worker.call('run', 1)
-    assert time.perf_counter() - start < 2
-
-
-class _InProcess:
-  """Stands in for `harness.Worker`, without a process."""
-
-  built: ClassVar[dict] = {}
-
-  def __init__(self, name, factory, settings, environment=None, timeout=0.0):
-    self.name = name
-    # A second start finds what the first one built.
-    key = f'{factory} {settings}'
-    if key not in self.built:
-      self.built[key] = pkgutil.resolve_name(factory)(**settings)
-    self._contender = self.built[key]
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *exc_info):
-    pass
-
-  def wait(self):
-    return self
-
-  def first_run(self):
-    self.call('run', 1)
-    return 1.25
-
-  def call(self, method, *args):
-    return getattr(self._contender, method)(*args)
-
-  def turn(self, seconds):
-    return serving.turn(self._contender, seconds)
-
-  def pause(self):
-    pass
-
-  resume = close = pause
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-  monkeypatch.setattr(harness, 'Worker', _InProcess)
-  monkeypatch.setitem(presets.PRESETS, 'tiny', lambda: _NETWORK)
-  monkeypatch.setattr(_InProcess, 'built', {})
-  names = (
-    'jax_compilation_cache_dir',
-    'jax_persistent_cache_min_compile_time_secs',
-  )
-  before = {name: getattr(jax.config, name) for name in names}
-  yield _InProcess
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 def _flags(**values):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   return flagsaver.flagsaver(**{**_TINY, **values})
+
+
+def test_operations_and_bytes_of_the_paper_network():
+  paper = presets.paper()
+  # 724,406,816 multiply-adds per image, of which conv1 has 105,415,200 and
+  # needs no gradient of its input.
+  assert workload.step_flops(paper, 224) == 6 * 724_406_816 - 2 * 105_415_200
+  assert workload.join_floats(paper, 224) == {
+    'conv3': 13 * 13 * 128, 'fc6': 6 * 6 * 128, 'fc7': 2048, 'fc8': 2048,
+    'loss': 500,
+  }  # fmt: skip
+  # 61,172 floats per image and tower (section 5 of the paper's source).
+  assert workload.join_bytes(paper, 224, rows=3, devices=2) == 3 * 4 * 61_172
+  assert workload.join_bytes(paper, 224, rows=3, devices=1) == 0
+  assert workload.gradient_bytes(paper, 224, copies=1, devices=2) == 0
+  half = 60_965_224 // 2
+  added = workload.gradient_bytes(paper, 224, copies=2, devices=2)
+  assert added == 4 * half + 20
+
+
+def test_table():
+  assert harness.table(('a', 'long'), [('1', '2'), ('10', '20')]) == (
+    '| a  | long |\n| -- | ---- |\n| 1  | 2    |\n| 10 | 20   |'
+  )
+
+
+def test_milliseconds_have_four_digits_and_no_exponent():
+  assert harness.milliseconds([10.74, 0.0012345, 1.0]) == (
+    '1000', '1.234 to 10740'
+  )  # fmt: skip
+
+
+def _counter(name, starts=1, environment=(), timeout=60.0, **settings):
+  factory = 'benchmarks_testing:Counter'
+  return harness.Worker(
+    name, factory, settings, dict(environment), timeout, starts
+  )
+
+
+def test_a_race_measures_time_and_processor_time_and_reports_failures():
+  workers = [
+    _counter('sleep', work='sleep', seconds=0.05, starts=2),
+    _counter('compute', work='compute', seconds=0.05),
+    _counter('child', work='child', seconds=0.2),
+    _counter('fails', work='fail'),
+    _counter('dies', work='die'),
+    _counter('not built', unknown=1),
+    _counter('slow', seconds=60.0, timeout=1.0),
+  ]
+  with (
+    _flags(turn_seconds=0.2),
+    harness.race(workers, all_must_work=False) as (turns, failures),
+  ):
+    # One unit at the start; in two turns one that is not counted, and others.
+    assert workers[0].call('units') >= 1 + 2 * 2
+  assert {name: len(taken) for name, taken in turns.items()} == {
+    'sleep': 2, 'compute': 2, 'child': 2,
+  }  # fmt: skip
+  for turn in turns['sleep']:
+    assert turn.wall >= 0.05
+    assert turn.cpu < 0.02
+    assert 2**20 < turn.memory < 2**30
+  # The clock that counts has ticks of 10 ms, and a turn takes 200.
+  for turn in turns['compute']:
+    assert turn.cpu == pytest.approx(0.05, abs=0.02)
+  for turn in turns['child']:
+    assert 0.17 < turn.cpu < 0.5
+  assert len(workers[0].start_seconds) == 2
+  assert min(workers[0].start_seconds) > 0.05
+  assert 'unknown' in failures.pop('not built')
+  assert failures == {
+    'fails': 'ValueError: no luck',
+    'dies': 'its process ended with code 3',
+    'slow': 'took more than 1 s',
+  }
+
+
+def test_a_failure_can_end_the_script():
+  with (
+    _flags(),
+    pytest.raises(SystemExit, match='fails: ValueError: no luck'),
+    harness.race([_counter('fails', work='fail')]),
+  ):
+    pass
+
+
+def test_a_contender_stands_still_between_calls():
+  with _counter('one', environment={'ALEXNET_ADDED': '1'}) as worker:
+    # The C library reads some variables before Python runs.
+    assert worker.call('born_with', 'ALEXNET_ADDED')
+    assert 'ALEXNET_ADDED' not in os.environ
+    before = worker.call('ticks')
+    time.sleep(0.5)
+    # A tick takes 5 ms: a hundred, if it had not been stopped.
+    assert worker.call('ticks') - before < 30
+
+
+_BUILT = {}
+
+
+class _InProcess(harness.Worker):
+  """Stands in for a process; equal contenders are built once."""
+
+  def __enter__(self):
+    settings = self.settings
+    if 'jax_step' in self.factory:
+      # The tests have a compilation cache of their own.
+      settings = {'precision': 'float32', **settings, 'cache_dir': ''}
+    key = f'{self.factory} {settings}'
+    if key not in _BUILT:
+      _BUILT[key] = pkgutil.resolve_name(self.factory)(**settings)
+    self._contender = _BUILT[key]
+    self._started = time.perf_counter()
+    return self
+
+  def __exit__(self, *exc_info):
+    pass
+
+  def call(self, method, *args):
+    return getattr(self._contender, method)(*args)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+  monkeypatch.setattr(harness, 'Worker', _InProcess)
+  monkeypatch.setitem(presets.PRESETS, 'tiny', lambda: _NETWORK)
+  monkeypatch.setitem(ceilings.SIDES, 'cpu', 64)
+  monkeypatch.setitem(ceilings.COPY_BYTES, 'cpu', 2**20)
 
 
 def _tables(text):
@@ -283,6 +194,10 @@ def _tables(text):
   return tables
 
 
+def _number(cell):
+  return float(cell.replace(',', ''))
+
+
 def test_train_step(in_process, monkeypatch, capsys):
   # No torch, as where only requirements.txt is installed.
   found = train_step.importlib.util.find_spec
@@ -296,16 +211,15 @@ def test_train_step(in_process, monkeypatch, capsys):
   text = capsys.readouterr().out
   ((row,),) = _tables(text)
   assert row['contender'] == 'ours'
-  assert list(row) == list(train_step.HEADER)
   seconds = float(row['ms a step']) / 1e3
-  speed = float(row['images/s'].replace(',', ''))
-  assert speed == pytest.approx(4 / seconds, rel=0.01)
-  flops = 4 * counts.step_flops(_NETWORK, 8) / seconds
+  assert _number(row['images/s']) == pytest.approx(4 / seconds, rel=0.01)
+  flops = 4 * workload.step_flops(_NETWORK, 8) / seconds
   assert float(row['TFLOP/s']) == pytest.approx(flops / 1e12, rel=0.01)
-  assert row['first step'] == row['second start'] == '1.2 s'
+  assert row['first step'].endswith(' s')
+  assert row['second start'].endswith(' s')
   assert row['against torch'] == ''
   assert 0.1 < float(row['peak memory'].removesuffix(' GiB')) < 20
-  assert 'Not run: torch; float32; batch 4: torch is not installed' in text
+  assert 'Not run: torch: torch is not installed' in text
 
 
 def test_summary_takes_the_fastest_torch():
@@ -314,7 +228,9 @@ def test_summary_takes_the_fastest_torch():
     'torch, compiled': [3.0],
   }  # fmt: skip
   entries = [
-    train_step.contenders.Entry(name, 'float32', 8, seconds=values)
+    train_step.Entry(
+      name, 'float32', 8, [harness.Turn(value, 0, 0) for value in values]
+    )
     for name, values in seconds.items()
   ]
   assert train_step.summary(entries) == [
@@ -328,33 +244,32 @@ def test_layers(in_process, capsys):
     layers.main([])
   (rows,) = _tables(capsys.readouterr().out)
   assert [row['part'] for row in rows] == [
-    'input', 'conv1', 'pool 1', 'norm 1', 'join 2', 'conv2', 'join 6', 'fc6',
-    'dropout 6', 'join 8', 'fc8', 'loss', 'update', 'sum', 'both passes',
-    'whole step', 'between parts',
+    'input', 'conv1', 'pool 1', 'norm 1', 'dropout 1', 'join 8', 'fc8', 'loss',
+    'update', 'sum', 'both passes', 'whole step', 'between parts',
   ]  # fmt: skip
   (built,) = (
-    one for one in in_process.built.values() if isinstance(one, parts.Parts)
+    one for one in _BUILT.values() if isinstance(one, layer_passes.LayerPasses)
   )
-  costs = {name: one for name, *one in built.costs()}
+  costs = {name: both for name, *both in built.costs()}
   flops = sum(a.flops + b.flops for a, b in costs.values())
-  assert flops == 4 * counts.step_flops(_NETWORK, 8)
+  assert flops == 4 * workload.step_flops(_NETWORK, 8)
   # Four images. conv1: 8x8x3 to two towers' 6x6x2; the images need no gradient.
   kernels, maps = 2 * (3 * 3 * 3 * 2 + 2), 4 * (2 * 6 * 6 * 2)
   reads = 4 * 8 * 8 * 3 + kernels
   assert [cost.bytes for cost in costs['conv1']] == [
     4 * (reads + maps), 4 * (reads + maps + kernels),
   ]  # fmt: skip
-  # conv2: 2x2x4, all maps, to two towers' 2x2x4.
-  kernels, maps = 2 * (3 * 3 * 4 * 4 + 4), 4 * (2 * 2 * 2 * 4)
+  # fc8: 2x2x4, the maps of both towers, to two towers' 5.
+  kernels, units = 2 * (16 * 5 + 5), 4 * (2 * 5)
   reads = 4 * 2 * 2 * 4 + kernels
-  assert [cost.bytes for cost in costs['conv2']] == [
-    4 * (reads + maps), 4 * (2 * reads + maps),
+  assert [cost.bytes for cost in costs['fc8']] == [
+    4 * (reads + units), 4 * (2 * reads + units),
   ]  # fmt: skip
 
 
 def test_floors():
-  cost = part.Cost
-  found = layers.against_floors(
+  cost = layer_passes.Cost
+  found = layers.compare(
     [('a', cost(4_000_000, 3000), cost(1, 9000))],
     [[(0.010, 0.02)], [(0.016, 0.04)], [(0.012, 0.03)]],
     product=1e9,
@@ -362,30 +277,32 @@ def test_floors():
   )
   # 4 ms by its operations against 3 by its bytes; 9 ms by its bytes.
   assert found == [('a', 0.012, 0.004, 0.03, 0.009)]
-  assert found[0].above == pytest.approx(0.042 - 0.013)
+  assert layers.rows(found, 0.05)[0][-1] == '29.0'
 
 
-def test_scaling(in_process, capsys):
-  with _flags(classes=['7'], devices=['4'], set_sizes=['40']):
-    print(scaling.classes(), end='\n\n')
+def test_scaling(in_process, monkeypatch, capsys):
+  monkeypatch.setattr(scaling, 'CLASSES', (7,))
+  monkeypatch.setattr(scaling, 'DEVICES', (4,))
+  monkeypatch.setattr(scaling, 'SET_SIZES', (40,))
+  with _flags():
+    with monkeypatch.context() as patch:
+      cells = [''] * len(scaling.STEP_HEADER)
+      patch.setattr(
+        scaling, 'measure_steps', lambda own: (dict.fromkeys(own, cells), {})
+      )
+      print(scaling.classes(), end='\n\n')
     table, equal = scaling.devices()
     print(table, end='\n\n')
-    print(scaling.images())
+    print(scaling.set_sizes())
   assert equal
   classes, devices, images = _tables(capsys.readouterr().out)
-  # Seven classes need four units a tower.
-  assert classes[0]['parameters'].replace(',', '') == str(
-    (4 * 27 + 4) + (8 * 36 + 8) + (16 * 32 + 16) + 8 * (16 + 1)
-  )
-  # Four images, their maps before conv2, fc6 and fc8, and the logits.
-  sent = 4 * 4 * (2 * (2 * 2 * 2 + 2 * 2 * 4 + 8) + 5)
+  # Seven classes need four units per tower.
+  assert _number(classes[0]['parameters']) == ((4 * 27 + 4) + 8 * (16 + 1))
+  # Two images per copy: the maps before fc8 both ways, and the logits.
+  sent = 2 * 4 * (2 * (2 * 2 * 2) + 5)
   header = 'bytes to other towers, program / by hand'
-  assert [row[header] for row in devices] == [
-    f'{sent // 2:,} / {sent // 2:,}'
-  ]  # fmt: skip
-  assert list(images[0]) == [
-    'images', 'to the first batch', 'images/s a core', 'peak memory'
-  ]  # fmt: skip
+  assert [row[header] for row in devices] == [f'{sent:,} / {sent:,}']
+  assert images[0]['images'] == '40'
 
 
 def test_input_pipeline(in_process, tmp_path, capsys):
@@ -401,7 +318,7 @@ def test_input_pipeline(in_process, tmp_path, capsys):
   (rows,) = _tables(capsys.readouterr().out)
   assert [row['contender'] for row in rows] == chosen
   assert rows[1]['against its floor'] == rows[2]['against its floor'] == '1.00'
-  ours, floor = (float(r['images/s a core'].replace(',', '')) for r in rows[:2])
+  ours, floor = (_number(row['images/s a core']) for row in rows[:2])
   share = float(rows[0]['against its floor'])
   assert share == pytest.approx(ours / floor, abs=0.02)
 
@@ -414,94 +331,62 @@ def test_speed_of_a_run():
     {'kind': 'train', 'images_per_second': 50.0, 'data_wait': 0.4},
   ]
   # Two windows of the same number of images, of 1 and of 2 time units.
-  speed, waiting = end_to_end.speed(lines)
+  speed, waiting = training_run.speed(lines)
   assert speed == pytest.approx(2 / 0.03)
   assert waiting == pytest.approx((1 * 0.1 + 2 * 0.4) / 3)
 
 
-@pytest.fixture
-def tiny_flagship(monkeypatch):
-  """Makes the flagship's images small; its schedule stays."""
+def test_end_to_end(in_process, monkeypatch, capsys):
   original = imagenet.get_config
 
   def small():
-    config = original('small')
-    config.input.image_size, config.input.crop_size = 32, 28
+    config = original('tiny')
+    config.input.image_size, config.input.crop_size = 10, 8
     config.data.num_examples = 16
     return config
 
   monkeypatch.setattr(imagenet, 'get_config', small)
-
-
-def test_end_to_end(in_process, tiny_flagship, monkeypatch, capsys):
-  runs = iter([(90.0, 92.0, 0.01), (110.0, 108.0, 0.03)])
-  commands = []
-  monkeypatch.setattr(
-    end_to_end,
-    'run',
-    lambda steps, given: commands.append(given) or next(runs),
-  )
   monkeypatch.delenv('ALEXNET_DATA', raising=False)
+  runs = iter([(90.0, 92.0, 0.01), (110.0, 108.0, 0.03), (800.0, 41.0, 0.0)])
+  monkeypatch.setattr(
+    training_run.TrainingRun, 'turn', lambda self, seconds: next(runs)
+  )
   with _flags():
     end_to_end.main([])
-  assert commands[0][0] == '--config=configs/imagenet.py'
-  assert not any('schedule' in flag for flag in commands[0])
   (rows,) = _tables(capsys.readouterr().out)
   assert [row['what'] for row in rows] == [
     'run', 'by the clock', 'step alone', 'pipeline alone',
     'limit: the slower of the two', 'limit: both in turn',
   ]  # fmt: skip
   run, clock, step, pipeline, slower, in_turn = (
-    float(row['images/s'].replace(',', '')) for row in rows
+    _number(row['images/s']) for row in rows
   )
   assert run == clock == 100
   assert rows[0]['data wait'] == '2.0 %'
   assert slower == min(step, pipeline)
   assert in_turn == pytest.approx(1 / (1 / step + 1 / pipeline), rel=1e-2)
-
-
-def test_a_printed_speed_that_the_clock_denies(
-  in_process, tiny_flagship, monkeypatch
-):
-  monkeypatch.setattr(end_to_end, 'run', lambda *args: (800.0, 41.0, 0.0))
-  monkeypatch.delenv('ALEXNET_DATA', raising=False)
-  with _flags(), pytest.raises(SystemExit, match=r'800.0 .* 41.0'):
+  # A printed speed that the clock contradicts.
+  with _flags(rounds=1), pytest.raises(SystemExit, match=r'800.0 .* 41.0'):
     end_to_end.main([])
 
 
 def test_torch_computes_the_same_function():
   pytest.importorskip('torch')
-  from benchmarks import agreement
+  from benchmarks import torch_step
 
-  lines = agreement.Check('small', 4, 28).lines()
-  assert len(lines) == 2
+  assert len(torch_step.Agreement('small', 4, 28).lines()) == 2
 
 
-def test_steps_are_timed_without_tensorflow(tmp_path):
-  """The one line that a machine with a GPU and no TensorFlow needs."""
-  for name in ('tensorflow', 'ml_collections', 'tensorboardX', 'PIL'):
+def test_steps_run_without_tensorflow(tmp_path):
+  """A machine with a GPU may have only JAX, Flax and optax."""
+  for name in ('tensorflow', 'ml_collections', 'tensorboardX', 'PIL', 'orbax'):
     (tmp_path / f'{name}.py').write_text('raise ImportError(__name__)')
-  done = subprocess.run(
-    [
-      sys.executable, '-m', 'benchmarks.train_step', '--preset=small',
-      '--crop_size=28', '--batch_sizes=2', '--rounds=1', '--platform=cpu',
-      '--turn_seconds=0', '--matrix_side=64', '--contender=ours',
-    ],
-    cwd=_ROOT,
-    env={
-      **os.environ,
-      'PYTHONPATH': str(tmp_path),
-      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    },
-    capture_output=True,
-    text=True,
-    check=False,
-  )  # fmt: skip
-  assert done.returncode == 0, done.stderr
-  ((row,),) = _tables(done.stdout)
-  assert row['contender'] == 'ours'
-  first, second = (
-    float(row[name].removesuffix(' s'))
-    for name in ('first step', 'second start')
+  code = (
+    'from benchmarks import gpu_program, layer_passes, layers, train_step\n'
+    'from benchmarks import ceilings, jax_step\n'
+    'import jax\n'
+    'jax_step.lower("small", 2, 28, "float32", jax.devices())\n'
   )
-  assert 0 < second < first
+  root = str(pathlib.Path(__file__).parents[1])
+  environment = os.environ | {'PYTHONPATH': f'{tmp_path}:{root}'}
+  subprocess.run([sys.executable, '-c', code], env=environment, check=True)

@@ -64,7 +64,7 @@ class Page:
     return json.loads(message)
 
   def open(self, address, width, scheme):
-    """Loads a page anew in a window so wide, under a system's color scheme."""
+    """Loads a page in a window of this width, under a color scheme."""
     self(
       'Emulation.setDeviceMetricsOverride',
       width=width, height=900, deviceScaleFactor=1, mobile=width < 600,

@@ -34,6 +34,38 @@ sharding.simulate_devices(4)
 jax.devices()  # Fixes their number, whatever a test's config asks for.
 
 
+# These files take longest: last in line, one would keep one process busy while
+# the others have nothing left to do.
+_LONGEST = (
+  'train_test', 'train_step_test', 'workdir_test', 'report_run_test',
+  'odd_names_test', 'unreadable_test', 'tour_test', 'ensemble_test',
+  'benchmarks_test',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  ranks = {name: rank for rank, name in enumerate(_LONGEST)}
+  items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory):
+  """A folder with data/ and a tiny run/ on it, not to be changed by tests."""
+  from tests import trained_testing
+
+  folder = tmp_path_factory.mktemp('trained')
+  data = trained_testing.write_data(folder / 'data')
+  trained_testing.write_run(folder / 'run', data)
+  return folder
+
+
+@pytest.fixture(scope='session')
+def trained_run(trained):
+  from alexnet_jax import inference
+
+  return inference.open_run(trained / 'run')
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
   """Makes what a test logged sendable: names of any bytes are no UTF-8."""

@@ -73,8 +73,7 @@ def _expected_log_probs():
   }
 
 
-def _settings():
-  return {'crop_size': _CROP, 'mean': _MEAN, 'pixel_scale': 1 / 64}
+_TRANSFORM = views.InputTransform(_SIZE, _CROP, _MEAN, 1 / 64)
 
 
 @pytest.mark.parametrize('num_devices', [1, 2])
@@ -83,7 +82,7 @@ def test_log_probabilities_are_those_of_the_mean_of_the_views(
   name, num_devices
 ):
   mesh = sharding.make_mesh(2, jax.devices()[:num_devices])
-  log_probs = evaluate.make_log_probs(_NETWORK, mesh, **_settings())
+  log_probs = evaluate.make_log_probs(_NETWORK, mesh, _TRANSFORM)
   # Two whose rows and columns cannot be mistaken for each other.
   two = (views.View(1, 3, True), views.View(0, 2, False))
   chosen = {**_VIEWS, 'two_views': two}[name]
@@ -131,7 +130,7 @@ def _expected_result(name):
 )
 def test_results_do_not_depend_on_batches_and_devices(num_devices, size):
   mesh = sharding.make_mesh(2, jax.devices()[:num_devices])
-  evaluator = evaluate.Evaluator(_NETWORK, mesh, **_settings())
+  evaluator = evaluate.Evaluator(_NETWORK, mesh, _TRANSFORM)
   results = evaluator(_placed(mesh), _batches(size), _VIEWS)
   assert list(results) == ['center_view', 'ten_views']
   for name, result in results.items():
@@ -141,7 +140,7 @@ def test_results_do_not_depend_on_batches_and_devices(num_devices, size):
 
 def test_an_interrupted_evaluation_has_no_result():
   mesh = sharding.make_mesh(2, jax.devices()[:1])
-  evaluator = evaluate.Evaluator(_NETWORK, mesh, **_settings())
+  evaluator = evaluate.Evaluator(_NETWORK, mesh, _TRANSFORM)
   asked = []
 
   def interrupted():

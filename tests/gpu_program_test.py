@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 import pathlib
 
 from absl import flags
@@ -9,18 +10,16 @@ from absl.testing import flagsaver
 import pytest
 
 from alexnet_jax import presets
-from benchmarks import collectives
-from benchmarks import counts
 from benchmarks import gpu_compiler
 from benchmarks import gpu_program
 from benchmarks import hlo
-from benchmarks import launches
+from benchmarks import workload
 
 _PROGRAM = (pathlib.Path(__file__).parent / 'gpu_program.hlo').read_text()
 
 
 def test_launches_of_a_program():
-  found = {launch.name: launch for launch in launches.read(_PROGRAM)}
+  found = {launch.name: launch for launch in hlo.launches(_PROGRAM)}
   kinds = {name: launch.kind for name, launch in found.items()}
   assert kinds == {
     'conv': 'convolution', 'dw': 'convolution', 'dx': 'convolution',
@@ -51,9 +50,39 @@ def test_launches_of_a_program():
   assert found['conv'].scope == 's/conv1/conv'
 
 
+_EXCHANGES = """
+ %a = f32[2,13,13,256]{3,2,1,0} all-gather(%x), replica_groups={{0,1},{2,3}}, d
+ %b = f32[2,2048]{1,0} reduce-scatter(%x), replica_groups={{0,1},{2,3}}, to
+ %c = (f32[10]{0}, bf16[3]{0}) all-reduce(%x, %y), replica_groups={{0,2},{1,3}}
+ %d = (f32[4]{0}, f32[8]{0}) all-gather-start(%x), channel_id=1, \
+replica_groups=mesh['data'=2,'tower'=2] {'tower'}, dimensions={0}
+ %e = f32[99]{0} add(%x, %y)
+"""
+
+
+def test_bytes_between_devices():
+  found = hlo.exchanges(_EXCHANGES)
+  pairs, copies = ((0, 1), (2, 3)), ((0, 2), (1, 3))
+  assert found == [
+    ('all-gather', 4 * 2 * 13 * 13 * 256, pairs),
+    ('reduce-scatter', 4 * 2 * 2048, pairs),
+    ('all-reduce', 4 * 10 + 2 * 3, copies),
+    ('all-gather', 4 * 8, pairs),
+  ]
+  # Half of what is gathered, and all of what the other tower keeps.
+  between_towers = 2 * 2 * 13 * 13 * 256 + 4 * 2 * 2048 + 4 * 4
+  assert hlo.sent_between(found, 2) == (between_towers, 46)
+
+
+def test_an_unexpected_exchange_is_refused():
+  line = '%a = f32[2]{0} all-to-all(%x), replica_groups={{0,1}}'
+  with pytest.raises(ValueError, match='all-to-all'):
+    hlo.sent_between(hlo.exchanges(line), 2)
+
+
 def test_the_bound_is_the_longer_of_bytes_and_operations():
   rates = 100.0, {'bf16': 20.0, 'f32': 10.0}
-  launch = launches.Launch('a', 'convolution', 1000, 100, 'bf16', '')
+  launch = hlo.Launch('a', 'convolution', 1000, 100, 'bf16', '')
   assert launch.seconds(*rates) == 10
   assert launch._replace(operations=300).seconds(*rates) == 15
   assert launch._replace(operations=300, dtype='f32').seconds(*rates) == 30
@@ -63,15 +92,15 @@ def test_the_bound_is_the_longer_of_bytes_and_operations():
 def test_a_loop_is_refused():
   loop = '  %l = (f32[]) while(%t), condition=%c, body=%b\n  ROOT %t'
   with pytest.raises(ValueError, match='while'):
-    launches.read(_PROGRAM.replace('  ROOT %t', loop))
+    hlo.launches(_PROGRAM.replace('  ROOT %t', loop))
 
 
-def test_lines_that_are_no_instructions():
+def test_lines_and_their_types():
   assert hlo.parse_line('ENTRY %main (x: f32[2]) -> f32[2] {') is None
   assert hlo.parse_line('1 "make_train_step.<locals>.step"') is None
-  assert hlo.byte_size(
-    '(f32[2,3]{1,0:T(8,128)}, pred[], /*index=2*/u8[7])'
-  ) == (24 + 1 + 7)
+  line = '%a = (f32[2,3]{1,0:T(8,128)}, pred[], /*index=2*/u8[7]) tuple(%x)'
+  found = hlo.parse_line(line)
+  assert (found.opcode, found.bytes) == ('tuple', 24 + 1 + 7)
 
 
 @contextlib.contextmanager
@@ -82,20 +111,11 @@ def _flags(**values):
     yield
 
 
-class _Compiler:
-  """Returns the same program for each case."""
-
-  def call(self, method, case, preset, crop_size):
-    assert (method, preset, crop_size) == ('compile', 'paper', 224)
-    assert case.batch_size == 64
-    return _PROGRAM
-
-
 def test_tables(monkeypatch, capsys):
   monkeypatch.setattr(
-    gpu_program, 'compiler', lambda target: contextlib.nullcontext(_Compiler())
+    gpu_program, 'compiled', lambda cases: [_PROGRAM] * len(cases)
   )
-  measured = {1: [3e-9, 1e-9, 2e-9], 2: []}
+  measured = {1: 2e-9, 2: math.nan}
   monkeypatch.setattr(
     gpu_program, 'measure', lambda case: measured[case.devices]
   )
@@ -107,7 +127,7 @@ def test_tables(monkeypatch, capsys):
     for line in lines
     if line.startswith('| bfloat16')
   ]
-  found = launches.read(_PROGRAM)
+  found = hlo.launches(_PROGRAM)
   size = sum(launch.bytes for launch in found)
   # Nothing here has so many operations that they would take longer than bytes.
   seconds = size / 3.0e12
@@ -126,11 +146,8 @@ def test_tables(monkeypatch, capsys):
 
 def test_without_the_packages(monkeypatch):
   monkeypatch.setattr(gpu_program.importlib.util, 'find_spec', lambda _: None)
-  with (
-    pytest.raises(SystemExit, match=r"pip install 'jax\[cuda13\]'"),
-    gpu_program.compiler('h100'),
-  ):
-    pass
+  with pytest.raises(SystemExit, match=r"pip install 'jax\[cuda13\]'"):
+    gpu_program.compiled([])
 
 
 def test_the_program_of_a_small_network():
@@ -139,22 +156,19 @@ def test_the_program_of_a_small_network():
   rows, side = 32, 32
   network = presets.get('small')
   one = gpu_compiler.Case('bfloat16', rows, 1)
-  with gpu_program.compiler('h100') as worker:
-    found, two = (
-      worker.call('compile', case, 'small', side)
-      for case in (one, one._replace(devices=2))
-    )
-  found = launches.read(found)
+  with _flags(preset='small', crop_size=side):
+    found, two = gpu_program.compiled([one, one._replace(devices=2)])
+  found = hlo.launches(found)
   # Each weighted sum of the step, and each once.
   operations = sum(launch.operations for launch in found)
-  assert operations == rows * counts.step_flops(network, side)
+  assert operations == rows * workload.step_flops(network, side)
   kinds = {launch.kind for launch in found}
   assert {'convolution', 'matrix product'} <= kinds
   assert {'normalization', 'pooling', 'dropout', 'update'} <= kinds
   assert 'collective' not in kinds
-  exchanges = collectives.read(two)
+  exchanges = hlo.exchanges(two)
   assert len(exchanges) == 9
   # All joins but that of the logits are in bfloat16.
   logits = 4 * rows * 5
-  sent = (counts.join_bytes(network, side, rows, 2) - logits) // 2 + logits
-  assert collectives.sent_between(exchanges, 2) == (sent, 0)
+  sent = (workload.join_bytes(network, side, rows, 2) - logits) // 2 + logits
+  assert hlo.sent_between(exchanges, 2) == (sent, 0)

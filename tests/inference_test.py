@@ -6,10 +6,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from alexnet_jax import checkpoint
-from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import inference
 from alexnet_jax import setup
+from alexnet_jax import splits
 from configs import smoke
 from tests import trained_testing
 
@@ -43,13 +43,13 @@ def test_a_workdir_is_all_that_is_needed(tmp_path):
   before = _listing(tmp_path)
   run = inference.open_run(str(tmp_path))
   assert (run.workdir, run.step) == (tmp_path, 7)
-  assert run.experiment.config.seed == 5
+  assert run.setup.settings.seed == 5
   # Wherever it was trained, it runs on what there is here.
-  assert len(run.experiment.devices()) == jax.device_count()
+  assert len(run.setup.devices) == jax.device_count()
   jax.tree.map(np.testing.assert_array_equal, run.params, params)
   assert run.class_names == tuple(f'class{i}' for i in range(10))
-  assert run.data.eval_source.num_examples == 40
-  assert run.data is run.data
+  assert run.splits.eval_source.num_examples == 40
+  assert run.splits is run.splits
   # A run that is training at this moment is not disturbed.
   assert _listing(tmp_path) == before
 
@@ -58,33 +58,42 @@ def test_a_config_takes_the_place_of_the_checkpoints(tmp_path):
   _save(tmp_path)
   config = _config(**{'data.num_examples': 30, 'devices': 1})
   run = inference.open_run(tmp_path, config)
-  assert run.data.eval_source.num_examples == 30
-  again = inference.open_run(tmp_path, run.experiment)
-  assert again.experiment is run.experiment
-  assert len(run.experiment.devices()) == 1
+  assert run.splits.eval_source.num_examples == 30
+  assert len(run.setup.devices) == 1
   with pytest.raises(errors.UserError, match='fc6.features=16.* 18'):
     inference.open_run(tmp_path, _config(**{'network.fc6.features': 18}))
 
 
-def test_a_checkpoint_older_than_a_key_has_its_usual_value(tmp_path):
+def _save_with(tmp_path, change):
+  """Saves a first state whose config an older version wrote."""
   parts = setup.build(_config())
-  identity = data.Data(parts).identity()
-  del identity.config['data']['max_unreadable'], identity.config['evaluate']
+  identity = splits.Splits(parts).identity()
+  change(identity.config)
   checkpoints = checkpoint.Checkpoints(tmp_path)
   checkpoints.save(setup.first_state(parts), identity)
   checkpoints.close()
-  config = inference.open_run(tmp_path).experiment.config
-  assert config.data.max_unreadable == 0.001
-  assert config.evaluate.checkpoint == 'last'
-  # The network is the run's alone.
-  assert config.network.fc6.features == 16
+
+
+def test_a_renamed_value_of_a_checkpoint_is_said(tmp_path, caplog):
+  _save_with(tmp_path, lambda config: config['input'].update(color='source'))
+  with caplog.at_level('INFO', logger='absl'):
+    run = inference.open_run(tmp_path)
+  assert run.setup.settings.input.color == 'cuda_convnet'
+  assert "input.color='source' is now called 'cuda_convnet'" in caplog.text
+
+
+def test_a_checkpoint_without_a_key_asks_for_a_config(tmp_path):
+  _save_with(tmp_path, lambda config: config.pop('evaluate'))
+  with pytest.raises(errors.UserError, match='no evaluate: .*with --config'):
+    inference.open_run(tmp_path)
+  assert inference.open_run(tmp_path, _config()).step == 0
 
 
 def test_a_checkpoint_of_the_format_before_is_refused_by_name(tmp_path):
   manager = ocp.CheckpointManager(tmp_path / 'checkpoints')
   items = {
     'state': ocp.args.StandardSave({'step': np.zeros(())}),
-    'config': ocp.args.JsonSave(setup.build(_config()).plain_config()),
+    'config': ocp.args.JsonSave(setup.build(_config()).config),
   }
   manager.save(12, args=ocp.args.Composite(**items))
   manager.close()

@@ -183,7 +183,7 @@ def test_made_up_images_are_a_function_of_seed_split_and_index():
   np.testing.assert_array_equal(labels, np.arange(300) % 7)
   for changes in ({'seed': 1}, {'split': 'test'}):
     others, other_labels = read(make(**changes), range(300))
-    # Half of each pixel is noise of 128 levels, anew in every image.
+    # Half of each pixel is noise of 128 levels, different in every image.
     assert (others != images).mean((1, 2, 3)).min() > 0.9
     np.testing.assert_array_equal(other_labels, labels)
 

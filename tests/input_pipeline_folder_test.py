@@ -104,7 +104,7 @@ def test_batches_follow_the_order_of_the_listing(data):
     np.testing.assert_array_equal(batch['image'][i], expected)
 
 
-def test_classes_may_lie_in_the_data_folder_itself(data):
+def test_classes_may_be_in_the_data_folder_itself(data):
   source = folder.open_folder(str(data / 'train'), '')
   assert source.num_examples == 6
 
@@ -132,11 +132,11 @@ def test_other_endings_are_counted_in_one_line(data, caplog):
     source = folder.open_folder(str(data), 'train')
   assert source.num_examples == 6
   (line,) = messages(caplog)
-  expected = f'{data}/train: passed over 4 files that are not named like images'
+  expected = f'{data}/train: skipped 4 files that are not named like images'
   assert line.startswith(expected)
   counted = line.rsplit(': ')[-1].split(', ')
   assert counted[0] == '2 .heic'
-  assert sorted(counted[1:]) == ['1 .txt', '1 without an ending']
+  assert sorted(counted[1:]) == ['1 .txt', '1 without an extension']
 
 
 def test_nothing_is_said_when_nothing_is_passed_over(data, caplog):

@@ -5,18 +5,16 @@ import tensorflow as tf
 from alexnet_jax import errors
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import folder
+from alexnet_jax.input_pipeline import opening
 from alexnet_jax.input_pipeline import pipeline
 from alexnet_jax.input_pipeline import sources
 from tests import input_pipeline_testing as testing
 
 
-def synthetic(split='train', num_classes=3):
-  return sources.open_source(
+def synthetic():
+  return opening.open_source(
     'synthetic',
-    split=split,
-    num_examples=7,
-    num_classes=num_classes,
-    image_size=16,
+    opening.Options('train', num_examples=7, num_classes=3, image_size=16),
   )
 
 
@@ -32,11 +30,11 @@ def test_every_kind_opens_and_is_read(tmp_path):
   images = np.zeros((3, 16, 16), np.uint8)
   testing.write_idx(tmp_path / 'digits', 'train', images, np.arange(3))
   opened = [
-    sources.open_source(
-      'folder', split='train', data_dir=str(tmp_path / 'photos')
+    opening.open_source(
+      'folder', opening.Options('train', data_dir=str(tmp_path / 'photos'))
     ),
-    sources.open_source(
-      'idx', split='train', data_dir=str(tmp_path / 'digits')
+    opening.open_source(
+      'idx', opening.Options('train', data_dir=str(tmp_path / 'digits'))
     ),
     synthetic(),
   ]
@@ -50,10 +48,8 @@ def test_every_kind_opens_and_is_read(tmp_path):
 
 
 def test_unknown_kind():
-  with pytest.raises(
-    errors.UserError, match="='webdataset' is unknown: choose folder"
-  ):
-    sources.open_source('webdataset', split='train')
+  with pytest.raises(errors.UserError, match="source='webdataset' .* folder"):
+    opening.open_source('webdataset', opening.Options('train'))
 
 
 def test_a_subset_of_files(tmp_path):

@@ -1,15 +1,22 @@
 """Small data sets for the tests of the input pipeline."""
 
+from collections.abc import Iterator
 import gzip
 import io
 import os
 import pathlib
 import struct
 import tarfile
+from typing import Any
 
 import numpy as np
 from PIL import Image
 import pytest
+
+from alexnet_jax.input_pipeline import decoding
+from alexnet_jax.input_pipeline import pipeline
+from alexnet_jax.input_pipeline import preprocessing
+from alexnet_jax.input_pipeline import sources
 
 
 def smooth(seed: int, height: int, width: int) -> np.ndarray:
@@ -54,6 +61,31 @@ def write_idx(
   header = struct.pack('>2I', 0x0801, len(labels))
   name = f'{prefix}-labels-idx1-ubyte'
   (folder / name).write_bytes(header + labels.astype(np.uint8).tobytes())
+
+
+def train_batches(
+  source: sources.Source, image_size: int, **changes: Any
+) -> Iterator[pipeline.Batch]:
+  """Returns training batches of 8, everything drawn, but for the changes."""
+  augmentation = {
+    'crop_size': image_size - 4,
+    'random_crop': True,
+    'flip': True,
+    'crop_chunk': 1,
+    'lighting_scale': np.array([1.0, 2.0, 3.0]),
+    'eigenvectors': np.eye(3),
+  }
+  varied = {key: changes.pop(key, augmentation[key]) for key in augmentation}
+  settings = {
+    'batch_size': 8,
+    'seed': 3,
+    'start_step': 0,
+    'decoder': decoding.Options(image_size),
+    'shuffle': True,
+  }
+  return pipeline.train_batches(
+    source, preprocessing.Augmentation(**varied), **(settings | changes)
+  )
 
 
 def imagenet_images(count: int) -> list[tuple[str, bytes]]:

@@ -29,12 +29,11 @@ def _random(seed, *shape):
   return np.random.default_rng(seed).uniform(5, 6, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize('k', [1, 6, 50, 200, 1000])
+@pytest.mark.parametrize('k', [1, 6, 50, 1000])
 @pytest.mark.parametrize('block', [7 * 20, 64 * 20, 2**22])
 def test_equal_to_brute_force(monkeypatch, k, block):
   # Blocks of 7 (28 and 4 over), of 64 (3 and 8 over), and all 200 at once.
   monkeypatch.setattr(nearest_neighbors, '_BLOCK', block)
-  monkeypatch.setattr(nearest_neighbors, '_QUERIES', 2)
   features = _random(0, 200, 20)
   distances, indices = _check(features, _random(1, 5, 20), k)
   assert distances.shape == indices.shape == (5, min(k, 200))
@@ -57,17 +56,6 @@ def test_float32_would_not_tell_them_apart():
   query = np.full((1, 8), 1000.0, np.float32)
   distances, _ = _check(features, query, 10)
   np.testing.assert_array_equal(distances[0], np.arange(10) / 2**10)
-
-
-def test_bounds_spare_the_long_way(monkeypatch):
-  def refuse(*args):
-    raise AssertionError('all features were measured')
-
-  monkeypatch.setattr(nearest_neighbors, '_exhaustive', refuse)
-  rng = np.random.default_rng(4)
-  features = np.maximum(rng.standard_normal((5000, 256)), 0).astype(np.float32)
-  queries = np.maximum(rng.standard_normal((8, 256)), 0).astype(np.float32)
-  _check(features, queries, 6)
 
 
 def test_a_memory_map(tmp_path):

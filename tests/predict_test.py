@@ -15,32 +15,26 @@ from tests import input_pipeline_testing as testing
 from tests import trained_testing
 
 
-@pytest.fixture(scope='module')
-def place(tmp_path_factory):
-  """Holds data/ and run/."""
-  folder = tmp_path_factory.mktemp('predict')
-  data = trained_testing.write_data(folder / 'data')
-  trained_testing.write_run(folder / 'run', data)
-  return folder
-
-
-@pytest.fixture(scope='module')
-def run(place):
-  return inference.open_run(place / 'run')
-
-
 def _read(path):
   with path.open(newline='', encoding='utf-8') as file:
     return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope='module')
+def evaluation(trained_run, tmp_path_factory):
+  output = tmp_path_factory.mktemp('evaluation')
+  evaluate.run(trained_run, output)
+  return json.loads((output / 'evaluation.json').read_text())
+
+
 @pytest.mark.parametrize('views', ['center_view', 'ten_views'])
-def test_predictions_are_those_of_the_evaluation(place, run, tmp_path, views):
+def test_predictions_are_those_of_the_evaluation(
+  trained, trained_run, evaluation, tmp_path, views
+):
   # The test split once by its classes, once as files without labels.
-  evaluate.run(None, place / 'run')
-  expected = json.loads((place / 'run' / 'evaluation.json').read_text())[views]
-  source = folder.open_files([str(place / 'data' / 'test')])
-  predict.run(run, source, tmp_path, views)
+  expected = evaluation[views]
+  source = folder.open_files([str(trained / 'data' / 'test')])
+  predict.run(trained_run, source, tmp_path, views)
   rows = _read(tmp_path / 'predictions.csv')
   names = list(dict.fromkeys(row['file'] for row in rows))
   assert len(names) == expected['examples'] == 12
@@ -64,7 +58,7 @@ def test_predictions_are_those_of_the_evaluation(place, run, tmp_path, views):
 
 
 def test_odd_files_are_converted_or_left_out_by_name(
-  run, tmp_path, capsys, caplog
+  trained_run, tmp_path, capsys, caplog
 ):
   picture = testing.smooth(5, 40, 52)
   jpeg = testing.encode(picture, 'JPEG', quality=95)
@@ -74,7 +68,7 @@ def test_odd_files_are_converted_or_left_out_by_name(
   (tmp_path / 'cut off.jpg').write_bytes(jpeg[: len(jpeg) // 2])
   (tmp_path / 'letter.txt').write_text('Dear network')
   source = folder.open_files([str(tmp_path / '*')])
-  assert predict.run(run, source, tmp_path / 'out', 'center_view') == 0
+  assert predict.run(trained_run, source, tmp_path / 'out', 'center_view') == 0
   rows = _read(tmp_path / 'out' / 'predictions.csv')
   first = {row['file']: row for row in rows if row['rank'] == '1'}
   names = {name.split('/')[-1] for name in first}
@@ -92,31 +86,32 @@ def test_odd_files_are_converted_or_left_out_by_name(
 
 
 def test_a_sheet_shows_some_and_the_table_says_so(
-  run, tmp_path, capsys, monkeypatch
+  trained_run, tmp_path, capsys, monkeypatch
 ):
   testing.write_folder(tmp_path / 'photos', 1, 5)
   monkeypatch.setattr(predict, '_SHOWN', 2)
   source = folder.open_files([str(tmp_path / 'photos')])
-  predict.run(run, source, tmp_path, 'center_view')
+  predict.run(trained_run, source, tmp_path, 'center_view')
   assert '... and 3 more in' in capsys.readouterr().out
   assert len(_read(tmp_path / 'predictions.csv')) == 15
   with Image.open(tmp_path / 'predictions.png') as sheet:
     assert sheet.width > 600
     assert sheet.height > 400
-  assert not list(tmp_path.glob('*.tmp'))
+  files = {path.name for path in tmp_path.iterdir()}
+  assert files == {'photos', 'predictions.csv', 'predictions.png'}
 
 
-def test_no_image_at_all_is_a_mistake_in_one_line(run, tmp_path):
+def test_no_image_at_all_is_a_mistake_in_one_line(trained_run, tmp_path):
   (tmp_path / 'letter.txt').write_text('Dear network')
   source = folder.open_files([str(tmp_path / 'letter.txt')])
   with pytest.raises(errors.UserError, match='none of the 1 images'):
-    predict.run(run, source, tmp_path / 'out', 'center_view')
+    predict.run(trained_run, source, tmp_path / 'out', 'center_view')
   assert not list((tmp_path / 'out').iterdir())
 
 
-def test_data_that_has_moved(place, tmp_path):
-  shutil.copytree(place / 'data', tmp_path / 'elsewhere')
-  shutil.copytree(place / 'run', tmp_path / 'run')
+def test_data_that_has_moved(trained, tmp_path):
+  shutil.copytree(trained / 'data', tmp_path / 'elsewhere')
+  shutil.copytree(trained / 'run', tmp_path / 'run')
   config = trained_testing.config(tmp_path / 'elsewhere')
   moved = inference.open_run(tmp_path / 'run', config)
-  assert str(moved.data.eval_source.directory).startswith(str(tmp_path))
+  assert str(moved.splits.eval_source.directory).startswith(str(tmp_path))

@@ -293,20 +293,7 @@ def test_constants_of_the_normalizations():
   )  # fmt: skip
 
 
-# A smaller crop whose sides work out, and fewer units where they are many.
-@pytest.mark.parametrize('name', list(presets.PRESETS))
-def test_every_preset_takes_a_step(name):
-  network = presets.get(name)
-  network = dataclasses.replace(
-    network,
-    dropout_rate=0.0,
-    layers=tuple(
-      dataclasses.replace(layer, features=min(layer.features, 64))
-      for layer in network.layers
-    ),
-  )
-  crop_size = {'small': 28, 'four_layer': 32}.get(name, 67)
-  mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
+def _train_step(network, mesh):
   recipe = train_step.Recipe(
     schedule=optimizer.constant_schedule(0.01, 0.1),
     # Without decay, so that the velocity is the gradient's alone.
@@ -314,17 +301,54 @@ def test_every_preset_takes_a_step(name):
     multipliers={'bias': 2.0, **{x.name: 1.0 for x in network.layers}},
     mean=np.float32([127, 120, 105]),
   )
-  step = train_step.make_train_step(network, mesh, recipe)
-  state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
+  return train_step.make_train_step(network, mesh, recipe)
+
+
+def _batch(crop_size):
   rng = np.random.default_rng(0)
-  batch = {
+  return {
     'image': rng.integers(0, 256, (4, crop_size, crop_size, 3), np.uint8),
     'label': np.arange(4, dtype=np.int32),
     'mask': np.ones(4, np.float32),
     'unreadable': np.zeros(4, np.float32),
     'lighting': np.zeros((4, 3), np.float32),
   }
-  state, loss = step(state, train_step.put_batch(batch, 1, mesh))
+
+
+@pytest.mark.parametrize('name', list(presets.PRESETS))
+def test_a_step_of_every_preset_keeps_the_shapes_of_its_state(name):
+  network, crop_size = presets.get(name), _crop_size(name)
+  mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
+  before = jax.eval_shape(
+    lambda: train_state.create(network, mesh, seed=0, crop_size=crop_size)
+  )
+  batch = train_step.put_batch(_batch(crop_size), 1, mesh)
+  after, loss = jax.eval_shape(_train_step(network, mesh), before, batch)
+  shapes = [
+    [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
+    for state in (before, after)
+  ]
+  assert shapes[0] == shapes[1]
+  assert loss.shape == ()
+
+
+# Their operations are those of all: pooling past the border, both
+# normalizations and both rules for ties; none, and scaling in training.
+@pytest.mark.parametrize('name', ['cuda_convnet', 'torchvision'])
+def test_a_step_reaches_every_parameter(name):
+  network, crop_size = presets.get(name), 67
+  network = dataclasses.replace(
+    network,
+    dropout_rate=0.0,
+    layers=tuple(
+      dataclasses.replace(layer, features=min(layer.features, 32))
+      for layer in network.layers
+    ),
+  )
+  mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
+  state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
+  batch = train_step.put_batch(_batch(crop_size), 1, mesh)
+  state, loss = _train_step(network, mesh)(state, batch)
   assert np.isfinite(loss)
   # A gradient may be too small to move a bias of 1 in float32: the velocity
   # shows it.

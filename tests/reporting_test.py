@@ -3,6 +3,10 @@
 import json
 import logging as python_logging
 import math
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -111,3 +115,18 @@ def test_curve_goes_from_low_to_high():
   assert reporting.curve([0.0, 0.5, 1.0]) == '▁▄█'
   assert reporting.curve([0.3, 0.3]) == '▁▁'
   assert len(reporting.curve([float(i) for i in range(100)], width=40)) == 40
+
+
+def test_printing_never_fails():
+  program = (
+    'from alexnet_jax import reporting; reporting.set_up_terminal();'
+    r" print('\u732b \udcff')"
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=pathlib.Path(__file__).parents[1],
+    env={**os.environ, 'PYTHONIOENCODING': 'ascii'},
+    capture_output=True,
+    check=True,
+  )
+  assert done.stdout == rb'\u732b \udcff' + b'\n'

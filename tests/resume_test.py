@@ -8,28 +8,28 @@ import pytest
 
 from alexnet_jax import errors
 from alexnet_jax import resume
-from alexnet_jax import setup
+from alexnet_jax import settings
 from alexnet_jax.resume import OnChange
 from configs import imagenet
 
+_DOCUMENT = pathlib.Path(__file__).parents[1] / 'docs' / 'resuming.md'
 
-def _rows_of_readme():
+
+def _documented_rows():
   """Returns the table's rows as (patterns, what happens on resume)."""
-  text = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
-  section = text.split('## Resuming')[1].split('\n## ')[0]
   rows = [
     [cell.strip() for cell in line.split('|')[1:-1]]
-    for line in section.splitlines()
+    for line in _DOCUMENT.read_text().splitlines()
     if line.startswith('| ') and '`' in line
   ]
   return [(re.findall(r'`([^`]+)`', row[0]), row[1]) for row in rows]
 
 
-def test_the_documents_have_the_table():
-  rows = _rows_of_readme()
+def test_the_document_has_the_table():
+  rows = _documented_rows()
   assert len(rows) == 4
   used = set()
-  for key, _ in setup.flatten(imagenet.get_config().to_dict()):
+  for key, _ in settings.flatten(imagenet.get_config().to_dict()):
     pattern, told = next(
       (pattern, told)
       for patterns, told in rows
@@ -57,5 +57,5 @@ def test_other_modes_mind_the_function_alone(caplog):
   resume.check_config(config, saved, pathlib.Path('runs/a'))
   assert len(caplog.records) == 2
   config['network']['towers'] = 1
-  with pytest.raises(errors.UserError, match='towers=2, the config says 1'):
+  with pytest.raises(errors.UserError, match='towers=2, but the config has 1'):
     resume.check_config(config, saved, pathlib.Path('runs/a'), training=False)

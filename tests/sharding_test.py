@@ -136,10 +136,10 @@ def test_sum_over_data_counts_every_example_once(num_devices):
 @pytest.mark.parametrize(
   ('batch_size', 'pieces', 'words'),
   [
-    (7, 1, ['batch_size 7', '2 copies', 'accumulation 1', 'use 6']),
-    (30, 4, ['batch_size 30', '2 copies', 'accumulation 4', 'use 24']),
+    (7, 1, ['batch_size=7', '2 copies', 'accumulation=1', 'batch_size=6']),
+    (30, 4, ['batch_size=30', '2 copies', 'accumulation=4', 'batch_size=24']),
     # Too small for one example each.
-    (1, 1, ['batch_size 1 ', '2 copies', 'use 2']),
+    (1, 1, ['batch_size=1 ', '2 copies', 'batch_size=2']),
   ],
 )
 def test_batches_that_do_not_divide(batch_size, pieces, words):

@@ -7,36 +7,28 @@ from PIL import Image
 import pytest
 
 from alexnet_jax import errors
-from alexnet_jax import inference
 from alexnet_jax.analysis import features
 from alexnet_jax.analysis import similar
 from alexnet_jax.input_pipeline import folder
-from tests import trained_testing
 
 
-@pytest.fixture(scope='module')
-def place(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('similar')
-  data = trained_testing.write_data(folder / 'data')
-  trained_testing.write_run(folder / 'run', data)
-  return folder
-
-
-def test_the_images_nearest_to_two_queries(place, tmp_path, capsys):
-  run = inference.open_run(place / 'run')
-  test = place / 'data' / 'test'
+def test_the_images_nearest_to_two_queries(
+  trained, trained_run, tmp_path, capsys
+):
+  run = trained_run
   # One of them out of the split that is searched, under another name.
   copy = tmp_path / 'photo.jpg'
-  shutil.copy(place / 'data' / 'train' / 'class1' / '003.jpg', copy)
-  queries = folder.open_files([str(test / 'class0' / '002.jpg'), str(copy)])
+  shutil.copy(trained / 'data' / 'train' / 'class1' / '003.jpg', copy)
+  other = trained / 'data' / 'test' / 'class0' / '002.jpg'
+  queries = folder.open_files([str(other), str(copy)])
   code = similar.run(run, queries, run.split('train'), 'fc7', 4, tmp_path)
   assert code == 0
   with (tmp_path / 'similar.csv').open(newline='') as file:
     rows = list(csv.DictReader(file))
 
   def outputs(source):
-    parts = features.stream(run, source, 'fc7')
-    return np.concatenate([part.features for part in parts])
+    parts = features.stream(run, source, features.extractor(run, 'fc7'), '')
+    return np.concatenate([part.outputs for part in parts])
 
   pairs = outputs(queries)[:, None] - outputs(run.split('train'))[None]
   distances = np.sqrt((pairs.astype(np.float64) ** 2).sum(axis=2))
@@ -45,7 +37,7 @@ def test_the_images_nearest_to_two_queries(place, tmp_path, capsys):
   assert [row['query'] for row in rows] == [
     queries.describe(i) for i in range(2) for _ in range(4)
   ]
-  train = run.data.train_source
+  train = run.splits.train_source
   assert [row['image'] for row in rows] == [
     train.describe(int(i)) for i in np.ravel(indices)
   ]
@@ -61,16 +53,22 @@ def test_the_images_nearest_to_two_queries(place, tmp_path, capsys):
   assert rows[4]['image'] in table
   with Image.open(tmp_path / 'similar.png') as sheet:
     assert sheet.width > sheet.height > 400
+  assert not (run.workdir / 'features').exists()
 
 
-def test_mistakes_are_one_line(place, tmp_path):
-  run = inference.open_run(place / 'run')
-  bad = str(place / 'data/test/class1/001b.jpg')
-  good = str(place / 'data/test/class1/001.jpg')
-  source = run.split('train')
-  ask = functools.partial(similar.run, run, output=tmp_path, source=source)
+def test_mistakes_are_one_line(trained, trained_run, tmp_path):
+  bad = str(trained / 'data/test/class1/001b.jpg')
+  good = str(trained / 'data/test/class1/001.jpg')
+  ask = functools.partial(
+    similar.run,
+    trained_run,
+    output=tmp_path,
+    source=trained_run.split('train'),
+  )
   with pytest.raises(errors.UserError, match='001b.jpg is no image'):
     ask(folder.open_files([good, bad]), layer='fc7', k=2)
+  with pytest.raises(errors.UserError, match='001b.jpg is no image'):
+    ask(folder.open_files([bad]), layer='fc7', k=2)
   with pytest.raises(errors.UserError, match="no layer 'pool5'"):
     ask(folder.open_files([good]), layer='pool5', k=2)
   with pytest.raises(errors.UserError, match='--k=0'):

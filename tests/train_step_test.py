@@ -2,7 +2,6 @@ import collections
 import dataclasses
 import functools
 import math
-import os
 import pathlib
 import re
 import subprocess
@@ -134,10 +133,13 @@ def _assert_close(actual, expected, tolerance=1e-5):
 @pytest.mark.parametrize(
   ('name', 'num_devices'),
   [
-    ('joined', 2), ('joined', 4), ('apart', 2), ('apart', 4),
-    ('four towers', 2), ('four towers', 4), ('one tower', 4),
+    ('joined', 2),
+    ('joined', 4),
+    ('apart', 2),
+    ('four towers', 2),
+    ('one tower', 4),
   ],
-)  # fmt: skip
+)
 def test_gradients_do_not_depend_on_the_devices(name, num_devices):
   # Rows 2 and 7 are masked: on four devices one in each half of the batch.
   batch = _masked(_batch(), [0, 1, 3, 4, 5, 6])
@@ -151,22 +153,20 @@ def test_gradients_do_not_depend_on_the_devices(name, num_devices):
   np.testing.assert_allclose(sums.top1, expected_sums.top1, rtol=1e-6)
 
 
-@pytest.mark.parametrize('num_devices', [2, 4])
-def test_bfloat16_gradients_do_not_depend_on_the_devices(num_devices):
+def test_bfloat16_gradients_do_not_depend_on_the_devices():
   # Half a gradient, or twice one, is farther off than any rounding.
   expected, _ = _gradient('joined', 1, _batch(), bfloat16=True)
-  actual, _ = _gradient('joined', num_devices, _batch(), bfloat16=True)
+  actual, _ = _gradient('joined', 4, _batch(), bfloat16=True)
   _assert_close(actual, expected, tolerance=0.05)
 
 
-@pytest.mark.parametrize('num_devices', [2, 4])
-def test_initial_state_does_not_depend_on_the_devices(num_devices):
-  one, other = _state(_JOINED, 1), _state(_JOINED, num_devices)
+def test_initial_state_does_not_depend_on_the_devices():
+  one, other = _state(_JOINED, 1), _state(_JOINED, 4)
   jax.tree.map(np.testing.assert_array_equal, other, one)
   assert (one.step, one.validated, one.bad_step) == (0, -1, -1)
 
 
-@pytest.mark.parametrize(('num_devices', 'pieces'), [(1, 4), (2, 2), (4, 2)])
+@pytest.mark.parametrize(('num_devices', 'pieces'), [(1, 4), (4, 2)])
 def test_accumulation_changes_nothing(num_devices, pieces):
   # One piece has no example at all when there are four.
   batch = _masked(_batch(), [0, 1, 3, 4, 5])
@@ -179,15 +179,15 @@ def test_accumulation_changes_nothing(num_devices, pieces):
 
 def test_masked_rows_leave_the_gradient_of_the_real_ones():
   real = [0, 2, 3, 6, 7]
-  actual, sums = _gradient('joined', 2, _masked(_batch(), real))
+  actual, sums = _gradient('joined', 1, _masked(_batch(), real))
   # The real rows alone, at the places that they have in the whole batch.
-  mesh = _mesh(_JOINED, 2)
+  mesh = _mesh(_JOINED, 1)
   alone = train_step.put_batch(
     {name: value[real] for name, value in _batch().items()}, 1, mesh
   )
   alone = {**alone, 'position': jnp.array([real], jnp.int32)}
   state = _placed(_state(_JOINED, 1), mesh)
-  gradient = _compiled_gradient('joined', 2, 1, False)
+  gradient = _compiled_gradient('joined', 1, 1, False)
   expected, expected_sums = gradient(state.params, alone, state.key, 0.1)
   _assert_close(actual, jax.tree.map(np.asarray, expected))
   np.testing.assert_allclose(sums.nll, expected_sums.nll, rtol=1e-5)
@@ -234,7 +234,7 @@ def _dropped(num_devices, step, row):
 
 @pytest.mark.parametrize('num_devices', [2, 4])
 def test_masks_do_not_depend_on_the_devices(num_devices):
-  # Row 5 lies on the second copy of the network when there are four devices.
+  # With four devices, row 5 is on the second copy of the network.
   expected = _dropped(1, step=3, row=5)
   actual = _dropped(num_devices, step=3, row=5)
   for layer in ('fc6', 'fc7'):
@@ -320,8 +320,8 @@ def test_the_update_is_that_of_the_gradient():
 
 
 def test_bfloat16_arithmetic_leaves_parameters_float32():
-  exact, exact_sums = _gradient('joined', 2, _batch())
-  rounded, sums = _gradient('joined', 2, _batch(), bfloat16=True)
+  exact, exact_sums = _gradient('joined', 1, _batch())
+  rounded, sums = _gradient('joined', 1, _batch(), bfloat16=True)
   assert {g.dtype for g in jax.tree.leaves(rounded)} == {np.dtype('float32')}
   assert sums.nll != exact_sums.nll
   np.testing.assert_allclose(sums.nll, exact_sums.nll, rtol=0.02)
@@ -340,11 +340,20 @@ def test_bfloat16_arithmetic_leaves_parameters_float32():
   assert dtypes[0] == dtypes[1]
 
 
+# Without dropout, pooling and normalization, for what does not concern them.
+_PLAIN = architecture.Architecture(
+  layers=(
+    Conv('conv1', 8, 3, init_std=0.3, padding=(0, 2), order=('activation',)),
+    Dense('fc8', 5, init_std=0.1, order=()),
+  )
+)
+
+
 def test_division_by_the_noise():
   # (x - mean + 0.25 s) / 64 / 1.25, by way of another mean and scale. One
   # shift for all rows, which the mean can stand in for.
-  mesh = _mesh(_JOINED, 1)
-  state = _state(_JOINED, 1)
+  mesh = _mesh(_PLAIN, 1)
+  state = _state(_PLAIN, 1)
   batch = _batch()
   batch['lighting'] = np.tile(np.float32([40, -20, 12]), (8, 1))
 
@@ -352,8 +361,8 @@ def test_division_by_the_noise():
   batch = {name: value[0] for name, value in batch.items()}
 
   def nll(noises, **fields):
-    recipe = _recipe(**fields)
-    loss = jax.jit(train_step.make_loss(_JOINED, mesh, recipe))
+    recipe = _recipe(_PLAIN, **fields)
+    loss = jax.jit(train_step.make_loss(_PLAIN, mesh, recipe))
     return [
       float(loss(state.params, batch, state.key, jnp.float32(noise))[0])
       for noise in noises
@@ -534,24 +543,20 @@ def test_towers_without_communication_meet_at_the_classifier():
   }
 
 
-@pytest.mark.parametrize('name', ['paper', 'cuda_convnet'])
-def test_bfloat16_gradients_are_those_of_float32(name):
-  # At the start of training, of the convolutions. If every tied maximum got the
-  # whole gradient in bfloat16, norms would come out too large.
-  network = presets.get(name)
-  network = dataclasses.replace(
-    network,
-    layers=tuple(
-      dataclasses.replace(layer, features=min(layer.features, 1000))
-      for layer in network.layers
-    ),
-  )
+def test_bfloat16_gradients_are_those_of_float32():
+  # At the start of training, of convolutions. If every tied maximum got the
+  # whole gradient in bfloat16, conv1's norm would be 1.09 times as large.
+  network = presets.paper()
+  kept = [x for x in network.layers if x.name in ('conv1', 'conv2', 'conv5')]
+  kept = [dataclasses.replace(layer, features=96) for layer in kept]
+  fc8 = dataclasses.replace(network.layers[-1], features=100)
+  network = dataclasses.replace(network, layers=(*kept, fc8))
   mesh = _mesh(network, 1)
-  state = _placed(_state(network, 1, crop=99), mesh)
+  state = _placed(_state(network, 1, crop=67), mesh)
   # Images as smooth as photographs, whose neighbors tie more often than noise.
-  batch = _batch(rows=16, crop=99, classes=1000)
-  coarse = np.random.default_rng(1).uniform(0, 255, (16, 8, 8, 3))
-  smooth = jax.image.resize(coarse, (16, 99, 99, 3), 'cubic')
+  batch = _batch(crop=67, classes=100)
+  coarse = np.random.default_rng(1).uniform(0, 255, (8, 8, 8, 3))
+  smooth = jax.image.resize(coarse, (8, 67, 67, 3), 'cubic')
   batch['image'] = np.asarray(smooth.clip(0, 255), np.uint8)
   batch = train_step.put_batch(batch, 1, mesh)
   exact, rounded = (
@@ -562,14 +567,14 @@ def test_bfloat16_gradients_are_those_of_float32(name):
     )(state.params, batch, state.key, 0.0)[0]
     for dtype in (jnp.float32, jnp.bfloat16)
   )
-  for layer in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5'):
+  for layer in kept:
     a, b = (
-      np.asarray(gradient[layer]['kernel'], np.float64)
+      np.asarray(gradient[layer.name]['kernel'], np.float64)
       for gradient in (exact, rounded)
     )
     norms = np.linalg.norm(a), np.linalg.norm(b)
     assert norms[1] / norms[0] == pytest.approx(1, abs=0.03), layer
-    assert np.sum(a * b) / math.prod(norms) > 0.95, layer
+    assert np.sum(a * b) / math.prod(norms) > 0.98, layer
 
 
 def test_first_steps_of_the_small_network():
@@ -600,48 +605,34 @@ def test_first_steps_of_the_small_network():
   assert losses == pytest.approx([4.226127, 4.385570, 3.316253], abs=1e-4)
 
 
-_WITHOUT = """
-import os, pkgutil, sys
-for name in ('tensorflow', 'tensorflow_datasets'):
-  sys.modules[name] = None  # makes `import name` fail
-os.environ['JAX_PLATFORMS'] = 'cpu'
-import jax
-jax.config.update('jax_num_cpu_devices', 2)
-import importlib
-import numpy as np
-import alexnet_jax
-modules = {
-  module.name: importlib.import_module('alexnet_jax.' + module.name)
-  for module in pkgutil.iter_modules(alexnet_jax.__path__)
-  if not module.ispkg  # the input pipeline, and the report, which draws
-}
-import train_step_test
-mesh = train_step_test._mesh(train_step_test._JOINED, 2)
-step = modules['train_step'].make_train_step(
-  train_step_test._JOINED, mesh, train_step_test._recipe()
-)
-state = modules['train_state'].create(
-  train_step_test._JOINED, mesh, seed=0, crop_size=11
-)
-batch = modules['train_step'].put_batch(train_step_test._batch(), 1, mesh)
-state, loss = step(state, batch)
-print(len(modules), int(state.step), float(loss))
-"""
+@pytest.mark.parametrize('num_devices', [1, 2])
+def test_all_compiler_optimizations_change_nothing(num_devices):
+  # The other tests skip most of them, for time; see conftest.py.
+  expected, losses, _ = _trained(num_devices)
+  _trained.cache_clear()
+  _step.cache_clear()
+  option = 'jax_disable_most_optimizations'
+  before = jax.config.values[option]
+  jax.config.update(option, False)
+  try:
+    optimized, optimized_losses, _ = _trained(num_devices)
+  finally:
+    jax.config.update(option, before)
+    _trained.cache_clear()
+    _step.cache_clear()
+  assert optimized_losses == pytest.approx(losses, rel=1e-5)
+  _assert_close(optimized.params, expected.params)
+  _assert_close(optimized.velocity, expected.velocity)
 
 
 def test_the_step_runs_without_tensorflow():
   root = pathlib.Path(__file__).resolve().parents[1]
+  program = """
+import sys
+sys.modules['tensorflow'] = None  # makes `import tensorflow` fail
+from alexnet_jax import metrics, model, optimizer, presets, train_step, views
+"""
   done = subprocess.run(
-    [sys.executable, '-c', _WITHOUT],
-    env={**os.environ, 'PYTHONPATH': f'{root}{os.pathsep}{root / "tests"}'},
-    capture_output=True,
-    text=True,
-    check=False,
+    [sys.executable, '-c', program], cwd=root, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
-  modules, step, loss = done.stdout.split()
-  files = {f.stem for f in (root / 'alexnet_jax').glob('*.py')}
-  assert int(modules) == len(files - {'__init__'})
-  assert int(step) == 1
-  # Another process, without LLVM's shortcuts of the tests.
-  assert float(loss) == pytest.approx(_trained(2)[1][0], rel=1e-5)

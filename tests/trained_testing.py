@@ -6,20 +6,20 @@ import jax
 import numpy as np
 
 from alexnet_jax import checkpoint
-from alexnet_jax import data
 from alexnet_jax import setup
+from alexnet_jax import splits
 from configs import smoke
 from tests import input_pipeline_testing as testing
 
 CLASSES = 3
 _TINY = {
-  **{f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)},
-  'network.fc6.features': 16,
+  'network.layers': ('conv1', 'conv2', 'conv5', 'fc7', 'fc8'),
+  'network.conv5.reads': 'all',
+  **{f'network.conv{i}.features': 8 for i in (1, 2, 5)},
   'network.fc7.features': 16,
   'network.fc8.features': CLASSES,
   # A first state that tells images apart.
-  **{f'network.conv{i}.init_std': 0.25 for i in (1, 2, 3, 4, 5)},
-  'network.fc6.init_std': 0.3,
+  **{f'network.conv{i}.init_std': 0.25 for i in (1, 2, 5)},
   'network.fc7.init_std': 0.4,
   'network.fc8.init_std': 0.1,
   'data.source': 'folder',
@@ -56,13 +56,13 @@ def write_run(
 
 
 def save_first_state(
-  workdir: pathlib.Path, parts: setup.Experiment, step: int = 0
+  workdir: pathlib.Path, parts: setup.Setup, step: int = 0
 ) -> dict:
   """Saves the state of a run that begins as that of `step`; see `write_run`."""
   state = setup.first_state(parts)
   checkpoints = checkpoint.Checkpoints(workdir)
   checkpoints.save(
-    state.replace(step=state.step + step), data.Data(parts).identity()
+    state.replace(step=state.step + step), splits.Splits(parts).identity()
   )
   checkpoints.close()
   return jax.tree.map(np.asarray, state.params)

@@ -9,10 +9,10 @@ from absl.testing import flagsaver
 import pytest
 
 from alexnet_jax import checkpoint
-from alexnet_jax import data
 from alexnet_jax import errors
 from alexnet_jax import reporting
 from alexnet_jax import setup
+from alexnet_jax import splits
 from alexnet_jax import train
 import main
 from tests import trained_testing
@@ -139,7 +139,7 @@ def test_metrics_of_a_checkpoint(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path)
   checkpoints.save(
     setup.first_state(parts),
-    data.Data(parts).identity(),
+    splits.Splits(parts).identity(),
     {'top1_error': 0.5, 'nll': float('inf')},
   )
   checkpoints.close()
@@ -154,9 +154,8 @@ def test_training_shorter_than_an_epoch(place, tmp_path):
     train.train(setup.build(config), tmp_path / 'run')
 
 
-def test_a_report_of_the_one_test_image_that_can_be_read(
-  place, tmp_path, monkeypatch
-):
+def test_the_one_test_image_that_can_be_read(place, tmp_path, monkeypatch):
+  # The report of such a run is in odd_names_test.py.
   bad = tmp_path / 'data'
   shutil.copytree(place / 'bad_test', bad)
   good = place / 'good' / 'test' / 'class1' / '002.jpg'
@@ -166,7 +165,6 @@ def test_a_report_of_the_one_test_image_that_can_be_read(
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(reporting, 'set_up_terminal', lambda: None)
   for flags in (
-    ['--workdir=a', '--mode=report'],
     ['--workdir=a', '--mode=evaluate'],
     ['--ensemble=a,b', '--mode=evaluate', '--output=out'],
   ):

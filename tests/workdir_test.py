@@ -142,7 +142,11 @@ def test_the_mean_is_that_of_the_training(place):
 @pytest.mark.parametrize(
   ('key', 'value', 'words'),
   [
-    ('input.pixel_scale', 0.5, ['=0.015625, the config says 0.5', '--config.']),
+    (
+      'input.pixel_scale',
+      0.5,
+      ['=0.015625, but the config has 0.5', '--config.'],
+    ),
     ('input.mean', 'channel', ['input.mean=pixel', 'channel']),
     ('input.image_size', 30, ['input.image_size=32', '30']),
     ('network.pool.size', 2, ['network.pool.size=3', '2']),

@@ -1,10 +1,9 @@
-"""What every layer computes: outputs by tower, joined outputs, one tower mute.
+"""Outputs of every layer at test time, and with a tower ablated.
 
-What `model.walk` yields at test time, with all towers on one device. Under
-`jit` the batch may lie on several devices; the towers do not.
+All towers are on one device. Under `jit` the batch may be spread over several
+devices, and what is not used is not computed.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,13 +14,12 @@ from alexnet_jax import model
 from alexnet_jax.architecture import Architecture
 
 
-def forward_all(
+def layer_outputs(
   network: Architecture,
   params: model.Params,
   images: jax.Array,
   dtype: Any = jnp.float32,
-  *,
-  silence: int | None = None,
+  ablated_tower: int | None = None,
 ) -> dict[str, jax.Array]:
   """Computes the outputs of all layers.
 
@@ -30,9 +28,9 @@ def forward_all(
     params: of all towers, on each leading axis.
     images: float32 [N, H, W, 3], centered: what `views.to_input` returns.
     dtype: of the arithmetic.
-    silence: a tower whose maps the others, and the classifier, read as zeros;
-      None for no tower. What it computes itself is returned all the same. Its
-      classes stay: its share of the last layer reads the other towers.
+    ablated_tower: a tower whose activations the layers that read all towers
+      see as zeros; None for no tower. Its own outputs are returned as they are,
+      and its share of the classes stays.
 
   Returns:
     In order: by each layer's name its output after the operations of its
@@ -42,18 +40,18 @@ def forward_all(
   Raises:
     UserError: if there is no such tower.
   """
-  if silence is not None and not 0 <= silence < network.towers:
+  if ablated_tower is not None and not 0 <= ablated_tower < network.towers:
     raise errors.UserError(
-      f'tower {silence} cannot be silenced: the network has towers 0 to'
-      f' {network.towers - 1}'
+      f'there is no tower {ablated_tower} to ablate: the network has towers 0'
+      f' to {network.towers - 1}'
     )
 
-  def join(outputs: Sequence[jax.Array], is_logits: bool) -> jax.Array:
-    heard = [
-      jnp.zeros_like(output) if tower == silence else output
+  def join(outputs, is_logits):
+    kept = [
+      jnp.zeros_like(output) if tower == ablated_tower else output
       for tower, output in enumerate(outputs)
     ]
-    return model.concatenate(heard, is_logits)
+    return model.concatenate(kept, is_logits)
 
   results = {}
   outputs: list[jax.Array] = []
@@ -73,7 +71,7 @@ def layer_output(
   layer: str,
   dtype: Any = jnp.float32,
 ) -> jax.Array:
-  """Computes one layer's output, and nothing that comes after it.
+  """Computes one layer's output.
 
   Args:
     network: the architecture.
@@ -90,13 +88,10 @@ def layer_output(
     UserError: if there is no such layer.
   """
   check_layer(network, layer)
-  for current, outputs in model.walk(network, params, images, dtype=dtype):
-    if current.name != layer:
-      continue
-    if current is network.layers[-1]:
-      return model.join_logits(network, outputs, model.concatenate)
-    return model.concatenate(outputs, False).astype(jnp.float32)
-  raise AssertionError(layer)
+  outputs = layer_outputs(network, params, images, dtype)
+  if layer == network.layers[-1].name:
+    return outputs['logits']
+  return jnp.concatenate(list(outputs[layer]), axis=-1)
 
 
 def check_layer(network: Architecture, layer: str) -> None:

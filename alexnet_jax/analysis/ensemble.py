@@ -1,87 +1,101 @@
-"""Averaging the predictions of several runs, as the paper does for Table 2."""
+"""Averages of several runs' predictions, as in the paper's Table 2."""
 
 from collections.abc import Sequence
-import csv
+import functools
+import itertools
+import math
 import pathlib
 from typing import Any
 
 from absl import logging
+import jax
+from jax import lax
+import jax.numpy as jnp
+from matplotlib import ticker
+from matplotlib.axes import Axes
 import numpy as np
 
 from alexnet_jax import errors
-from alexnet_jax import evaluate
 from alexnet_jax import files
 from alexnet_jax import identity as identities
-from alexnet_jax import inference
+from alexnet_jax import metrics
 from alexnet_jax import names
-from alexnet_jax import reporting
-from alexnet_jax.analysis import averaging
-from alexnet_jax.analysis import ensemble_plot
-from alexnet_jax.analysis import subsets
-from alexnet_jax.inference import Trained
+from alexnet_jax import progress
+from alexnet_jax.analysis import features
+from alexnet_jax.analysis import figures
+from alexnet_jax.inference import TrainedNetwork
 
-# Of fewer classes, five guesses say little: weights are sought by top-1 error.
+Errors = dict[str, float]
+_TITLES = {'top1_error': 'top-1 error', 'top5_error': 'top-5 error'}
+_KEYS = (*_TITLES, 'nll')
+# Below this number of classes, weights are searched by top-1 error: a top-5
+# error says little.
 _CLASSES_FOR_TOP5 = 100
+# All subsets of up to this many networks are measured; of more networks, at
+# most this many subsets of each size.
+_ALL_UP_TO = 10
+_OF_A_SIZE = 100
+# Step of the search for weights (2012 code, avg-valid.py:49-71).
+_STEP = 0.05
+# Numbers in a block of all networks' probabilities: 64 MB.
+_BLOCK = 2**24
 
 
 def run(
-  workdirs: Sequence[str], config: Any, output: pathlib.Path, views: str
+  runs: Sequence[TrainedNetwork], output: pathlib.Path, views: str
 ) -> int:
   """Evaluates several runs, their averages, and weighted averages.
 
-  Writes ensemble.json, ensemble.csv (a row a subset) and ensemble.png.
+  Writes ensemble.json, ensemble.csv (a row per subset) and ensemble.png.
 
   Args:
-    workdirs: of the runs.
-    config: in place of their own, as in `inference.open_run`; None for none.
-    output: the folder to write into.
+    runs: at least two.
+    output: the folder to write to.
     views: 'center_view' or 'ten_views'.
 
   Returns:
     The exit code, 0.
 
   Raises:
-    UserError: if a run is missing, or they do not share their classes and the
-      images that they are evaluated on, or none of these can be read.
+    UserError: if there is only one run, if the runs differ in their classes or
+      in the images that they are evaluated on, or if no image can be read.
   """
-  if len(workdirs) < 2:
+  if len(runs) < 2:
     raise errors.UserError(
-      f'--ensemble names {len(workdirs)} run: an average needs two or more,'
-      ' with commas between them'
+      f'--ensemble names {len(runs)} run: an average needs two or more, with'
+      ' commas between them'
     )
-  runs = [inference.open_run(workdir, config) for workdir in workdirs]
+  workdirs = [str(run.workdir) for run in runs]
   for other in runs[1:]:
     check_comparable(runs[0], other)
-  labels, log_probs = _predict(runs, views)
-  measured = subsets.measure(log_probs, labels)
-  sizes = subsets.summarize(measured, len(runs))
-  by = 'top5' if len(runs[0].class_names) >= _CLASSES_FOR_TOP5 else 'top1'
-  search = averaging.search_and_measure(log_probs, labels, by)
-  _log(workdirs, measured, sizes, search)
-  output.mkdir(parents=True, exist_ok=True)
+  log_probs, labels = _predict(runs, views)
+  subsets = measure_subsets(log_probs, labels)
+  many = log_probs.shape[2] >= _CLASSES_FOR_TOP5
+  by = 'top5_error' if many else 'top1_error'
   result = {
     'networks': [
-      {'workdir': str(run.workdir), 'step': run.step, **single}
-      for run, single in zip(runs, measured, strict=False)
+      {'workdir': workdir, 'step': run.step, **single}
+      for workdir, run, single in zip(workdirs, runs, subsets, strict=False)
     ],
     'views': views,
     'examples': len(labels),
-    'average': measured[-1],
-    'sizes': sizes,
-    'search': search,
-    'subsets': measured,
+    'average': subsets[-1],
+    'sizes': summarize(subsets),
+    'search': search_and_measure(log_probs, labels, by),
+    'subsets': subsets,
   }
-  text = files.dumps(result, indent=2) + '\n'
-  reporting.replace_text(output / 'ensemble.json', text)
-  _write_csv(output / 'ensemble.csv', workdirs, measured)
-  subtitle = f'{len(labels):,} images, {views.replace("_", " ")}'
-  ensemble_plot.save(output / 'ensemble.png', measured, sizes, subtitle)
+  _log(workdirs, result)
+  files.write_json(output / 'ensemble.json', result)
+  header = ['networks', *_KEYS, *map(names.printable, workdirs)]
+  rows = (_row(each, len(workdirs)) for each in subsets)
+  files.write_csv(output / 'ensemble.csv', header, rows)
+  _save_plot(output / 'ensemble.png', result)
   logging.info('%s, ensemble.csv, ensemble.png', output / 'ensemble.json')
   return 0
 
 
-def check_comparable(first: Trained, other: Trained) -> None:
-  """Checks that two runs say something about the same classes and images.
+def check_comparable(first: TrainedNetwork, other: TrainedNetwork) -> None:
+  """Checks that two runs predict the same classes for the same images.
 
   Raises:
     UserError: if they do not.
@@ -92,96 +106,310 @@ def check_comparable(first: Trained, other: Trained) -> None:
     str(other.workdir),
     str(first.workdir),
   )
-  ours, theirs = first.data.eval_source, other.data.eval_source
+  ours, theirs = first.splits.eval_source, other.splits.eval_source
   if ours.fingerprint != theirs.fingerprint:
     raise errors.UserError(
       f"{other.workdir} is evaluated on {theirs.name} '{theirs.split}'"
       f' ({theirs.num_examples} images, {theirs.fingerprint[:8]}),'
       f" {first.workdir} on {ours.name} '{ours.split}' ({ours.num_examples},"
-      f' {ours.fingerprint[:8]}): average runs with the same data.eval_split'
+      f' {ours.fingerprint[:8]}): average runs with the same'
+      ' --config.data.eval_split'
     )
 
 
 def _predict(
-  runs: Sequence[Trained], views: str
+  runs: Sequence[TrainedNetwork], views: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns labels int32 [N] and log-probabilities [runs, N, classes]."""
-  labels: list[np.ndarray] = []
-  log_probs = []
+  """Returns log-probabilities [runs, N, classes] and labels int32 [N]."""
+  log_probs, labels = [], []
   for run in runs:
-    source = run.data.eval_source
-    predictor = evaluate.make_predictor(
-      run, evaluate.view_sets(run.experiment)[views]
+    stream = features.stream(
+      run,
+      run.splits.eval_source,
+      features.predictor(run, views),
+      f'Predicting with {run.workdir}',
+      strict=True,
     )
-    labels, mine = [], []
-    what = f'Predicting by {run.workdir}'
-    for batch in run.data.read(source, what, strict=True):
-      readable = batch['mask'] > 0
-      labels.append(batch['label'][readable])
-      mine.append(predictor(batch['image'])[readable])
-    log_probs.append(np.concatenate(mine))
-  return np.concatenate(labels), np.stack(log_probs)
+    rows = [(batch.outputs, batch.labels) for batch in stream]
+    outputs, labels = map(np.concatenate, zip(*rows, strict=True))
+    log_probs.append(outputs)
+  return np.stack(log_probs), np.asarray(labels)
 
 
-def _log(
-  workdirs: Sequence[str],
-  measured: Sequence[dict[str, Any]],
-  sizes: Sequence[dict[str, Any]],
-  search: dict[str, Any],
-) -> None:
-  width = max(14, *map(len, workdirs))
-  for workdir, single in zip(workdirs, measured, strict=False):
-    logging.info('%-*s  %s', width, workdir, _words(single))
-  name = f'average of {len(workdirs)}'
-  logging.info('%-*s  %s', width, name, _words(measured[-1]))
-  for size in sizes:
-    error = size['top1_error']
+def measure(
+  log_probs: np.ndarray,
+  labels: np.ndarray,
+  weights: np.ndarray,
+  what: str = '',
+) -> list[Errors]:
+  """Measures weighted averages of the networks' probabilities.
+
+  Args:
+    log_probs: float32 [networks, N, classes].
+    labels: int32 [N].
+    weights: [S, networks], not negative, with a positive sum for each of the S
+      averages; each is divided by its sum.
+    what: is being done, for the lines of progress; empty for no progress.
+
+  Returns:
+    `top1_error`, `top5_error` and `nll` (nats) of each average; NaN where there
+    are no examples.
+  """
+  weights = np.asarray(weights, np.float64)
+  shares = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+  networks, examples, classes = log_probs.shape
+  rows = max(1, _BLOCK // (networks * classes))
+  shown = progress.Progress(what, examples) if what else None
+  sums = np.zeros((len(shares), 3))
+  for start in range(0, examples, rows):
+    block = slice(start, start + rows)
+    sums += np.asarray(_sums(log_probs[:, block], labels[block], shares))
+    if shown is not None:
+      shown.add(len(labels[block]))
+  means = sums / (examples or math.nan)
+  return [dict(zip(_KEYS, row, strict=True)) for row in means.tolist()]
+
+
+@jax.jit
+def _sums(log_probs, labels, shares) -> jax.Array:
+  """Returns the sums of `_KEYS` over the examples, float32 [S, 3]."""
+  # Relative to the largest of the networks, so that small ones do not vanish.
+  largest = jnp.max(log_probs, axis=0)
+  relative = jnp.exp(log_probs - largest)
+  ones = jnp.ones(len(labels), jnp.float32)
+
+  def score(share):
+    mean = jnp.tensordot(share, relative, 1, precision=lax.Precision.HIGHEST)
+    # What vanishes here has a probability e^87 times smaller than another
+    # network's.
+    mean = jnp.maximum(mean, jnp.finfo(jnp.float32).tiny)
+    result = metrics.score(largest + jnp.log(mean), labels, ones, 0 * ones)
+    return jnp.stack([result.top1, result.top5, result.nll])
+
+  return lax.map(score, shares)
+
+
+def choose_subsets(networks: int) -> list[tuple[int, ...]]:
+  """Returns subsets of the networks: all, or for many networks a fixed sample.
+
+  Args:
+    networks: how many there are.
+
+  Returns:
+    Different subsets in ascending order of size, each in ascending order.
+  """
+  chosen: list[tuple[int, ...]] = []
+  for size in range(1, networks + 1):
+    if networks <= _ALL_UP_TO or math.comb(networks, size) <= _OF_A_SIZE:
+      chosen += itertools.combinations(range(networks), size)
+      continue
+    rng = np.random.default_rng([networks, size])
+    some: set[tuple[int, ...]] = set()
+    while len(some) < _OF_A_SIZE:
+      members = rng.choice(networks, size, replace=False)
+      some.add(tuple(sorted(members.tolist())))
+    chosen += sorted(some)
+  return chosen
+
+
+def measure_subsets(
+  log_probs: np.ndarray, labels: np.ndarray
+) -> list[dict[str, Any]]:
+  """Measures averages of subsets, from single networks to all of them.
+
+  Args:
+    log_probs: float32 [networks, N, classes].
+    labels: int32 [N].
+
+  Returns:
+    For each subset its `members` (indices) and its errors.
+  """
+  chosen = choose_subsets(len(log_probs))
+  weights = np.zeros((len(chosen), len(log_probs)))
+  for row, members in zip(weights, chosen, strict=True):
+    row[list(members)] = 1
+  what = f'Averaging {len(chosen)} subsets'
+  measured = measure(log_probs, labels, weights, what)
+  return [
+    {'members': list(members), **each}
+    for members, each in zip(chosen, measured, strict=True)
+  ]
+
+
+def summarize(subsets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Returns mean and spread of the errors for each number of networks."""
+  networks = len(subsets[-1]['members'])
+  sizes = []
+  for size in range(1, networks + 1):
+    own = [each for each in subsets if len(each['members']) == size]
+    summary: dict[str, Any] = {
+      'networks': size,
+      'subsets': len(own),
+      'of': math.comb(networks, size),
+    }
+    for key in _KEYS:
+      values = np.array([each[key] for each in own])
+      summary[key] = {
+        'mean': float(values.mean()),
+        'standard_deviation': float(values.std()),
+        'lowest': float(values.min()),
+        'highest': float(values.max()),
+      }
+    sizes.append(summary)
+  return sizes
+
+
+def search_weights(
+  log_probs: np.ndarray, labels: np.ndarray, by: str
+) -> np.ndarray:
+  """Finds weights by coordinate search, as the authors did in 2012.
+
+  From equal weights: each network in turn gets the weight of 0, 0.05, ..., 1
+  that makes the error lowest with the others' weights held, until no change
+  helps. Of equal errors the lower negative log-likelihood is better.
+
+  Args:
+    log_probs: float32 [networks, N, classes], of examples to search on.
+    labels: int32 [N].
+    by: the error to lower: 'top1_error', or 'top5_error' as in the 2012 code.
+
+  Returns:
+    float64 [networks], with a sum of 1.
+  """
+
+  def judge(candidates: np.ndarray) -> list[tuple[float, float]]:
+    measured = measure(log_probs, labels, candidates)
+    return [(each[by], each['nll']) for each in measured]
+
+  networks = len(log_probs)
+  weights = np.ones(networks)
+  values = np.round(np.arange(0, 1 + _STEP / 2, _STEP), 2)
+  (best,) = judge(weights[None])
+  unchanged, network = 0, 0
+  while unchanged < networks:
+    tried = np.repeat(weights[None], len(values), axis=0)
+    tried[:, network] = values
+    tried = tried[tried.sum(axis=1) > 0]
+    judged = judge(tried)
+    lowest = min(range(len(tried)), key=judged.__getitem__)
+    if judged[lowest] < best:
+      best, weights, unchanged = judged[lowest], tried[lowest], 0
+    unchanged += 1
+    network = (network + 1) % networks
+  return weights / weights.sum()
+
+
+def search_and_measure(
+  log_probs: np.ndarray, labels: np.ndarray, by: str
+) -> dict[str, Any]:
+  """Searches weights on every other example and measures them on the rest.
+
+  Args:
+    log_probs: float32 [networks, N, classes].
+    labels: int32 [N].
+    by: see `search_weights`.
+
+  Returns:
+    The weights, the error they were searched by, and for both halves the
+    errors with equal weights and with these.
+  """
+  halves = {
+    'searched_on': (log_probs[:, ::2], labels[::2]),
+    'measured_on': (log_probs[:, 1::2], labels[1::2]),
+  }
+  logging.info('Searching weights on %d images', len(labels[::2]))
+  weights = search_weights(*halves['searched_on'], by)
+  result: dict[str, Any] = {'by': by, 'weights': weights.tolist()}
+  for name, half in halves.items():
+    pair = np.stack([np.ones(len(weights)), weights])
+    equal, weighted = measure(*half, pair)
+    sides = {'equal': equal, 'weighted': weighted}
+    result[name] = {'examples': len(half[1]), **sides}
+  return result
+
+
+def _log(workdirs: Sequence[str], result: dict[str, Any]) -> None:
+  count = len(workdirs)
+  titles = [*workdirs, f'average of {count}']
+  width = max(map(len, titles))
+  rows = [*result['networks'], result['average']]
+  for title, row in zip(titles, rows, strict=True):
+    logging.info('%-*s  %s', width, title, _in_words(row))
+  for size in result['sizes']:
+    spreads = [
+      f'{_TITLES[key]} {100 * size[key]["mean"]:.2f} % +-'
+      f' {100 * size[key]["standard_deviation"]:.2f}'
+      f' ({100 * size[key]["lowest"]:.2f} to {100 * size[key]["highest"]:.2f})'
+      for key in _TITLES
+    ]
     logging.info(
-      '%d of %d networks: top-1 error %.2f %% +- %.2f (%.2f to %.2f), top-5'
-      ' %.2f %% +- %.2f; %d of %d subsets',
+      '%d of %d networks: %s; %d of %d subsets',
       size['networks'],
-      len(workdirs),
-      100 * error['mean'],
-      100 * error['standard_deviation'],
-      100 * error['lowest'],
-      100 * error['highest'],
-      100 * size['top5_error']['mean'],
-      100 * size['top5_error']['standard_deviation'],
+      count,
+      ', '.join(spreads),
       size['subsets'],
       size['of'],
     )
-  logging.info(
-    'Weights %s, searched by %s on %d images',
-    ' '.join(f'{weight:.3f}' for weight in search['weights']),
-    search['by'].replace('_', ' ').replace('top', 'top-'),
-    search['searched_on']['examples'],
+  search = result['search']
+  weights = ' '.join(f'{weight:.3f}' for weight in search['weights'])
+  searched, other = search['searched_on'], search['measured_on']
+  what = f'Weights {weights}, searched by {_TITLES[search["by"]]}'
+  logging.info('%s on %d images', what, searched['examples'])
+  if other['examples']:  # There are none where the split has one image.
+    logging.info('On the other %d images:', other['examples'])
+    logging.info('  equal weights  %s', _in_words(other['equal']))
+    logging.info('  these weights  %s', _in_words(other['weighted']))
+
+
+def _in_words(measured: Errors) -> str:
+  shares = [f'{_TITLES[key]} {100 * measured[key]:.2f} %' for key in _TITLES]
+  return f'{", ".join(shares)}, loss {measured["nll"]:.4f}'
+
+
+def _row(subset: dict[str, Any], networks: int) -> list[float]:
+  taken = [int(i in subset['members']) for i in range(networks)]
+  return [len(subset['members']), *(subset[key] for key in _KEYS), *taken]
+
+
+def _save_plot(path: pathlib.Path, result: dict[str, Any]) -> None:
+  panels = [
+    figures.chart(
+      key,
+      functools.partial(_draw, key, result['subsets'], result['sizes']),
+      alt=f'{title} by number of networks',
+      title=title.capitalize(),
+    )
+    for key, title in _TITLES.items()
+  ]
+  figures.save_sheet(
+    path,
+    panels,
+    title='Error of averaged networks',
+    subtitle=f'{result["examples"]:,} images,'
+    f' {result["views"].replace("_", " ")}',
+    columns=len(panels),
   )
-  other = search['measured_on']
-  if not other['examples']:  # The split has one image.
-    return
-  logging.info('On the other %d images:', other['examples'])
-  logging.info('  equal weights  %s', _words(other['equal']))
-  logging.info('  these weights  %s', _words(other['weighted']))
 
 
-def _words(line: dict[str, float]) -> str:
-  return (
-    f'top-1 error {100 * line["top1_error"]:.2f} %,'
-    f' top-5 error {100 * line["top5_error"]:.2f} %, loss {line["nll"]:.4f}'
-  )
-
-
-def _write_csv(
-  path: pathlib.Path,
-  workdirs: Sequence[str],
-  measured: Sequence[dict[str, Any]],
+def _draw(
+  key: str,
+  subsets: Sequence[dict[str, Any]],
+  sizes: Sequence[dict[str, Any]],
+  axes: Axes,
 ) -> None:
-  keys = ('top1_error', 'top5_error', 'nll')
-  with path.open('w', newline='', encoding='utf-8') as file:
-    writer = csv.writer(file)
-    columns = map(names.printable, workdirs)
-    writer.writerow(['networks', *keys, *columns])
-    for each in measured:
-      taken = [int(i in each['members']) for i in range(len(workdirs))]
-      errors_here = [each[key] for key in keys]
-      writer.writerow([len(each['members']), *errors_here, *taken])
+  """Draws each subset as a dot, their mean as a line, its spread as a band."""
+  blue, muted = figures.COLORS['blue'], figures.COLORS['muted']
+  counts = [size['networks'] for size in sizes]
+  mean = np.array([size[key]['mean'] for size in sizes])
+  spread = np.array([size[key]['standard_deviation'] for size in sizes])
+  band = mean - spread, mean + spread
+  label = '± one standard deviation'
+  axes.fill_between(counts, *band, color=blue, alpha=0.15, lw=0, label=label)
+  dots = [(len(each['members']), each[key]) for each in subsets]
+  axes.plot(*zip(*dots, strict=True), '.', color=muted, label='one subset')
+  axes.plot(counts, mean, '-o', color=blue, ms=5, label='mean')
+  axes.set(xlabel='networks averaged', xlim=(0.7, len(sizes) + 0.3))
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+  axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
+  axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, symbol=' %'))
+  axes.legend(fontsize=8)

@@ -1,18 +1,18 @@
-"""The likeliest classes of any images: a table, a CSV file, a contact sheet."""
+"""The likeliest classes of any images: --mode=predict."""
 
 from collections.abc import Iterator, Sequence
-import csv
 import pathlib
 from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
 
-from alexnet_jax import errors
-from alexnet_jax import evaluate
+from alexnet_jax import files
 from alexnet_jax import names
-from alexnet_jax.analysis import contact_sheet
-from alexnet_jax.inference import Trained
+from alexnet_jax.analysis import features
+from alexnet_jax.analysis import figures
+from alexnet_jax.inference import TrainedNetwork
+from alexnet_jax.input_pipeline import sources
 
 # The paper shows and counts five guesses (Figure 4, top-5 error).
 _GUESSES = 5
@@ -21,22 +21,27 @@ _SHOWN = 48
 
 
 class Prediction(NamedTuple):
-  """What the network says of one image.
+  """The likeliest classes of one image.
 
   Attributes:
-    name: of the file, printable.
+    file: its name, printable.
     labels: int [5], the likeliest first.
-    probabilities: float32 [5], of the same.
-    square: uint8 [S, S, 3], the image as prepared.
+    probabilities: float32 [5], of these classes.
+    image: uint8 [S, S, 3], as prepared.
   """
 
-  name: str
+  file: str
   labels: np.ndarray
   probabilities: np.ndarray
-  square: np.ndarray
+  image: np.ndarray
 
 
-def run(trained: Trained, source: Any, output: pathlib.Path, views: str) -> int:
+def run(
+  trained: TrainedNetwork,
+  source: sources.Source,
+  output: pathlib.Path,
+  views: str,
+) -> int:
   """Predicts images; prints and writes the five likeliest classes of each.
 
   Args:
@@ -51,103 +56,93 @@ def run(trained: Trained, source: Any, output: pathlib.Path, views: str) -> int:
   Raises:
     UserError: if no image can be read.
   """
-  output.mkdir(parents=True, exist_ok=True)
-  path = output / 'predictions.csv'
-  temporary = path.with_name(path.name + '.tmp')
   shown: list[Prediction] = []
   count = 0
-  with temporary.open('w', newline='', encoding='utf-8') as file:
-    writer = csv.writer(file)
-    writer.writerow(['file', 'rank', 'class', 'name', 'probability'])
+
+  def rows() -> Iterator[list[Any]]:
+    nonlocal count
     for prediction in predict(trained, source, views):
-      writer.writerows(_csv_rows(trained, prediction))
       count += 1
       if len(shown) < _SHOWN:
         shown.append(prediction)
         print(_block(trained, prediction))
-  if not count:
-    temporary.unlink()
-    raise errors.NothingReadableError(source, '--images')
-  temporary.replace(path)
-  _save_sheet(trained, shown, count, views, output / 'predictions.png')
+      yield from _rows(trained, prediction)
+
+  path = output / 'predictions.csv'
+  header = ['file', 'rank', 'class', 'name', 'probability']
+  files.write_csv(path, header, rows())
   if count > len(shown):
     print(
       f'... and {count - len(shown):,} more in {names.printable(str(path))}'
     )
+  of = f'the first {len(shown)} of ' if count > len(shown) else ''
+  noun = 'image' if count == 1 else 'images'
+  figures.save_sheet(
+    output / 'predictions.png',
+    _cards(trained, shown),
+    title='Predictions',
+    subtitle=f'{views.replace("_", " ")}; {of}{count:,} {noun}; step'
+    f' {trained.step:,} of {trained.workdir}',
+    columns=4 if len(shown) <= 12 else 6,
+  )
   logging.info('%s predicted: %s, predictions.png', f'{count:,}', path)
   return 0
 
 
-def predict(trained: Trained, source: Any, views: str) -> Iterator[Prediction]:
-  """Yields the predictions of all images of a source that can be read."""
-  cuts = evaluate.view_sets(trained.experiment)[views]
-  predictor = evaluate.make_predictor(trained, cuts)
-  for batch in trained.data.read(source, 'Predicting'):
-    probabilities = np.exp(predictor(batch['image']))
-    # Stable: of equally likely classes the first, as the labels count.
-    order = np.argsort(-probabilities, axis=1, stable=True)[:, :_GUESSES]
-    for row in np.flatnonzero(batch['mask']):
-      labels = order[row]
-      yield Prediction(
-        names.printable(source.describe(int(batch['index'][row]))),
-        labels,
-        probabilities[row, labels],
-        batch['image'][row],
-      )
+def predict(
+  trained: TrainedNetwork, source: sources.Source, views: str
+) -> Iterator[Prediction]:
+  """Yields the predictions for all images of a source that can be read."""
+  compute = features.predictor(trained, views)
+  for rows in features.stream(trained, source, compute, 'Predicting'):
+    # Stable: of equally likely classes the first.
+    order = np.argsort(-rows.outputs, axis=1, stable=True)[:, :_GUESSES]
+    best = np.take_along_axis(rows.outputs, order, axis=1)
+    for i, labels, log_probs, image in zip(
+      rows.indices, order, best, rows.images, strict=True
+    ):
+      file = names.printable(source.describe(int(i)))
+      yield Prediction(file, labels, np.exp(log_probs), image)
 
 
-def _csv_rows(trained: Trained, prediction: Prediction) -> list[list[Any]]:
-  return [
-    [
-      prediction.name,
-      rank,
-      trained.class_ids[label],
-      trained.class_names[label],
-      share,
-    ]
-    for rank, (label, share) in enumerate(
-      zip(prediction.labels, prediction.probabilities.tolist(), strict=True), 1
-    )
-  ]
+def _rows(
+  trained: TrainedNetwork, prediction: Prediction
+) -> Iterator[list[Any]]:
+  for rank, (label, probability) in enumerate(_guesses(prediction), 1):
+    class_id, name = trained.class_ids[label], trained.class_names[label]
+    yield [prediction.file, rank, class_id, name, probability]
 
 
-def _block(trained: Trained, prediction: Prediction) -> str:
+def _guesses(prediction: Prediction) -> Iterator[tuple[int, float]]:
+  labels, probabilities = prediction.labels, prediction.probabilities
+  return zip(labels.tolist(), probabilities.tolist(), strict=True)
+
+
+def _block(trained: TrainedNetwork, prediction: Prediction) -> str:
   """Returns the lines of the terminal's table for one image."""
-  lines = [
-    f'{contact_sheet.percent(share):>8}'
-    f'  {contact_sheet.shorten(trained.class_names[label], 40)}'
-    for label, share in zip(
-      prediction.labels, prediction.probabilities, strict=True
+  lines = []
+  file = names.shorten(prediction.file, 36)
+  for label, probability in _guesses(prediction):
+    percent = (
+      '< 0.1 %' if probability < 0.0005 else f'{100 * probability:.1f} %'
     )
-  ]
-  name = contact_sheet.shorten(prediction.name, 36)
-  starts = [f'{name:36}', *[' ' * 36] * (len(lines) - 1)]
-  return '\n'.join(map(''.join, zip(starts, lines, strict=True)))
+    name = names.shorten(trained.class_names[label], 40)
+    lines.append(f'{file:36}{percent:>8}  {name}')
+    file = ''
+  return '\n'.join(lines)
 
 
-def _save_sheet(
-  trained: Trained,
-  shown: Sequence[Prediction],
-  count: int,
-  views: str,
-  path: pathlib.Path,
-) -> None:
-  cells = [
-    contact_sheet.Guesses(
-      each.square,
-      pathlib.PurePath(each.name).name,
-      [trained.class_names[label] for label in each.labels],
-      each.probabilities.tolist(),
+def _cards(
+  trained: TrainedNetwork, shown: Sequence[Prediction]
+) -> list[figures.Panel]:
+  return [
+    figures.prediction_card(
+      f'prediction{i}',
+      each.image,
+      each.labels,
+      each.probabilities,
+      trained.class_names,
+      title=pathlib.PurePath(each.file).name,
     )
-    for each in shown
+    for i, each in enumerate(shown)
   ]
-  which = f'{count:,} image' + 's' * (count > 1)
-  if count > len(shown):
-    which = f'the first {len(shown)} of {which}'
-  contact_sheet.save_guesses(
-    path,
-    cells,
-    'The likeliest classes',
-    f'{views.replace("_", " ")}; {which}; step {trained.step:,} of'
-    f' {trained.workdir}',
-  )

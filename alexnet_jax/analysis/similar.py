@@ -1,156 +1,153 @@
-"""The images of a split that are most like some others: mode=similar."""
+"""The images of a split that are nearest to some others: --mode=similar."""
 
 from collections.abc import Sequence
-import csv
+import contextlib
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import logging
 import numpy as np
 
 from alexnet_jax import errors
+from alexnet_jax import files
 from alexnet_jax import names
-from alexnet_jax.analysis import activations
-from alexnet_jax.analysis import contact_sheet
-from alexnet_jax.analysis import feature_cache
 from alexnet_jax.analysis import features
+from alexnet_jax.analysis import figures
 from alexnet_jax.analysis import nearest_neighbors
-from alexnet_jax.inference import Trained
+from alexnet_jax.inference import TrainedNetwork
+from alexnet_jax.input_pipeline import sources
 
 # Queries in the terminal and on the contact sheet; similar.csv has all.
 _SHOWN = 16
 
 
+class _Neighbor(NamedTuple):
+  query: str  # name of its file, printable
+  rank: int  # from 1
+  file: str  # printable
+  class_id: str
+  class_name: str
+  distance: float
+
+
 def run(
-  trained: Trained,
-  queries: Any,
-  source: Any,
+  trained: TrainedNetwork,
+  queries: sources.Source,
+  source: sources.Source,
   layer: str,
   k: int,
   output: pathlib.Path,
 ) -> int:
   """Finds the images of a split that are nearest to each query.
 
-  Prints them and writes similar.csv and similar.png, a contact sheet.
+  Prints them and writes similar.csv and similar.png, a contact sheet. The
+  features of the split are kept in the folder `features`.
 
   Args:
     trained: the run.
     queries: the images to compare with, from `folder.open_files`.
     source: the split to search.
-    layer: by the outputs of which layer; of all towers.
+    layer: the layer whose outputs, of all towers, are compared.
     k: how many to find.
-    output: the folder to write into.
+    output: the folder to write to.
 
   Returns:
     The exit code, 0.
 
   Raises:
-    UserError: if there is no such layer, a query is no image, or no image of
+    UserError: if there is no such layer, a query cannot be read, or no image of
       the split can be read.
   """
   if k < 1:
     raise errors.UserError(f'--k={k} neighbors cannot be shown: use 1 or more')
-  activations.check_layer(trained.experiment.network, layer)
-  wanted = _query_features(trained, queries, layer)
-  database = feature_cache.load_or_compute(trained, source, layer)
-  distances, places = nearest_neighbors.nearest(database.features, wanted, k)
+  wanted, images = _read_queries(trained, queries, layer)
+  database = features.load_or_compute(
+    trained, source, layer, output / 'features'
+  )
+  distances, places = nearest_neighbors.nearest(database['features'], wanted, k)
+  indices = database['index'][places]
   found = [
-    _Found(
+    _Neighbor(
       names.printable(queries.describe(q)),
       rank + 1,
-      names.printable(source.describe(int(database.indices[place]))),
-      int(database.indices[place]),
-      int(database.labels[place]),
+      names.printable(source.describe(int(indices[q, rank]))),
+      trained.class_ids[label],
+      trained.class_names[label],
       float(distances[q, rank]),
     )
-    for q, row in enumerate(places)
-    for rank, place in enumerate(row)
+    for (q, rank), label in np.ndenumerate(database['label'][places])
   ]
-  output.mkdir(parents=True, exist_ok=True)
-  _write_csv(output / 'similar.csv', trained, found)
-  shown = found[: _SHOWN * places.shape[1]]
-  _print(trained, shown)
-  _save_sheet(trained, queries, source, shown, layer, output / 'similar.png')
+  path = output / 'similar.csv'
+  header = ['query', 'rank', 'image', 'class', 'name', 'distance']
+  files.write_csv(path, header, found)
+  shown = found[: indices[:_SHOWN].size]
+  _print(shown)
+  squares = features.read_images(trained, source, indices[:_SHOWN].ravel())
+  figures.save_sheet(
+    output / 'similar.png',
+    _rows(images, squares, shown),
+    title='Nearest neighbors',
+    subtitle=f'distances of {layer}, {source.num_examples:,} images of'
+    f' {source.split}; step {trained.step:,} of {trained.workdir}',
+    columns=1,
+  )
   logging.info(
     'Nearest %d of %s images of %s: %s, similar.png',
-    places.shape[1],
-    f'{len(database.labels):,}',
+    indices.shape[1],
+    f'{len(database):,}',
     source.split,
-    output / 'similar.csv',
+    path,
   )
   return 0
 
 
-class _Found(NamedTuple):
-  query: str
-  rank: int
-  image: str
-  index: int  # in the split
-  label: int
-  distance: float
-
-
-def _query_features(trained: Trained, queries: Any, layer: str) -> np.ndarray:
-  rows = list(features.stream(trained, queries, layer))
-  readable = np.concatenate([part.indices for part in rows])
-  missing = np.setdiff1d(np.arange(queries.num_examples), readable)
-  if len(missing):
+def _read_queries(
+  trained: TrainedNetwork, queries: sources.Source, layer: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns all queries' features [Q, D], and the images of those shown."""
+  compute = features.extractor(trained, layer)
+  outputs, images, missing = [], [], set(range(queries.num_examples))
+  # That no query can be read is the same mistake as that one cannot.
+  with contextlib.suppress(errors.NothingReadableError):
+    for rows in features.stream(trained, queries, compute, 'Reading queries'):
+      outputs.append(rows.outputs.reshape(len(rows.outputs), -1))
+      images.extend(rows.images[: _SHOWN - len(images)])
+      missing.difference_update(rows.indices.tolist())
+  if missing:
     raise errors.UserError(
-      f'{queries.describe(int(missing[0]))} is no image that can be read: ask'
-      ' with another --query'
+      f'{queries.describe(min(missing))} is no image that can be read: ask with'
+      ' another --query'
     )
-  joined = np.concatenate([part.features for part in rows])
-  return joined.reshape(len(joined), -1)
+  return np.concatenate(outputs), np.stack(images)
 
 
-def _write_csv(
-  path: pathlib.Path, trained: Trained, found: Sequence[_Found]
-) -> None:
-  with path.open('w', newline='', encoding='utf-8') as file:
-    writer = csv.writer(file)
-    writer.writerow(['query', 'rank', 'image', 'class', 'name', 'distance'])
-    for one in found:
-      words = [trained.class_ids[one.label], trained.class_names[one.label]]
-      writer.writerow([one.query, one.rank, one.image, *words, one.distance])
+def _print(shown: Sequence[_Neighbor]) -> None:
+  for each in shown:
+    if each.rank == 1:
+      print(each.query)
+    name = names.shorten(each.class_name, 24)
+    print(
+      f'{each.rank:>4}  {_short(each.distance):>10}  {name:24}  {each.file}'
+    )
 
 
-def _print(trained: Trained, found: Sequence[_Found]) -> None:
-  for one in found:
-    if one.rank == 1:
-      print(one.query)
-    name = contact_sheet.shorten(trained.class_names[one.label], 24)
-    distance = contact_sheet.distance(one.distance)
-    print(f'{one.rank:>4}  {distance:>10}  {name:24}  {one.image}')
+def _short(distance: float) -> str:
+  """Returns a distance with about four digits: 0.071, 1.812, 1235."""
+  return f'{distance:.3f}' if distance < 1000 else f'{distance:.4g}'
 
 
-def _save_sheet(
-  trained: Trained,
-  queries: Any,
-  source: Any,
-  found: Sequence[_Found],
-  layer: str,
-  path: pathlib.Path,
-) -> None:
-  k = max(one.rank for one in found)
-  asked = features.squares(trained, queries, np.arange(len(found) // k))
-  places = np.array([one.index for one in found])
-  squares = features.squares(trained, source, places)
+def _rows(
+  images: np.ndarray, squares: np.ndarray, shown: Sequence[_Neighbor]
+) -> list[figures.Panel]:
   rows = []
-  for q, square in enumerate(asked):
+  k = len(squares) // len(images)
+  for q, image in enumerate(images):
     own = slice(q * k, (q + 1) * k)
+    notes = [
+      f'{each.class_name}\n{_short(each.distance)}' for each in shown[own]
+    ]
+    title = pathlib.PurePath(shown[q * k].query).name
     rows.append(
-      contact_sheet.Neighbors(
-        square,
-        pathlib.PurePath(found[q * k].query).name,
-        squares[own],
-        [trained.class_names[one.label] for one in found[own]],
-        [one.distance for one in found[own]],
-      )
+      figures.neighbor_row(image, squares[own], title=title, notes=notes)
     )
-  contact_sheet.save_neighbors(
-    path,
-    rows,
-    'The most similar images',
-    f'by {layer}, of the {source.num_examples:,} images of {source.split};'
-    f' step {trained.step:,} of {trained.workdir}',
-  )
+  return rows

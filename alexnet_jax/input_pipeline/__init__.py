@@ -1,21 +1,22 @@
 """From stored images to numpy batches: the only importer of TensorFlow.
 
-TensorFlow reads, decodes and cuts images on the host; the accelerators belong
-to JAX. Both facts are settled here, before any module of the package touches
-TensorFlow.
+TensorFlow runs on the host alone; the accelerators belong to JAX. This is set
+up here, before any module of the package touches TensorFlow.
 """
 
 import os
 
-# TensorFlow's C++ side reports every start of its CPU kernels; errors pass.
+# Errors are still logged, but not every start of the CPU kernels.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-# It decodes and cuts; oneDNN would only announce itself.
+# Decoding and cropping make no use of oneDNN, which would log its start.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+# Nothing here uses Keras 3, whose import takes a fifth of TensorFlow's.
+os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 
 import tensorflow as tf  # noqa: E402
 
-# A visible GPU would have its whole memory reserved on TensorFlow's first op.
+# TensorFlow's first operation would reserve all memory of a visible GPU.
 tf.config.set_visible_devices([], 'GPU')
-# Batches are made side by side, each by one thread; operations that were spread
-# over further threads would take an eighth more processor time, in waiting.
+# Batches are made in parallel, each by one thread; operations spread over more
+# threads would take an eighth more processor time, spent waiting.
 tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -1,4 +1,4 @@
-"""Images that are arrays in memory: MNIST's file format, and made-up ones."""
+"""Images that are arrays in memory: MNIST's file format, and synthetic ones."""
 
 import dataclasses
 import functools
@@ -17,9 +17,9 @@ from alexnet_jax.input_pipeline import sources
 
 _PREFIXES = {'train': 'train', 'test': 't10k'}
 # Two zero bytes, 0x08 for unsigned bytes, the number of dimensions.
-_IMAGE_MAGIC, _LABEL_MAGIC = 0x0803, 0x0801
+_MAGICS = {'images-idx3': 0x0803, 'labels-idx1': 0x0801}
 
-_GRID = 4  # patches along a side of a made-up class's pattern
+_GRID = 4  # patches along a side of a synthetic class's pattern
 _NOISE_STARTS = 2**14
 _NOISE_STRIDE = 6_700_417  # a prime: neighbors share no noise
 _PATTERN, _NOISE = 0, 1  # streams of random numbers
@@ -46,17 +46,13 @@ class Idx(sources.Defaults):
     return self.images.shape[1:]
 
   @functools.cached_property
-  def _tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
-    with tf.init_scope():  # Outside the graph that asks first.
-      return tf.constant(self.images), tf.constant(self.labels)
+  def _tensors(self) -> list[tf.Tensor]:
+    return sources.constants(self.images, self.labels)
 
   def read(self, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     images, labels = self._tensors
     gray = tf.gather(images, key)[..., tf.newaxis]
     return tf.repeat(gray, 3, axis=-1), tf.gather(labels, key)
-
-  def describe(self, index: int) -> str:
-    return f'{self.name} {self.split}[{index}]'
 
 
 def open_idx(
@@ -71,18 +67,16 @@ def open_idx(
     class_names: one per label; '0', '1' and so on when empty.
 
   Raises:
-    errors.UserError: when a file is missing, damaged or at odds with another.
+    errors.UserError: when a file is missing, damaged or inconsistent.
   """
   if split not in _PREFIXES:
     raise errors.UserError(
       f'IDX data has no split {split!r}: choose train or test'
     )
   directory = pathlib.Path(data_dir).expanduser().absolute()
-  prefix = _PREFIXES[split]
-  image_bytes = _read(directory, f'{prefix}-images-idx3-ubyte')
-  label_bytes = _read(directory, f'{prefix}-labels-idx1-ubyte')
-  images = _parse(image_bytes, _IMAGE_MAGIC, f'{prefix}-images-idx3-ubyte')
-  labels = _parse(label_bytes, _LABEL_MAGIC, f'{prefix}-labels-idx1-ubyte')
+  names = [f'{_PREFIXES[split]}-{kind}-ubyte' for kind in _MAGICS]
+  contents = [_read(directory, name) for name in names]
+  images, labels = map(_parse, contents, _MAGICS.values(), names)
   if len(images) != len(labels):
     raise errors.UserError(
       f'{directory} has {len(images)} images but {len(labels)} labels for '
@@ -93,16 +87,14 @@ def open_idx(
   if labels.max() >= len(class_names):
     raise errors.UserError(
       f'{directory} has label {labels.max()} but only {len(class_names)} class '
-      'names are given: name every class, or none'
+      'names are given: name all or none with --config.data.class_names'
     )
-  digest = hashlib.sha256(image_bytes)
-  digest.update(label_bytes)
   return Idx(
     name=name or directory.name,
     split=split,
     directory=directory,
     class_names=tuple(class_names),
-    fingerprint=digest.hexdigest(),
+    fingerprint=hashlib.sha256(b''.join(contents)).hexdigest(),
     images=images,
     labels=labels.astype(np.int32),
   )
@@ -121,18 +113,18 @@ def _read(directory: pathlib.Path, filename: str) -> bytes:
     return gzip.decompress(zipped.read_bytes())
   except (OSError, EOFError, zlib.error) as error:
     raise errors.UserError(
-      f'{zipped} is damaged ({error}): fetch it again'
+      f'{zipped} is damaged ({error}): download it again'
     ) from error
 
 
 def _parse(content: bytes, magic: int, filename: str) -> np.ndarray:
-  """Returns uint8 [n, ...] from an IDX file with big-endian sizes."""
+  """Returns uint8 [n, ...]; the sizes in the header are big-endian."""
   rank = magic & 0xFF
   start = 4 * (1 + rank)
   if len(content) < start:
     raise errors.UserError(
       f'{filename} has {len(content)} bytes, its header alone needs {start}: '
-      'fetch it again'
+      'download it again'
     )
   found, *shape = struct.unpack(f'>{1 + rank}I', content[:start])
   if found != magic:
@@ -144,21 +136,21 @@ def _parse(content: bytes, magic: int, filename: str) -> np.ndarray:
   if len(content) != needed:
     raise errors.UserError(
       f'{filename} has {len(content)} bytes, its header {shape} needs '
-      f'{needed}: fetch it again'
+      f'{needed}: download it again'
     )
   if not all(shape):
-    raise errors.UserError(f'{filename} is empty, {shape}: fetch it again')
+    raise errors.UserError(f'{filename} is empty, {shape}: download it again')
   return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Synthetic(sources.Defaults):
-  """A source of made-up images that can be learned; see `sources.Source`.
+  """A source of generated images that can be learned; see `sources.Source`.
 
   Half of each pixel is its class's pattern, a grid of random colors, and half
-  is noise; labels go round the classes. Image and label are functions of (seed,
-  split, index), and all splits share the patterns. Making one costs no more
-  than two copies, so that a speed measurement measures the pipeline.
+  is noise; labels cycle through the classes. Image and label are functions of
+  (seed, split, index), and all splits share the patterns. An image costs no
+  more than two copies, so that a speed measurement measures the pipeline.
   """
 
   split: str
@@ -188,7 +180,7 @@ class Synthetic(sources.Defaults):
     return hashlib.sha256(repr(self).encode()).hexdigest()
 
   @functools.cached_property
-  def _tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
+  def _tensors(self) -> list[tf.Tensor]:
     """Rows of the patterns and of the noise, both below 128.
 
     uint8 [classes, grid, S * 3] and [starts + S, S * 3]; an image's noise is a
@@ -200,8 +192,7 @@ class Synthetic(sources.Defaults):
     noise = _words(
       self.seed, _NOISE, (_NOISE_STARTS + self.image_size, self.image_size * 3)
     )
-    with tf.init_scope():  # Outside the graph that asks first.
-      return tf.constant(patterns), tf.constant(noise)
+    return sources.constants(patterns, noise)
 
   def read(self, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     patterns, noise = self._tensors
@@ -216,12 +207,9 @@ class Synthetic(sources.Defaults):
     shape = [self.image_size, self.image_size, 3]
     return tf.reshape(image, tf.concat([tf.shape(key), shape], 0)), label
 
-  def describe(self, index: int) -> str:
-    return f'synthetic {self.split}[{index}]'
-
 
 def _words(seed: int, stream: int, shape: tuple[int, ...]) -> np.ndarray:
-  """Returns uint8 below 128; numpy keeps Philox's raw words for good."""
+  """Returns uint8 below 128; numpy guarantees Philox's raw words."""
   count = math.prod(shape)
   words = np.random.Philox(key=[seed, stream]).random_raw(-(-count // 8))
   return (words.view(np.uint8)[:count] >> 1).reshape(shape)

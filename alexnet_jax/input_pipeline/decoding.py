@@ -1,11 +1,11 @@
 """Encoded images to RGB: a fast TensorFlow path with a Pillow fallback.
 
-`native_square` runs in the pipeline's graph and takes what nearly every file
-is: a gray or color JPEG, or an opaque 8-bit gray or RGB PNG. It fails on
-anything else and on anything suspicious, and `square` decides then, outside the
-graph: it decodes what Pillow can read, with the same pixels where both can, or
-raises `UnreadableError` with the reason. No file becomes gray or black pixels
-in silence, as far as its format can tell: README says what cannot be known.
+`native_square` runs in the pipeline's graph and decodes what nearly every file
+is: a gray or color JPEG, or an opaque 8-bit gray or RGB PNG. It fails on any
+other file and on any sign of damage. Then `square`, outside the graph, decodes
+whatever Pillow can read, with the same pixels where both can, or raises
+`UnreadableError` with the reason. Damage never silently becomes gray or black
+pixels, as far as the format can tell; README lists the limits.
 """
 
 import functools
@@ -31,9 +31,9 @@ _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 _PNG_START = b'\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR'
 # Bit depth and color type: 8-bit gray, 8-bit RGB.
 _PNG_PLAIN = [b'\x08\x00', b'\x08\x02']
-# libjpeg fills with this what a JPEG's data do not reach.
+# libjpeg fills missing pixels with this.
 _JPEG_FILL = 128
-# A run of zero bytes twice as long as this is found in a JPEG's data.
+# A run of zero bytes at least twice as long as this is detected.
 _GAP = 32
 _SCAN = b'\xff\xda'  # The marker before a JPEG's data.
 _NEAR = 2**15  # Bytes from zeros in the headers to that marker, at most.
@@ -53,8 +53,8 @@ class Options(NamedTuple):
 
   Attributes:
     image_size: side of the central square, pixels.
-    max_pixels: of a file; what has more is not decoded.
-    upright: whether to turn an image as its EXIF orientation says.
+    max_pixels: larger images are not decoded.
+    upright: whether to apply the EXIF orientation.
   """
 
   image_size: int
@@ -71,7 +71,7 @@ def native_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
 
   Returns:
     float32 [image_size, image_size, 3], see `preprocessing.rounded`. Fails with
-    `tf.errors.InvalidArgumentError` on what only `square` can judge.
+    `tf.errors.InvalidArgumentError` on files that are left to `square`.
   """
   start = tf.strings.substr(encoded, 0, len(_JPEG_START))
   pixels = tf.cond(
@@ -84,7 +84,6 @@ def native_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
 
 
 def _jpeg_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
-  """Decodes a JPEG that shows no sign of damage."""
   whole = tf.equal(tf.strings.substr(encoded, -2, 2), _JPEG_END)
   plain = whole & ~_has_gap(encoded)
   if options.upright:
@@ -101,12 +100,12 @@ def _jpeg_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
 def decode_jpeg(
   encoded: tf.Tensor, shape: tf.Tensor, image_size: int
 ) -> tf.Tensor:
-  """Decodes the central square of a JPEG, a large one reduced.
+  """Decodes the central square of a JPEG, reduced if it is large.
 
-  At 1/2, 1/4 or 1/8 of its size the low frequencies are enough, and faster.
-  The accurate inverse transform makes the pixels of all others equal to
-  Pillow's bit by bit; TensorFlow's default is darker by 0.8 gray levels on
-  average, and no faster.
+  At 1/2, 1/4 or 1/8 of the size only low frequencies are decoded, which is
+  faster. At full size the accurate inverse transform gives Pillow's pixels bit
+  by bit; TensorFlow's default is darker by 0.8 gray levels on average, and no
+  faster.
 
   Args:
     encoded: string scalar.
@@ -143,12 +142,12 @@ def decode_jpeg(
 
 
 def _png_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
-  """Decodes a PNG that is opaque; libpng itself notices all damage."""
+  """Decodes an opaque PNG; libpng itself detects all damage."""
   start = tf.strings.substr(encoded, 0, len(_PNG_START))
   depth_and_color = tf.strings.substr(encoded, 24, 2)
   plain = tf.reduce_any(tf.equal(depth_and_color, _PNG_PLAIN))
   plain &= tf.equal(start, _PNG_START)
-  # One color may be transparent, by a chunk that stands before the pixels.
+  # A tRNS chunk makes one color transparent.
   plain &= ~tf.strings.regex_full_match(encoded, r'\C*tRNS\C*')
   if options.upright:
     plain &= ~_is_turned(encoded)
@@ -164,7 +163,7 @@ def _png_square(encoded: tf.Tensor, options: Options) -> tf.Tensor:
 
 
 def _check(condition: tf.Tensor, message: str) -> tf.Operation:
-  # The wrapper around this operation would add a branch to every image.
+  # tf.debugging.Assert would add a branch to every image.
   return tf.raw_ops.Assert(condition=condition, data=[message])
 
 
@@ -174,18 +173,18 @@ def _is_allowed(shape: tf.Tensor, options: Options) -> tf.Tensor:
 
 
 def _has_gap(encoded: tf.Tensor) -> tf.Tensor:
-  """Returns whether the last scan of a JPEG holds a long run of zero bytes.
+  """Returns whether the last scan of a JPEG has a long run of zero bytes.
 
-  A block of the file that was never written is one. A flat image may have such
-  data too, so that it is no proof.
+  A block of the file that was never written looks like this, but the data of a
+  flat image may too.
   """
   whole = tf.strings.length(encoded) // _GAP * _GAP
   words = tf.io.decode_raw(tf.strings.substr(encoded, 0, whole), tf.int64)
   zeros = tf.equal(tf.reshape(words, [-1, _GAP // 8])[:, 0], 0)
 
   def in_data() -> tf.Tensor:
-    # A third of all files have zeros in their headers, in a color profile. The
-    # data follow soon, and never hold a marker themselves.
+    # A third of all files have zeros in a color profile in their headers. The
+    # data, which contain no marker, start soon after it.
     last = tf.where(zeros)[-1, 0] * _GAP
     behind = tf.io.decode_raw(tf.strings.substr(encoded, last, _NEAR), tf.uint8)
     scan = tf.equal(behind[:-1], _SCAN[0]) & tf.equal(behind[1:], _SCAN[1])
@@ -196,15 +195,15 @@ def _has_gap(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _is_turned(encoded: tf.Tensor) -> tf.Tensor:
-  """Returns whether some bytes may hold an EXIF orientation to be undone."""
+  """Returns whether the bytes may have an EXIF orientation other than 1."""
   return tf.strings.regex_full_match(encoded, rf'\C*{_TURNED}\C*')
 
 
 def square(encoded: bytes, options: Options) -> np.ndarray:
   """Decodes anything that Pillow can read.
 
-  Gray, palette, CMYK and YCCK become RGB; 16-bit gray is scaled to 8, never
-  clipped; what is transparent is put on white; of an animation the first frame.
+  Gray, palette, CMYK and YCCK become RGB; 16-bit gray is scaled to 8 bits, not
+  clipped; transparent pixels become white; an animation is its first frame.
 
   Args:
     encoded: the file.
@@ -214,8 +213,7 @@ def square(encoded: bytes, options: Options) -> np.ndarray:
     The resampled central square, uint8 [image_size, image_size, 3].
 
   Raises:
-    UnreadableError: when the bytes are no image, not all of one, or too many
-      pixels.
+    UnreadableError: when the bytes are not a whole image, or one too large.
   """
   try:
     with Image.open(io.BytesIO(encoded)) as image:
@@ -225,8 +223,8 @@ def square(encoded: bytes, options: Options) -> np.ndarray:
     raise UnreadableError('no image format that Pillow knows') from error
   except UnreadableError:
     raise
-  # Pillow's readers let through whatever a broken file makes them trip over:
-  # OSError, SyntaxError, ValueError, struct.error, EOFError and others.
+  # Pillow raises OSError, SyntaxError, ValueError, struct.error, EOFError and
+  # others on damaged files.
   except Exception as error:
     raise UnreadableError(str(error) or type(error).__name__) from error
   resampled = preprocessing.square(pixels, options.image_size)
@@ -248,7 +246,7 @@ def _decode(image: Image.Image, encoded: bytes, options: Options) -> tf.Tensor:
   if image.format == 'JPEG':
     _check_jpeg(encoded)
     if not turned and image.mode in ('L', 'RGB'):
-      # It only looked suspicious: the same pixels as in the graph.
+      # It only looked damaged: decode as in the graph.
       shape = tf.constant([image.height, image.width])
       return decode_jpeg(tf.constant(encoded), shape, options.image_size)
     if turned or min(image.size) >= 16 * options.image_size:
@@ -261,26 +259,21 @@ def _decode(image: Image.Image, encoded: bytes, options: Options) -> tf.Tensor:
 
 
 def _orientation(image: Image.Image) -> int:
-  """Returns the value of EXIF's orientation tag; 1, upright, for none."""
   try:
     return image.getexif().get(0x0112, 1)
   except (OSError, SyntaxError, ValueError, struct.error):
-    return 1  # Damaged EXIF data is no reason to refuse the picture.
+    return 1  # Upright. Damaged EXIF data does not make an image unreadable.
 
 
 def _draft(image: Image.Image, image_size: int) -> None:
-  """Lets Pillow decode a JPEG reduced, as `decode_jpeg` does."""
+  """Makes Pillow decode a JPEG reduced, as `decode_jpeg` does."""
   side = min(image.size)
   ratio = max(r for r in (1, 2, 4, 8) if r == 1 or side >= r * image_size)
   image.draft(None, (image.width // ratio, image.height // ratio))
 
 
 def _check_jpeg(encoded: bytes) -> None:
-  """Decodes a JPEG's data, and reports what libjpeg passes over in silence.
-
-  Raises:
-    UnreadableError: when they end early or make no sense.
-  """
+  """Raises if a JPEG's data are damaged, for which libjpeg only warns."""
   start, may_be_zeros = _parse_jpeg(encoded)
   gap = bytes(2 * _GAP) in encoded[start:]
   try:
@@ -288,12 +281,12 @@ def _check_jpeg(encoded: bytes) -> None:
     simplejpeg.decode_jpeg(
       encoded,
       colorspace='CMYK' if colorspace in ('CMYK', 'YCCK') else 'GRAY',
-      min_height=1,  # At an eighth of the size: the pixels are not wanted.
+      min_height=1,  # At an eighth of the size: the pixels are not needed.
       min_width=1,
       strict=True,
     )
   except ValueError as error:
-    # Other errors say what this decoder cannot do and Pillow's perhaps can.
+    # Other errors are limits of this decoder that Pillow may not have.
     damaged = str(error).startswith(('Corrupt JPEG data', 'Premature end'))
     # Cameras leave bytes between the data and the end marker, which is harmless
     # unless part of the data is missing.
@@ -310,9 +303,8 @@ def _parse_jpeg(encoded: bytes) -> tuple[int, bool]:
 
   Returns:
     Where the data begin, and whether a flat area may be encoded as zero bits.
-    In a sequential JPEG every block of it ends at once, so that the shortest
-    code, which is all zeros, must stand for that: the first symbol of each
-    table of AC codes.
+    In a sequential JPEG its blocks end at once, so this needs the first symbol
+    of each AC table, whose code is all zeros, to be the end of a block.
   """
   position, may_be_zeros, sequential = 2, True, True
   while position + 4 <= len(encoded):
@@ -330,11 +322,7 @@ def _parse_jpeg(encoded: bytes) -> tuple[int, bool]:
 
 
 def _check_png(encoded: bytes) -> None:
-  """Checks that a PNG has all its rows; Pillow leaves missing ones black.
-
-  Raises:
-    UnreadableError: when it has not.
-  """
+  """Raises if a PNG lacks rows, which Pillow would leave black."""
   content, position = [], len(_PNG_START) - 8
   while position + 8 <= len(encoded):
     length, kind = struct.unpack_from('>I4s', encoded, position)

@@ -1,47 +1,53 @@
-"""Features as TFRecord files: one tf.train.Example a row."""
+"""Features as TFRecord files."""
 
 import pathlib
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from alexnet_jax import files
 
-def save_features(path: pathlib.Path, **arrays: Any) -> None:
-  """Writes rows of features; the file is never seen half-written.
 
-  Each row is an example with `features` (floats, flattened), `shape` (of the
-  features, int64), `label` (int64), `class` and `file` (bytes).
+def save_features(
+  path: pathlib.Path,
+  features: np.ndarray,
+  labels: np.ndarray,
+  classes: np.ndarray,
+  names: np.ndarray,
+) -> None:
+  """Writes a tf.train.Example for each image.
+
+  It holds `features` (floats, flattened), `shape` (of the features, int64),
+  `label` (int64), `class` and `file` (bytes).
 
   Args:
     path: of the file.
-    **arrays: features float32 [N, ...], labels int32 [N], classes and files
-      str [N]; anything else is left out.
+    features: float32 [N, ...].
+    labels: int32 [N].
+    classes: str [N], names of the classes.
+    names: str [N], of the images.
   """
-  features, labels = arrays['features'], arrays['labels']
-  temporary = path.with_name(path.name + '.tmp')
-  with tf.io.TFRecordWriter(str(temporary)) as writer:
-    for i, row in enumerate(features):
+  with files.replacing(path) as file, tf.io.TFRecordWriter(file.name) as writer:
+    for row, label, class_name, name in zip(
+      features, labels, classes, names, strict=True
+    ):
       fields = {
-        'features': _floats(row),
+        'features': tf.train.Feature(
+          float_list=tf.train.FloatList(value=row.ravel())
+        ),
         'shape': _integers(row.shape),
-        'label': _integers([labels[i]]),
-        'class': _text(arrays['classes'][i]),
-        'file': _text(arrays['files'][i]),
+        'label': _integers([label]),
+        'class': _text(class_name),
+        'file': _text(name),
       }
       example = tf.train.Example(features=tf.train.Features(feature=fields))
       writer.write(example.SerializeToString())
-  temporary.replace(path)
 
 
-def _floats(values: np.ndarray) -> tf.train.Feature:
-  return tf.train.Feature(float_list=tf.train.FloatList(value=values.ravel()))
-
-
-def _integers(values: Any) -> tf.train.Feature:
+def _integers(values) -> tf.train.Feature:
   return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
 
 def _text(value: str) -> tf.train.Feature:
-  content = str(value).encode('utf-8', 'surrogateescape')
+  content = str(value).encode()
   return tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))

@@ -1,4 +1,4 @@
-"""Image files: class folders, and whatever files a user names."""
+"""Image files: class folders, and any files that a user names."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ class Folder(sources.Defaults):
   """A source of image files; see `sources.Source`.
 
   Attributes:
-    paths: of all files, one after the other. A million strings of their own
-      would take three times the memory.
+    paths: of all files, concatenated. A million separate strings would take
+      three times the memory.
     ends: int64 [num_examples + 1], where each path ends; the first is 0.
     labels: int32 [num_examples], NO_LABEL where there is none.
   """
@@ -54,13 +54,9 @@ class Folder(sources.Defaults):
   def _tensors(self) -> list[tf.Tensor]:
     # One long string would count as a small tensor, which TensorFlow copies
     # into every graph: a second for a million files.
-    starts = self.ends[:-1:_STRETCH].tolist()
-    stretches = [
-      self.paths[start:end]
-      for start, end in itertools.pairwise([*starts, len(self.paths)])
-    ]
-    with tf.init_scope():  # Outside the graph that asks first.
-      return [tf.constant(x) for x in (stretches, self.ends, self.labels)]
+    starts = [*self.ends[:-1:_STRETCH].tolist(), len(self.paths)]
+    stretches = [self.paths[a:b] for a, b in itertools.pairwise(starts)]
+    return sources.constants(stretches, self.ends, self.labels)
 
   def read(self, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     stretches, ends, labels = self._tensors
@@ -81,8 +77,8 @@ class Folder(sources.Defaults):
 def open_folder(data_dir: str, split: str, name: str = '') -> Folder:
   """Opens data_dir/split, or data_dir itself when `split` is empty.
 
-  Each folder in it is a class, in the order of the sorted names; its files
-  may be deeper. Hidden files and folders are passed over.
+  Each folder in it is a class, in the order of the sorted names, with all files
+  below it. Hidden files and folders are skipped.
 
   Raises:
     errors.UserError: when a folder is missing, empty or without images.
@@ -101,18 +97,18 @@ def open_folder(data_dir: str, split: str, name: str = '') -> Folder:
       + (
         f", only {found}: choose one of those, or '' when they are the classes"
         if found
-        else ', nor any other: lay the images out as'
-        f' {root}/<class>/<file>.jpg, or set --config.data.data_dir'
+        else f' and no other: arrange the images as {root}/<class>/<file>.jpg,'
+        ' or set --config.data.data_dir'
       )
     )
   class_names = _subfolders(root)
   if not class_names:
     raise errors.UserError(
-      f'{root} holds no class folders: lay the images out as '
+      f'{root} holds no class folders: arrange the images as '
       f'{root}/<class>/<file>.jpg'
     )
   listing = _Listing(root)
-  # A link to one of these would bring in the other classes, or other splits.
+  # A link to one of these would add the other classes, or other splits.
   above = (root, *root.parents, *root.resolve().parents)
   outside = {_identity(str(place)) for place in above}
   labels = []
@@ -136,15 +132,11 @@ def open_folder(data_dir: str, split: str, name: str = '') -> Folder:
 
 
 def open_files(patterns: Sequence[str]) -> Folder:
-  """Opens files by their names, folders and patterns; they have no labels.
+  """Opens unlabeled files, each once, by pattern and then by name.
 
   Args:
-    patterns: each a file, whatever its name ends in; a folder, of which all
-      files named like images are taken, those in folders inside it too; or a
-      pattern such as '*.jpg' or 'photos/**/*.png', which stands for files.
-
-  Returns:
-    Every file once, in the order of the patterns and then of the names.
+    patterns: each a file, whatever its extension; a folder, for all image files
+      below it; or a glob pattern of files such as 'photos/**/*.png'.
 
   Raises:
     errors.UserError: when no file matches a pattern.
@@ -169,7 +161,7 @@ def open_files(patterns: Sequence[str]) -> Folder:
 
 
 def _expand(pattern: str, listing: '_Listing') -> int:
-  """Adds what matches a pattern; returns how many files do."""
+  """Adds the files that match a pattern; returns how many there are."""
   if os.path.isdir(pattern):
     return listing.add_folder(pattern, set())
   if os.path.lexists(pattern):  # It may have brackets in its name.
@@ -180,7 +172,7 @@ def _expand(pattern: str, listing: '_Listing') -> int:
 
 @functools.cache
 def extensions() -> frozenset[str]:
-  """Returns the endings of the files that Pillow decodes: '.jpg' and so on."""
+  """Returns the extensions of what Pillow decodes: '.jpg' and so on."""
   Image.init()
   return frozenset(
     ending
@@ -190,19 +182,18 @@ def extensions() -> frozenset[str]:
 
 
 class _Listing:
-  """The image files found so far, and a count of what was passed over."""
+  """The image files found so far, and a count of what was skipped."""
 
   def __init__(self, root: pathlib.Path | None = None):
-    """Takes the folder that the fingerprint's names are relative to."""
-    self._root = root
+    self._root = root  # The names in the fingerprint are relative to it.
     self._paths = bytearray()
     self._ends = [0]
     self._digest = hashlib.sha256()
-    self._named: set[bytes] = set()
+    self._named: set[str] = set()
     self._endings: Counter[str] = Counter()
 
   def files(self) -> dict[str, Any]:
-    """Returns what `Folder` keeps of the files."""
+    """Returns the fields of `Folder` that describe the files."""
     return {
       'paths': bytes(self._paths),
       'ends': np.array(self._ends, np.int64),
@@ -210,18 +201,10 @@ class _Listing:
     }
 
   def add_folder(self, folder: str, visited: set[tuple[int, int]]) -> int:
-    """Adds the image files in a folder and those inside it, in order.
+    """Adds the image files below a folder, in order; returns how many.
 
-    Args:
-      folder: its path.
-      visited: folders that must not be entered again, whatever links to them;
-        this one and those inside it are added.
-
-    Returns:
-      How many there are.
-
-    Raises:
-      errors.UserError: when a folder may not be read.
+    `visited` are folders that must not be entered again, whatever links to
+    them; this one and those below it are added.
     """
     identity = _identity(folder)
     if identity in visited:
@@ -236,11 +219,11 @@ class _Listing:
       elif ending in extensions():
         count += self.add(entry.path)
       else:
-        self._endings[ending or 'without an ending'] += 1
+        self._endings[ending or 'without an extension'] += 1
     return count
 
   def add(self, path: str) -> int:
-    """Adds a regular file, and names what is none; returns 1 or 0."""
+    """Adds a regular file, and logs anything else; returns 1 or 0."""
     try:
       status = os.stat(path)
     except OSError as error:  # A broken link, a circle of links.
@@ -249,26 +232,24 @@ class _Listing:
     if not stat.S_ISREG(status.st_mode):
       logging.warning('Left out: %s (not a regular file)', path)
       return 0
-    encoded = os.fsencode(path)
     if self._root is None:  # Patterns may overlap.
-      place = os.fsencode(os.path.abspath(path))
+      name, place = path, os.path.abspath(path)
       if place in self._named:
         return 1
       self._named.add(place)
-    self._paths += encoded
+    else:
+      name = os.path.relpath(path, self._root)
+    self._paths += os.fsencode(path)
     self._ends.append(len(self._paths))
-    name = encoded
-    if self._root is not None:
-      name = os.fsencode(os.path.relpath(path, self._root))
-    self._digest.update(b'%s\0%d\0' % (name, status.st_size))
-    self._digest.update(b'%d\n' % int(status.st_mtime))
+    numbers = status.st_size, int(status.st_mtime)
+    self._digest.update(b'%s\0%d\0%d\n' % (os.fsencode(name), *numbers))
     return 1
 
   def report(self, where: pathlib.Path | str) -> None:
-    """Says once what kinds of files were passed over."""
+    """Logs in one line what kinds of files were skipped."""
     if self._endings:
       logging.info(
-        '%s: passed over %d files that are not named like images: %s',
+        '%s: skipped %d files that are not named like images: %s',
         where,
         self._endings.total(),
         ', '.join(f'{n} {ending}' for ending, n in self._endings.most_common()),
@@ -276,11 +257,7 @@ class _Listing:
 
 
 def _scan(folder: str) -> list[os.DirEntry]:
-  """Returns what is in a folder, sorted, hidden names excepted.
-
-  Raises:
-    errors.UserError: when it may not be read.
-  """
+  """Returns the entries of a folder, sorted, without hidden names."""
   try:
     with os.scandir(folder) as entries:
       visible = [entry for entry in entries if not entry.name.startswith('.')]
@@ -300,7 +277,7 @@ def _identity(folder: str) -> tuple[int, int]:
 def _is_folder(entry: os.DirEntry) -> bool:
   try:
     return entry.is_dir()
-  except OSError:  # A circle of links; `_Listing.add` says so.
+  except OSError:  # A circle of links, which `_Listing.add` logs.
     return False
 
 

@@ -3,9 +3,9 @@
   order -> read -> decode -> central square -> crop -> flip -> lighting -> batch
 
 There is no iterator state. The order of an epoch is a function of (seed,
-epoch), an example's crop, flip and lighting are functions of (seed, epoch,
-example), and both are arithmetic in the graph: a run can start at any step, on
-any number of threads or processes, and sees the same pixels.
+epoch), and an example's crop, flip and lighting are functions of (seed, epoch,
+example): a run can start at any step, on any number of threads or processes,
+and sees the same pixels.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,23 +23,22 @@ from alexnet_jax.input_pipeline import preprocessing
 from alexnet_jax.input_pipeline import record_queue
 from alexnet_jax.input_pipeline import sources
 
-# 'image' uint8 [B / P, C, C, 3], crops of side C, or squares of side S; 'label'
-# int32 [B / P]; 'mask' float32 [B / P], 1 for an image and 0 for padding or an
-# unreadable file; 'unreadable' float32 [B / P], 1 for such a file. In training
-# 'lighting' float32 [B / P, 3], in 0..255 units without the magnitude of 0.1;
-# otherwise 'index' int64 [B / P], the example's, -1 for padding. These are B
-# images in P processes. Arrays may be read-only.
+# N = B / P of a batch of B images in P processes: 'image' uint8 [N, C, C, 3],
+# crops of side C, or [N, S, S, 3], squares; 'label' int32 [N]; 'mask' float32
+# [N], 0 for padding and unreadable files; 'unreadable' float32 [N], 1 for such
+# files. In training also 'lighting' float32 [N, 3], in 0..255 units without the
+# magnitude of 0.1; in evaluation 'index' int64 [N], the example's, -1 for
+# padding. Arrays may be read-only.
 Batch = dict[str, np.ndarray]
-# By name: 'index' int64, -1 for padding, in training 'seed' uint32 [SEED_WORDS]
-# and 'lighting' float32 [3], and what Python fetches, 'record', string; scalars
-# and vectors of one example, or those of a batch.
+# One example or a batch: 'index' int64, -1 for padding; in training 'seed'
+# uint32 [SEED_WORDS] and 'lighting' float32 [3]; 'record' string, if fetched.
 Example = dict[str, tf.Tensor]
-# Cuts what the device gets, uint8, out of a square [..., S, S, 3].
+# From a square [..., S, S, 3] to the pixels that the device gets, uint8.
 Augment = Callable[[tf.Tensor, Example], tf.Tensor]
 # From an example to an image and a label.
 Load = Callable[[Example], tuple[tf.Tensor, tf.Tensor]]
 
-# Not rewritten by AutoGraph, which takes as long as all the rest of a start.
+# Without AutoGraph, which would double the time to build the graph.
 _as_written = tf.autograph.experimental.do_not_convert
 _ENDLESS = 2**62
 _ALGORITHM = 'philox'  # The same numbers on every machine and version.
@@ -49,18 +48,13 @@ _SMALL = 64
 
 def train_batches(
   source: sources.Source,
+  augmentation: preprocessing.Augmentation,
   *,
   batch_size: int,
   seed: int,
   start_step: int,
   decoder: decoding.Options,
-  crop_size: int,
-  random_crop: bool,
-  flip: bool,
-  crop_chunk: int,
   shuffle: bool,
-  lighting_scale: np.ndarray,
-  eigenvectors: np.ndarray,
   threads: int = 0,
   process_index: int = 0,
   process_count: int = 1,
@@ -71,52 +65,48 @@ def train_batches(
 
   Args:
     source: where the images come from.
+    augmentation: how they are varied.
     batch_size: images per update, B, in all processes together.
     seed: of the order and of all draws.
     start_step: the step, counted from 0 at the run's beginning, to start at.
     decoder: size of the square that crops are cut from, and the like.
-    crop_size: side C of the crop, pixels.
-    random_crop: whether to draw crops; the center otherwise.
-    flip: whether to mirror with probability 1/2.
-    crop_chunk: 1 for a crop and flip per image (Section 4.1); 32 for one per 32
-      consecutive places, as the 2012 code has it (convdata_jpeg.py, 238-246).
     shuffle: whether each epoch has an order of its own; otherwise all have that
       of the first, as in the 2012 code, whose list was shuffled once.
-    lighting_scale: [3], from `preprocessing.lighting_scale`.
-    eigenvectors: [3, 3], columns; see `preprocessing.pca_lighting`.
     threads: that read and decode; 0 for one per core.
-    process_index: which share of every batch to make, p of P: rows p B / P to
+    process_index: which share p of every batch to make: rows p B / P to
       (p + 1) B / P.
-    process_count: how many shares there are, P; divides B.
+    process_count: P, the number of shares; divides B.
 
   Yields:
     Batches with 'lighting', see `Batch`.
   """
-
-  def augment(image: tf.Tensor, example: Example) -> tf.Tensor:
-    if random_crop:
-      image = preprocessing.random_crop(image, example['seed'], crop_size)
-    else:
-      image = preprocessing.center_crop(image, crop_size)
-    image = preprocessing.rounded(image)
-    return preprocessing.random_flip(image, example['seed']) if flip else image
-
-  def light(seed: tf.Tensor) -> tf.Tensor:
-    return preprocessing.pca_lighting(seed, lighting_scale, eigenvectors)
-
   steps = _train_steps(
     source.num_examples,
+    augmentation,
     batch_size=batch_size,
     seed=seed,
     start_step=start_step,
     shuffle=shuffle,
-    crop_chunk=crop_chunk,
     rows=_rows(batch_size, process_index, process_count),
-    light=light,
   )
+  augment = functools.partial(_augment, augmentation)
   for batch in _batches(source, steps, augment, decoder, threads):
     del batch['index'], batch['seed']
     yield batch
+
+
+def _augment(
+  augmentation: preprocessing.Augmentation, image: tf.Tensor, example: Example
+) -> tf.Tensor:
+  size = augmentation.crop_size
+  if augmentation.random_crop:
+    image = preprocessing.random_crop(image, example['seed'], size)
+  else:
+    image = preprocessing.center_crop(image, size)
+  image = preprocessing.rounded(image)
+  if augmentation.flip:
+    image = preprocessing.random_flip(image, example['seed'])
+  return image
 
 
 @_as_written
@@ -165,7 +155,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def _rows(batch_size: int, index: int, count: int) -> tuple[int, int]:
-  """Returns the first row of a process's share of a batch, and the end."""
+  """Returns the range of rows that is a process's share of a batch."""
   if batch_size % count or not 0 <= index < count:
     raise ValueError(f'no share {index} of {count} in a batch of {batch_size}')
   share = batch_size // count
@@ -175,21 +165,21 @@ def _rows(batch_size: int, index: int, count: int) -> tuple[int, int]:
 @_as_written
 def _train_steps(
   num_examples: int,
+  augmentation: preprocessing.Augmentation,
   *,
   batch_size: int,
   seed: int,
   start_step: int,
   shuffle: bool,
-  crop_chunk: int,
   rows: tuple[int, int],
-  light: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.data.Dataset:
-  """Returns a data set of what each step reads: an `Example` of vectors."""
+  """Returns a data set of steps, each an `Example` of vectors."""
+  chunk = augmentation.crop_chunk
   epoch_steps = steps_per_epoch(num_examples, batch_size)
   first_epoch, first_step = divmod(start_step, epoch_steps)
 
   def tables(epoch: tf.Tensor) -> tuple[tf.Tensor, Example]:
-    return epoch, epoch_tables(seed, epoch, num_examples, shuffle, crop_chunk)
+    return epoch, epoch_tables(seed, epoch, num_examples, shuffle, chunk)
 
   def steps(epoch: tf.Tensor, drawn: Example) -> tf.data.Dataset:
     start = tf.where(tf.equal(epoch, first_epoch), first_step, 0)
@@ -201,15 +191,18 @@ def _train_steps(
     real = places < num_examples
     places = tf.minimum(places, num_examples - 1)
     index = tf.gather(drawn['order'], places)
-    chunks = index if crop_chunk == 1 else places // crop_chunk
+    chunks = index if chunk == 1 else places // chunk
+    seed = tf.gather(drawn['seeds'], index)
     return {
       'index': tf.where(real, index, _NO_EXAMPLE),
       'seed': tf.gather(drawn['crop_seeds'], chunks),
-      'lighting': light(tf.gather(drawn['seeds'], index)),
+      'lighting': preprocessing.pca_lighting(
+        seed, augmentation.lighting_scale, augmentation.eigenvectors
+      ),
     }
 
   epochs = tf.data.Dataset.range(first_epoch, _ENDLESS).map(tables)
-  # The next epoch's tables are made while this one's are used.
+  # The next epoch's tables are computed during this one.
   return epochs.prefetch(1).flat_map(steps)
 
 
@@ -220,21 +213,21 @@ def epoch_tables(
   shuffle: bool = True,
   crop_chunk: int = 1,
 ) -> Example:
-  """Returns all that is random in an epoch, a function of (seed, epoch).
+  """Returns the random numbers of an epoch, a function of (seed, epoch).
 
-  Sorting independent 64-bit words gives a uniformly random permutation; two
-  equal words, one chance in ten million for ImageNet, stay in index order.
+  Sorting independent 64-bit words gives a uniformly random permutation; equal
+  words, one chance in ten million for ImageNet, stay in index order.
 
   Args:
     seed: the run's.
     epoch: int64 scalar, counted from 0.
     num_examples: N.
     shuffle: whether the order depends on the epoch.
-    crop_chunk: see `train_batches`.
+    crop_chunk: see `preprocessing.Augmentation`.
 
   Returns:
-    'order' int64 [N], every index once; 'seeds' uint32 [N, SEED_WORDS], each
-    example's; 'crop_seeds', the same ones, or one per chunk of the order.
+    'order' int64 [N], every index once; 'seeds' uint32 [N, SEED_WORDS], by
+    example; 'crop_seeds', the same, or one per chunk of the order.
   """
   epoch = tf.cast(epoch, tf.int64)
   order_key, _, _ = _keys(seed, epoch if shuffle else tf.zeros_like(epoch))
@@ -273,15 +266,13 @@ def _batches(
   decoder: decoding.Options,
   threads: int,
 ) -> Iterator[Batch]:
-  """Yields the batches of some steps; see `train_batches`."""
   threads = threads or _num_cores()
   options = tf.data.Options()
-  # A pool of our own, as large as it is useful: an operation that were spread
-  # over further threads would take an eighth more processor time, in waiting.
+  # See __init__.py: operations spread over more threads would only wait.
   options.threading.private_threadpool_size = threads
   options.threading.max_intra_op_parallelism = 1
-  # Nothing is left to tune, and the end of an iterator sometimes waits until
-  # the tuner's thread awakes: up to a minute, seen at the end of training.
+  # There is nothing to tune, and closing an iterator could wait up to a minute
+  # for the tuner's thread to wake up.
   options.autotune.enabled = False
 
   def load(example: Example) -> tuple[tf.Tensor, tf.Tensor]:
@@ -315,17 +306,16 @@ def _num_cores() -> int:
 
 
 def _is_small_array(source: sources.Source, image_size: int) -> bool:
-  """Returns whether images are best cut and flipped a whole batch at a time.
+  """Returns whether to crop and flip a whole batch at a time.
 
-  A map over single images costs about as much as moving 64x64 pixels by the
-  operations that work on batches.
+  A map over single images costs about as much as the batched operations on
+  64x64 pixels.
   """
   size = (image_size, image_size)
   return source.array_shape == size and image_size <= _SMALL
 
 
 def _load_arrays(load: Load, step: Example) -> dict[str, tf.Tensor]:
-  """Loads a batch of arrays in memory."""
   real = step['index'] >= 0
   index = tf.maximum(step['index'], 0)
   image, label = load(step | {'index': index})
@@ -333,10 +323,10 @@ def _load_arrays(load: Load, step: Example) -> dict[str, tf.Tensor]:
 
 
 def _load_images(load: Load, step: Example) -> dict[str, tf.Tensor]:
-  """Loads a batch image by image; what cannot be loaded becomes zeros.
+  """Loads a batch image by image; images that cannot be loaded are zeros.
 
-  `ignore_errors` drops the element, but only of this batch, and the others say
-  which rows they are for.
+  `ignore_errors` drops elements of this batch alone, and the others carry their
+  row numbers.
   """
   num_rows = step['index'].shape[0]
   step, needed = dict(step), dict(step)
@@ -345,7 +335,7 @@ def _load_images(load: Load, step: Example) -> dict[str, tf.Tensor]:
   examples = tf.data.Dataset.from_tensor_slices((tf.range(num_rows), needed))
   real = tf.reduce_sum(tf.cast(step['index'] >= 0, tf.int64))  # The first ones.
   images = examples.take(real).map(lambda row, e: (row, *load(e)))
-  # When nothing could be loaded there is still something to return.
+  # Returned if no image could be loaded.
   nothing = tuple(
     tf.zeros([0, *spec.shape], spec.dtype) for spec in images.element_spec
   )
@@ -367,7 +357,7 @@ def _load_images(load: Load, step: Example) -> dict[str, tf.Tensor]:
 
 
 class _Fallback:
-  """Decodes outside the graph what the graph could not."""
+  """Decodes outside the graph the images that the graph could not."""
 
   def __init__(
     self,
@@ -381,7 +371,7 @@ class _Fallback:
     self._reported: set[int] = set()
 
   def fill(self, batch: Batch) -> Batch:
-    """Turns 'loaded' into 'mask' and 'unreadable', and fills the gaps."""
+    """Replaces 'loaded' with 'mask' and 'unreadable', and fills the gaps."""
     mask = batch.pop('loaded')
     unreadable = np.zeros(len(mask), np.float32)
     if not mask.all():

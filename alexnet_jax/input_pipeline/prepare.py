@@ -1,4 +1,4 @@
-"""Everything that is done once for a data set, before the first training."""
+"""The work that is done once for a data set, before the first training."""
 
 import pathlib
 from typing import NamedTuple
@@ -10,12 +10,7 @@ from alexnet_jax.input_pipeline import store
 
 
 class Summary(NamedTuple):
-  """What `run` prepared.
-
-  Attributes:
-    statistics: of the training images.
-    statistics_file: where they are kept; None for data that are not on disk.
-  """
+  """Statistics of the training images, and their file if the data has one."""
 
   statistics: statistics_lib.Statistics
   statistics_file: pathlib.Path | None
@@ -28,21 +23,17 @@ def run(
   store_dir: str = '',
   threads: int = 0,
 ) -> Summary:
-  """Writes a store if there is to be one, and computes statistics again.
-
-  Opening the sources has already checked archives and prepared what had to
-  be; see `sources.open_source`.
+  """Writes the store if one is wanted, and computes statistics.
 
   Args:
     train: the training source.
     evaluation: the source that errors are measured on.
     decoder: side of the central square, and how images are decoded.
-    store_dir: the folder of the prepared store; empty for none.
+    store_dir: the folder of the store; empty for none.
     threads: see `pipeline.eval_batches`.
 
   Raises:
-    errors.UserError: when nothing can be read, or the store's folder does not
-      do.
+    errors.UserError: when no image can be read, or see `store.write`.
   """
   measured: sources.Source = train
   if store_dir:
@@ -50,10 +41,7 @@ def run(
     for source in splits.values():
       store.write(source, store_dir, decoder, threads)
     measured = store.open_store(
-      store_dir,
-      split=train.split,
-      name=train.name,
-      image_size=decoder.image_size,
+      store_dir, train.split, train.name, decoder.image_size
     )
   statistics = statistics_lib.compute(measured, decoder, threads)
   path = statistics_lib.stored_path(measured, decoder)

@@ -1,16 +1,16 @@
 """Geometry and color of one image (Sections 2 and 4.1 of the paper).
 
-Three augmentations, each a function of an image and its seed: `random_crop`,
-`random_flip` and `pca_lighting`. A *seed* is a row of random words that belongs
-to one example of one epoch (`pipeline.epoch_tables` draws them); each function
-uses words of its own. All take one image or a batch, seeds alike.
+An image's central square is resampled to `image_size` pixels per side: the same
+as scaling its shorter side and keeping the center, without the work on what is
+cut away. A crop is a window of that square, bit by bit.
 
-Before them, an image's central square is resampled to `image_size` pixels a
-side: the same as scaling its shorter side and keeping the center, without the
-work on what is cut away. A crop is a window of that square, bit by bit.
+Then come `random_crop`, `random_flip` and `pca_lighting`. Each takes one image
+or a batch, and a *seed*: a row of random words of one example in one epoch,
+drawn by `pipeline.epoch_tables`. Each function uses its own words.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -20,12 +20,33 @@ SEED_WORDS = 5
 _CROP, _FLIP, _LIGHTING = 0, 1, slice(2, 5)
 
 
+class Augmentation(NamedTuple):
+  """How training images are varied (Section 4.1).
+
+  Attributes:
+    crop_size: side C of the crop, pixels.
+    random_crop: whether to draw crops; the center otherwise.
+    flip: whether to mirror with probability 1/2.
+    crop_chunk: 1 for a crop and flip per image (Section 4.1); 32 for one per 32
+      consecutive places, as the 2012 code has it (convdata_jpeg.py, 238-246).
+    lighting_scale: [3], from `lighting_scale`.
+    eigenvectors: [3, 3], columns; see `pca_lighting`.
+  """
+
+  crop_size: int
+  random_crop: bool
+  flip: bool
+  crop_chunk: int
+  lighting_scale: np.ndarray
+  eigenvectors: np.ndarray
+
+
 def random_crop(image: tf.Tensor, seed: tf.Tensor, crop_size: int) -> tf.Tensor:
   """Cuts out a window at a uniformly random position (Section 4.1).
 
-  All (S - crop_size + 1)**2 positions are possible: the 33 x 33 of the 2012
-  code, where the paper counts 32 x 32. A position's probability is uniform to
-  one part in 2**32 / (S - crop_size + 1)**2, four million for the paper's.
+  All (S - crop_size + 1)**2 positions are possible: 33 x 33 in the 2012 code,
+  where the paper counts 32 x 32. They are equally likely to one part in 2**32 /
+  (S - crop_size + 1)**2, four million for the paper's sizes.
 
   Args:
     image: [S, S, 3] or [N, S, S, 3].
@@ -43,7 +64,7 @@ def random_crop(image: tf.Tensor, seed: tf.Tensor, crop_size: int) -> tf.Tensor:
 
 
 def center_crop(image: tf.Tensor, crop_size: int) -> tf.Tensor:
-  """Cuts the central window out of [..., S, S, 3]."""
+  """Cuts the central window out of images [..., S, S, 3]."""
   start = (_side(image) - crop_size) // 2
   end = start + crop_size
   return image[..., start:end, start:end, :]
@@ -51,7 +72,7 @@ def center_crop(image: tf.Tensor, crop_size: int) -> tf.Tensor:
 
 def _side(image: tf.Tensor) -> int:
   side = image.shape[-2]
-  assert side is not None  # Squares of a known size alone are cut.
+  assert side is not None
   return side
 
 
@@ -85,22 +106,20 @@ def pca_lighting(
 ) -> tf.Tensor:
   """Draws the color to add to every pixel of an image (Section 4.1).
 
-  [p1, p2, p3] [a1 l1, a2 l2, a3 l3]^T with a ~ N(0, 1). The pixels stay uint8
-  here, a quarter of the bytes that floats would take to the device; there the
-  three floats are multiplied by the paper's 0.1, which follows a schedule, and
-  added while the mean is subtracted (`views.to_input`).
+  [p1, p2, p3] [a1 l1, a2 l2, a3 l3]^T with a ~ N(0, 1). The pixels stay uint8,
+  a quarter of the bytes of floats; the device multiplies the three floats by
+  the paper's 0.1, which follows a schedule, and adds them (`views.to_input`).
 
   Args:
     seed: uint32 [SEED_WORDS] or [N, SEED_WORDS].
     scale: [3], the l's, from `lighting_scale`.
-    eigenvectors: [3, 3], one principal component p a column.
+    eigenvectors: [3, 3], one principal component p per column.
 
   Returns:
     float32 [3] or [N, 3], RGB in 0..255 units.
   """
   uniform = (tf.cast(seed[..., _LIGHTING], tf.float64) + 0.5) / 2**32
-  normal = tf.math.ndtri(uniform)  # The inverse of the normal's distribution.
-  # A sum of products, which takes one image and a batch alike.
+  normal = tf.math.ndtri(uniform)  # The inverse of the normal distribution.
   projection = np.asarray(eigenvectors, np.float64) * np.asarray(scale)
   shift = tf.reduce_sum(normal[..., tf.newaxis, :] * projection, axis=-1)
   return tf.cast(shift, tf.float32)
@@ -113,9 +132,9 @@ def lighting_scale(stdevs: np.ndarray, variant: str) -> np.ndarray:
     stdevs: [3], standard deviations along the principal components of RGB, in
       0..255 units.
     variant: 'cuda_convnet' takes the standard deviations (2012 code,
-      convdata_jpeg.py, 57-66). 'paper' takes eigenvalues as Section 4.1
-      prints: those of pixels on 0..1, (stdev / 255)**2, times 255 to stand in
-      0..255 units. 'none' is no lighting.
+      convdata_jpeg.py, 57-66). 'paper' takes eigenvalues, as Section 4.1 is
+      written: those of pixels on 0..1, (stdev / 255)**2, times 255 for 0..255
+      units. 'none' is no lighting.
 
   Raises:
     ValueError: for another variant.
@@ -170,8 +189,8 @@ def central_square(image: tf.Tensor) -> tf.Tensor:
 def reduce(image: tf.Tensor, image_size: int) -> tf.Tensor:
   """Takes means of whole blocks while the shrinking is twofold or more.
 
-  Then the four pixels that bilinear resampling reads for each of its own leave
-  out none.
+  Then bilinear resampling, which reads four pixels for each of its own, skips
+  none.
 
   Args:
     image: uint8 [side, side, 3].
@@ -184,8 +203,8 @@ def reduce(image: tf.Tensor, image_size: int) -> tf.Tensor:
   factor = tf.maximum(side // image_size, 1)
 
   def means() -> tf.Tensor:
-    # What is left over at the far edges is less than one block. One row of
-    # blocks at a time: as floats a large image would take four times its bytes.
+    # Less than one block is left over at the far edges. One row of blocks at a
+    # time, because floats take four times the memory.
     blocks = side // factor
     bands = tf.reshape(
       image[: blocks * factor, : blocks * factor],
@@ -205,9 +224,9 @@ def reduce(image: tf.Tensor, image_size: int) -> tf.Tensor:
 def rarely(branch: Callable[[], tf.Tensor]) -> Callable[[], tf.Tensor]:
   """Returns a branch of `tf.cond` that costs nothing where it is not taken.
 
-  Otherwise its operations become part of the graph around it, and each is
-  visited for every image: 25 us for those that decode large JPEGs, as much as
-  decoding an image of CIFAR-10. Outside a graph the branch is called as it is.
+  Otherwise its operations are inlined into the graph around it and visited for
+  every image: 25 us for those that decode large JPEGs, as much as decoding an
+  image of CIFAR-10. In eager mode the branch is returned as it is.
   """
   if tf.executing_eagerly():
     return branch
@@ -224,8 +243,8 @@ def resample(image: tf.Tensor, image_size: int) -> tf.Tensor:
     image_size: side of the result, pixels.
 
   Returns:
-    float32 [image_size, image_size, 3] on 0..255. A square that has this size
-    already comes through bit by bit.
+    float32 [image_size, image_size, 3] on 0..255. A square of this size keeps
+    its values exactly.
   """
   # As floats: the operation takes twice as long for uint8, to the same result.
   return tf.raw_ops.ResizeBilinear(

@@ -1,8 +1,8 @@
-"""Records that only Python can fetch, brought into a tf.data graph by a queue.
+"""A queue that brings records that only Python can fetch into a tf.data graph.
 
 A thread fetches them in order and waits while the queue is full. Nothing in the
-graph calls Python, which would end in a deadlock when an iterator is dropped:
-its destructor waits for calls that wait for the interpreter's lock.
+graph calls Python, which could deadlock when an iterator is dropped: its
+destructor waits for calls that wait for the GIL.
 """
 
 import atexit
@@ -23,22 +23,22 @@ _ENDLESS = 2**62
 def feeding(
   source: sources.Source, steps: tf.data.Dataset
 ) -> Iterator[tf.data.Dataset]:
-  """Provides some steps with the records of their examples.
+  """Adds the records of their examples to steps, if Python must fetch them.
 
   Args:
-    source: where they come from.
-    steps: elements are dicts of vectors, 'index' int64 among them, -1 for no
+    source: where the records come from.
+    steps: elements are dicts of vectors, including 'index' int64, -1 for no
       example.
 
   Yields:
-    The same data set, with strings 'record' where Python must fetch them. An
+    The same data set, with strings 'record' where the source `is_fetched`. An
     error of `source.fetch` ends it and is raised in place of TensorFlow's.
   """
   if not source.is_fetched:
     yield steps
     return
   feeder = _Feeder(source, steps)
-  # Looked up now: at the interpreter's exit there are no modules any more.
+  # Looked up now: modules are already gone at the interpreter's exit.
   op_error = tf.errors.OpError
   try:
     yield feeder.steps()
@@ -65,7 +65,7 @@ class _Feeder:
       [specs[name].shape for name in self._names],
       self._names,
     )
-    # At the exit, batches still in use would be closed after TensorFlow.
+    # Otherwise batches still in use at exit would be closed after TensorFlow.
     atexit.register(self.close)
     threading.Thread(target=self._run, daemon=True).start()
 
@@ -88,14 +88,13 @@ class _Feeder:
     self.close()
 
   def close(self) -> None:
-    """Ends the data set, and the thread where it waits for room."""
-    with self._lock:  # The thread may come to its end at the same moment.
+    """Ends the data set, and the thread if it waits for room in the queue."""
+    with self._lock:  # The thread may end at the same moment.
       if not self._closed:
         self._closed = True
         self._queue.close(cancel_pending_enqueues=True)
         atexit.unregister(self.close)
 
   def raise_error(self) -> None:
-    """Raises what ended the thread, if anything did."""
     if self._error is not None:
       raise self._error from None

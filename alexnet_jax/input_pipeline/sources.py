@@ -8,8 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from alexnet_jax import errors
-
 
 class Source(Protocol):
   """A labeled collection of images that any index can be read from.
@@ -18,7 +16,8 @@ class Source(Protocol):
     name: of the data set, for messages and file names.
     split: of the data set, such as 'train'.
     directory: where the data is; None for data that is not on disk.
-    class_names: one per label, in the order of the labels.
+    class_names: one per label, in the order of the labels; empty for images
+      without labels.
     num_examples: how many images there are.
     fingerprint: a digest that changes when the data changes.
     array_shape: (height, width) of images that are arrays in memory, which are
@@ -90,6 +89,9 @@ class Defaults:
   def verify(self, index: int) -> None:
     del index
 
+  def describe(self: Source, index: int) -> str:
+    return f'{self.name} {self.split}[{index}]'
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subset:
@@ -131,65 +133,7 @@ class Subset:
     return self.source.describe(int(self.indices[index]))
 
 
-def open_source(
-  kind: str,
-  *,
-  split: str,
-  name: str = '',
-  data_dir: str = '',
-  manual_dir: str = '',
-  class_names: tuple[str, ...] = (),
-  num_examples: int = 0,
-  num_classes: int = 0,
-  image_size: int = 0,
-  seed: int = 0,
-) -> Source:
-  """Opens a collection of images.
-
-  Args:
-    kind: 'folder' for data_dir/split/class/files, 'idx' for the files of
-      MNIST, 'tfds' for a tensorflow-datasets set, 'synthetic' for made-up
-      images.
-    split: 'train' and so on; for 'tfds' an expression such as 'train[:90%]'
-      is one too; for 'folder' empty when the classes are in data_dir itself.
-    name: the tensorflow-datasets name; elsewhere a label for messages.
-    data_dir: where the data is; for 'tfds' where it is prepared, empty for
-      that library's default.
-    manual_dir: 'tfds' only: where archives are that must be fetched by hand.
-    class_names: 'idx' only: names of the labels; empty for digits.
-    num_examples: 'synthetic' only.
-    num_classes: 'synthetic' only.
-    image_size: 'synthetic' only: side of the images, pixels.
-    seed: 'synthetic' only.
-
-  Raises:
-    errors.UserError: when the data is not there or not what it should be.
-  """
-  # Imported here: tensorflow-datasets alone takes seconds, and a synthetic
-  # run must not need it.
-  if kind == 'folder':
-    from alexnet_jax.input_pipeline import folder
-
-    return folder.open_folder(data_dir, split, name)
-  if kind == 'idx':
-    from alexnet_jax.input_pipeline import arrays
-
-    return arrays.open_idx(data_dir, split, name, class_names)
-  if kind == 'tfds':
-    from alexnet_jax.input_pipeline import tfds
-
-    return tfds.open_tfds(name, split, data_dir, manual_dir)
-  if kind == 'synthetic':
-    from alexnet_jax.input_pipeline import arrays
-
-    return arrays.Synthetic(
-      split=split,
-      num_examples=num_examples,
-      num_classes=num_classes,
-      image_size=image_size,
-      seed=seed,
-    )
-  raise errors.UserError(
-    f'--config.data.source={kind!r} is unknown: choose folder, idx, tfds or '
-    'synthetic'
-  )
+def constants(*values: Any) -> list[tf.Tensor]:
+  """Returns tensors that outlive the graph in whose making they are needed."""
+  with tf.init_scope():
+    return [tf.constant(value) for value in values]

@@ -45,9 +45,8 @@ def compute(
 ) -> Statistics:
   """Measures the central squares of all images of a source in one pass.
 
-  All sums are whole numbers that float64 holds exactly, the largest up to
-  2**53: two million squares of 256 white pixels. So the result depends neither
-  on the order of the images nor on rounding.
+  All sums are whole numbers, exact in float64 up to 2**53: two million white
+  squares of side 256. So the result does not depend on the order of the images.
 
   Args:
     source: the training split.
@@ -66,7 +65,7 @@ def compute(
   )
   with futures.ThreadPoolExecutor() as pool:
     for batch in batches:
-      # Padding and what could not be read is zero and adds nothing.
+      # Padding and unreadable images are zero and add nothing.
       total += batch['image'].sum(0, dtype=np.uint32)
       products += sum(pool.map(_products, batch['image']))
       count += int(batch['mask'].sum())
@@ -81,7 +80,7 @@ def compute(
   return Statistics(
     mean_image=(total / count).astype(np.float32),
     channel_mean=channel_mean,
-    # Rounding leaves a tiny negative variance where colors have none (gray).
+    # Rounding may leave a tiny negative variance for gray images.
     stdevs=np.sqrt(np.maximum(variances, 0)),
     eigenvectors=eigenvectors,
     num_examples=count,
@@ -99,10 +98,7 @@ def _products(image: np.ndarray) -> np.ndarray:
 def stored_path(
   source: sources.Source, decoder: decoding.Options
 ) -> pathlib.Path | None:
-  """Returns where a source's statistics are kept; see `files.beside`.
-
-  None for data that are not on disk.
-  """
+  """Returns the file for a source's statistics; None for data not on disk."""
   if source.directory is None:
     return None
   split = names.for_file(source.split)
@@ -112,22 +108,19 @@ def stored_path(
 
 
 def save(path: pathlib.Path, statistics: Statistics) -> None:
-  """Writes statistics to an .npz file, all at once or not at all."""
+  """Writes statistics to an .npz file."""
   files.save_arrays(path, **dataclasses.asdict(statistics))
 
 
 def load_or_compute(
   source: sources.Source, decoder: decoding.Options, threads: int = 0
 ) -> Statistics:
-  """Returns the statistics kept beside the data, or computes and keeps them.
+  """Returns the statistics saved beside the data; see `compute`.
 
-  Args:
-    source: the training split.
-    decoder: side of the square, and how images are decoded.
-    threads: see `pipeline.eval_batches`.
+  Computes and saves them if there are none.
 
   Raises:
-    errors.UserError: when those kept are of other data or another size.
+    errors.UserError: when the file is damaged or of other data or another size.
   """
   path = stored_path(source, decoder)
   if path is None:
@@ -143,7 +136,7 @@ def load_or_compute(
 def _load(
   path: pathlib.Path, source: sources.Source, image_size: int
 ) -> Statistics:
-  remedy = 'delete the file or run with --mode=prepare to compute them again'
+  remedy = 'delete the file or run with --mode=prepare to compute it again'
   try:
     with np.load(path) as stored:
       fields = {key: stored[key] for key in stored}

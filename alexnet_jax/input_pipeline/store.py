@@ -1,16 +1,16 @@
-"""The prepared store: the paper's 256x256 squares, decoded once.
+"""The store: the paper's 256x256 squares, decoded once.
 
 A split is a folder, and every square a file of its own, a thousand to a folder,
-which tf.data reads as fast as any other layout that was tried:
+which tf.data reads as fast as any other layout that was measured:
 
   store.json           what it is, of what data, and whether it is complete
-  rows                 a label and a check per square, see `_ROW`
+  rows                 a label and a hash per square, see `_ROW`
   00000/000 ... 999    uint8 [S, S, 3], raw; empty for an unreadable original
   00001/...
 
-A square's row is written after its file: whatever moment the program is stopped
-at, the next run checks the rows that are there and writes the missing ones.
-Every square is held against its row whenever it is read.
+A square's row is written after its file: whenever the program is killed, the
+next run verifies the rows that exist and writes the missing squares. Every
+square is verified against its row whenever it is read.
 """
 
 from collections.abc import Iterator
@@ -39,12 +39,12 @@ _FORMAT = 3
 _PER_FOLDER = 1000
 _BATCH_SIZE = 128
 _DESCRIPTION, _ROWS = 'store.json', 'rows'
-# The label, and `_check` of it and the file; both are 0 while there is no file.
+# The label, and `_check` of it and the file; both 0 until the file is written.
 _ROW = np.dtype([('check', '<i8'), ('label', '<i4')])
 _UNREADABLE = -1  # Instead of a label.
-_REMEDY = 'run the same command with --mode=prepare, which makes it again'
-# A change of the pixels must change these words: a store made half before and
-# half after it would be neither.
+_REMEDY = 'run the same command with --mode=prepare to write it again'
+# Must change with the pixels, or a store could be written half before and half
+# after the change.
 _PIXELS = (
   'RGB; central square, reduced by whole blocks or in the decoder while twice '
   'image_size or more, then bilinear, rounded half up'
@@ -59,8 +59,7 @@ class Store(sources.Defaults):
     fingerprint: of the data that the store was made from.
     image_size: side S of the squares, pixels.
     rows: `_ROW` [N].
-    unreadable: what a person calls the originals that could not be read, by
-      index.
+    unreadable: descriptions of the originals that could not be read, by index.
   """
 
   name: str
@@ -78,8 +77,7 @@ class Store(sources.Defaults):
 
   @functools.cached_property
   def _tensors(self) -> list[tf.Tensor]:
-    with tf.init_scope():  # Outside the graph that asks first.
-      return [tf.constant(self.rows[field]) for field in ('label', 'check')]
+    return sources.constants(self.rows['label'], self.rows['check'])
 
   def read(self, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     label, check = (tf.gather(values, key) for values in self._tensors)
@@ -104,7 +102,7 @@ class Store(sources.Defaults):
     )
 
   def describe(self, index: int) -> str:
-    return self.unreadable.get(index, f'{self.name} {self.split}[{index}]')
+    return self.unreadable.get(index) or super().describe(index)
 
 
 def _check(content: Any, label: Any) -> tf.Tensor:
@@ -118,43 +116,38 @@ def _file(directory: pathlib.Path, index: int) -> pathlib.Path:
   return directory / f'{number:05d}' / f'{place:03d}'
 
 
-def split_folder(store_dir: str, split: str) -> pathlib.Path:
-  """Returns the folder of one split."""
+def _split_folder(store_dir: str, split: str) -> pathlib.Path:
   root = pathlib.Path(store_dir).expanduser().absolute()
   return root / names.for_file(split)
 
 
-def open_store(
-  store_dir: str, *, split: str, name: str, image_size: int
-) -> Store:
+def open_store(store_dir: str, split: str, name: str, image_size: int) -> Store:
   """Opens one split of a store.
 
   Args:
-    store_dir: the folder that mode=prepare wrote.
+    store_dir: the folder that --mode=prepare wrote.
     split: such as 'train'.
-    name: of the data set that is wanted; empty for any.
-    image_size: side of the squares that is wanted, pixels.
+    name: of the data set; empty for any.
+    image_size: side of the squares, pixels.
 
   Raises:
     errors.UserError: when the store is missing, unfinished, of other data, or
       visibly damaged.
   """
-  directory = split_folder(store_dir, split)
+  directory = _split_folder(store_dir, split)
   description = _read_description(directory)
   if not description.get('complete'):
     state = 'an unfinished store' if description else 'no store'
     raise errors.UserError(
       f'{directory} holds {state}: run the same command with --mode=prepare'
     )
-  for key, wanted in (
-    ('split', split),
-    ('name', name or description['name']),
-    ('image_size', image_size),
-  ):
+  name = name or description['name']
+  expected = {'split': split, 'name': name, 'image_size': image_size}
+  for key, wanted in expected.items():
     if description[key] != wanted:
       raise errors.UserError(
         f'the store in {directory} has {key} {description[key]!r}, not '
-        f'{wanted!r}: prepare another one with --mode=prepare and another '
+        f'{wanted!r}: prepare another with --mode=prepare and another '
         '--config.data.store_dir'
       )
   path, count = directory / _ROWS, description['num_examples']
@@ -182,7 +175,7 @@ def open_store(
 
 
 def _read_description(directory: pathlib.Path) -> dict[str, Any]:
-  """Returns what store.json holds, nothing where there is none."""
+  """Returns what store.json holds; empty if there is no such file."""
   path = directory / _DESCRIPTION
   if not path.is_file():
     return {}
@@ -207,7 +200,7 @@ def write(
   options: decoding.Options,
   threads: int = 0,
 ) -> None:
-  """Writes one split, or goes on with it; checks what is there.
+  """Writes one split, or resumes it; verifies the squares that exist.
 
   Args:
     source: the images.
@@ -216,10 +209,10 @@ def write(
     threads: see `pipeline.eval_batches`.
 
   Raises:
-    errors.UserError: when the folder holds a store of something else, when
-      another process writes it, or when the disk is full.
+    errors.UserError: when the folder holds a store of other data, another
+      process is writing it, or the disk is full.
   """
-  directory = split_folder(store_dir, source.split)
+  directory = _split_folder(store_dir, source.split)
   directory.mkdir(parents=True, exist_ok=True)
   identity = {
     'format': _FORMAT,
@@ -241,37 +234,25 @@ def write(
         'that folder, or choose another --config.data.store_dir'
       )
   with _locked(directory / _ROWS) as file:
-    file.truncate(source.num_examples * _ROW.itemsize)  # Fills up with zeros.
+    file.truncate(source.num_examples * _ROW.itemsize)  # Pads with zeros.
     rows = np.fromfile(file, _ROW)
     missing = _missing(directory, rows)
     _check_space(directory, source.split, options.image_size, len(missing))
     if len(missing):
-      _save_description(directory, identity)
+      files.write_text(directory / _DESCRIPTION, json.dumps(identity, indent=1))
       some = sources.Subset(source, missing)
       _write_squares(directory, some, options, threads, rows, file)
-    os.sync()  # Each file by itself would wait for the disk.
+    os.sync()  # Syncing each file would wait for the disk each time.
     lost = np.flatnonzero(rows['label'] == _UNREADABLE).tolist()
     unreadable = {i: names.printable(source.describe(i)) for i in lost}
-    _save_description(
-      directory, identity | {'unreadable': unreadable, 'complete': True}
-    )
+    complete = identity | {'unreadable': unreadable, 'complete': True}
+    files.write_text(directory / _DESCRIPTION, json.dumps(complete, indent=1))
   logging.info('The store in %s is complete', directory)
-
-
-def _save_description(
-  directory: pathlib.Path, description: dict[str, Any]
-) -> None:
-  with files.replacing(directory / _DESCRIPTION) as file:
-    file.write(json.dumps(description, indent=1).encode())
 
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Opens a file and keeps other processes out; the lock ends with this one.
-
-  Raises:
-    errors.UserError: when another process holds it.
-  """
+  """Opens a file and locks other processes out until this one ends."""
   import fcntl  # POSIX only.
 
   path.touch()
@@ -286,7 +267,7 @@ def _locked(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def _missing(directory: pathlib.Path, rows: np.ndarray) -> np.ndarray:
-  """Returns which squares are to be written, after a check of all others."""
+  """Verifies all squares that exist; returns the indices to be written."""
   intact = np.zeros(len(rows), bool)
   written = np.flatnonzero(rows['check'])
   shown = progress.Progress('Check of the store', len(written))
@@ -300,7 +281,7 @@ def _missing(directory: pathlib.Path, rows: np.ndarray) -> np.ndarray:
   damaged = written[~intact[written]]
   if len(damaged):
     logging.warning(
-      '%d squares are damaged or missing and made again, the first %s',
+      '%d squares are damaged or missing and written again, the first %s',
       len(damaged),
       _file(directory, damaged[0]),
     )
@@ -311,20 +292,15 @@ def _read(path: pathlib.Path) -> bytes:
   try:
     return path.read_bytes()
   except OSError:
-    return b'missing'  # No row is for this.
+    return b'missing'  # Matches no row.
 
 
 def _check_space(
   directory: pathlib.Path, split: str, image_size: int, count: int
 ) -> None:
-  """Says how much the store takes, and refuses when the disk has not got it.
-
-  Raises:
-    errors.UserError: with both numbers.
-  """
+  """Logs the space that the store needs and raises if the disk lacks it."""
   disk = os.statvfs(directory)
-  # A file takes whole blocks.
-  blocks = -(-(image_size**2 * 3) // disk.f_frsize)
+  blocks = -(-(image_size**2 * 3) // disk.f_frsize)  # whole ones per file
   needed, free = count * blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
   logging.info(
     'Store %s: %s images of %dx%d to write, %.4g GB; %s has %.4g GB free',
@@ -336,7 +312,7 @@ def _check_space(
     directory,
     free / 1e9,
   )
-  # Some file systems make room for files as they go and report none.
+  # Some file systems allocate inodes on demand and report none.
   if needed > free or (disk.f_files and count > disk.f_favail):
     raise errors.UserError(
       f'the store needs {needed / 1e9:.4g} GB and {count:,} files more, but '
@@ -353,7 +329,7 @@ def _write_squares(
   rows: np.ndarray,
   rows_file: BinaryIO,
 ) -> None:
-  """Writes some squares, and their rows, also into `rows`."""
+  """Writes some squares and then their rows, to the file and to `rows`."""
 
   def write_one(index: int, content: bytes) -> None:
     path = _file(directory, index)

@@ -1,7 +1,7 @@
-"""Classification sets of tensorflow-datasets, read at random.
+"""Classification sets of tensorflow-datasets, read by random access.
 
 A set is prepared in the ArrayRecord format, which is made for random access.
-One that is there as TFRecord is read through an index instead.
+One that was prepared as TFRecord is read through an index of its records.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import os
 import pathlib
 import struct
 import tarfile
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 import zipfile
 import zlib
 
@@ -25,7 +25,10 @@ from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax.input_pipeline import sources
 
-# Bytes of the two archives that must be fetched by hand, as image-net.org gives
+# What to read of one record file: filename, skip, take, examples_in_shard.
+Shard = tfds.core.utils.shard_utils.FileInstruction
+
+# Bytes of the archives that must be downloaded by hand, as image-net.org lists
 # them for ILSVRC 2012.
 IMAGENET_ARCHIVES = {
   'ILSVRC2012_img_train.tar': 147_897_477_120,
@@ -33,14 +36,11 @@ IMAGENET_ARCHIVES = {
 }
 # What a process opens besides one split: the other split, logs, sockets.
 _OTHER_OPEN_FILES = 1024
-# Of a TFRecord: length (8 bytes, little-endian) and its checksum (4) before the
-# bytes, their checksum behind.
+# A TFRecord: length (8 bytes, little-endian), checksum (4), content, checksum.
 _HEADER, _FOOTER = 12, 4
 
 
 class _Records(Protocol):
-  """What both formats have in common."""
-
   def __len__(self) -> int: ...
   def __getitems__(self, indices: Sequence[int]) -> Sequence[bytes]: ...
 
@@ -79,55 +79,33 @@ class Tfds(sources.Defaults):
     label = tf.cast(features[self.label_key], tf.int32)
     return features[self.image_key], label
 
-  def describe(self, index: int) -> str:
-    return f'{self.name} {self.split}[{index}]'
-
-
-class Shard(NamedTuple):
-  """A stretch of one record file.
-
-  Attributes:
-    path: of the file.
-    skip: how many records to leave out at its beginning.
-    take: how many records to use.
-    total: how many records the file holds.
-  """
-
-  path: pathlib.Path
-  skip: int
-  take: int
-  total: int
-
 
 def open_tfds(
   name: str, split: str, data_dir: str = '', manual_dir: str = ''
 ) -> Tfds:
-  """Opens a data set, and prepares it first when that was not done.
+  """Opens a data set, and prepares it first if necessary.
 
   Args:
     name: such as 'imagenet2012' or 'cifar10:3.0.2'.
     split: such as 'train' or 'train[:90%]'.
     data_dir: where prepared sets are; empty for the library's default.
-    manual_dir: where archives are that must be fetched by hand; empty for
+    manual_dir: where archives are that must be downloaded by hand; empty for
       downloads/manual in the folder of prepared sets.
 
   Raises:
-    errors.UserError: when the set, its split or its archives are not there,
-      or it does not pair one image with one class.
+    errors.UserError: when the set, its split or its archives are missing or
+      damaged, it could not be downloaded, or it does not pair one image with
+      one class.
   """
-  builder = prepare(name, data_dir, manual_dir)
+  builder = _prepare(name, data_dir, manual_dir)
   image_key, label_key, class_names = _supervised(builder)
   try:
-    instructions = builder.info.splits[split].file_instructions
+    shards = builder.info.splits[split].file_instructions
   except (KeyError, ValueError) as error:
     raise errors.UserError(
       f'{name} has no split {split!r}, only {sorted(builder.info.splits)}: '
       'choose one of those or a part such as train[:90%]'
     ) from error
-  shards = [
-    Shard(pathlib.Path(one.filename), one.skip, one.take, one.examples_in_shard)
-    for one in instructions
-  ]
   if not shards:
     raise errors.UserError(
       f'{name} has no examples in {split!r}: choose a larger part, such as '
@@ -145,18 +123,13 @@ def open_tfds(
   )
 
 
-def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> Any:
-  """Returns the builder of a set that is prepared on disk.
-
-  Raises:
-    errors.UserError: when there is no such set, it is no classification set,
-      its archives are missing or damaged, or it could not be downloaded.
-  """
+def _prepare(name: str, data_dir: str, manual_dir: str) -> Any:
+  """Returns the builder of a set that is prepared on disk."""
   try:
     builder = tfds.builder(name, data_dir=data_dir or None)
   except tfds.core.DatasetNotFoundError as error:
     raise errors.UserError(
-      f'tensorflow-datasets knows no set {name!r}: see '
+      f'tensorflow-datasets has no data set {name!r}: see '
       'https://www.tensorflow.org/datasets/catalog for the names'
     ) from error
   if builder.info.file_format and builder.is_prepared():
@@ -185,17 +158,17 @@ def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> Any:
 def check_imagenet(folder: pathlib.Path) -> None:
   """Checks both archives before anything spends hours on them.
 
-  An archive of another size than the official one is only warned about.
+  An archive of another size than the official one gets only a warning.
 
   Raises:
-    errors.UserError: when one is missing, no tar archive, or cut off.
+    errors.UserError: when one is missing, not a tar archive, or truncated.
   """
   missing = [n for n in IMAGENET_ARCHIVES if not (folder / n).is_file()]
   if missing:
     raise errors.UserError(
       f'{folder} lacks {" and ".join(missing)}: log in at '
-      'https://image-net.org/download-images, fetch the ILSVRC 2012 archives '
-      'and set --config.data.manual_dir to their folder'
+      'https://image-net.org/download-images, download the ILSVRC 2012 archives'
+      ' and set --config.data.manual_dir to their folder'
     )
   for name, official in IMAGENET_ARCHIVES.items():
     _check_archive(folder / name, official)
@@ -208,19 +181,19 @@ def _check_archive(path: pathlib.Path, official: int) -> None:
       first = archive.next()
   except tarfile.TarError as error:
     raise errors.UserError(
-      f'{path} ({size:,} bytes) is not a tar archive ({error}): fetch it again '
-      'and leave it as it comes'
+      f'{path} ({size:,} bytes) is not a tar archive ({error}): download it '
+      'again and do not unpack it'
     ) from error
   if first is None:
-    raise errors.UserError(f'{path} is an empty tar archive: fetch it again')
-  # A tar archive ends in two blocks of zeros, which a cut-off one has not.
+    raise errors.UserError(f'{path} is an empty tar archive: download it again')
+  # A tar archive ends in two blocks of zeros, which a truncated one lacks.
   with open(path, 'rb') as file:
     file.seek(-min(size, 1024), 2)
     ending = file.read()
   if size % 512 or any(ending):
     raise errors.UserError(
       f'{path} is cut off at {size:,} bytes, the official archive has '
-      f'{official:,}: fetch it again'
+      f'{official:,}: download it again'
     )
   if size != official:
     logging.warning(
@@ -232,15 +205,14 @@ def _check_archive(path: pathlib.Path, official: int) -> None:
 
 
 def _supervised(builder: Any) -> tuple[str, str, tuple[str, ...]]:
-  """Returns the names of image and label, and the classes."""
+  """Returns the keys of image and label, and the class names."""
   keys = builder.info.supervised_keys
-  features = builder.info.features
   if not keys or len(keys) != 2:
     raise errors.UserError(
       f'{builder.name} has supervised_keys {keys}, not (image, label): choose '
       'a classification set'
     )
-  image, label = (features[key] for key in keys)
+  image, label = (builder.info.features[key] for key in keys)
   if not isinstance(image, tfds.features.Image) or not isinstance(
     label, tfds.features.ClassLabel
   ):
@@ -254,13 +226,16 @@ def _supervised(builder: Any) -> tuple[str, str, tuple[str, ...]]:
 
 def _fingerprint(full_name: str, split: str, shards: Sequence[Shard]) -> str:
   digest = hashlib.sha256(f'{full_name} {split}\n'.encode())
-  for path, skip, take, total in shards:
-    line = f'{path.name} {path.stat().st_size} {skip} {take} {total}\n'
-    digest.update(line.encode())
+  for shard in shards:
+    path = pathlib.Path(shard.filename)
+    counts = f'{shard.skip} {shard.take} {shard.examples_in_shard}'
+    digest.update(f'{path.name} {path.stat().st_size} {counts}\n'.encode())
   return digest.hexdigest()
 
 
-def _open_records(builder: Any, split: str, shards: list[Shard]) -> _Records:
+def _open_records(
+  builder: Any, split: str, shards: Sequence[Shard]
+) -> _Records:
   file_format = builder.info.file_format.value
   if file_format == 'array_record':
     _allow_open_files(len(shards))
@@ -275,10 +250,10 @@ def _open_records(builder: Any, split: str, shards: list[Shard]) -> _Records:
 
 
 def _allow_open_files(count: int) -> None:
-  """Raises the process's limit of open files for `count` more, if need be.
+  """Raises the process's limit of open files for `count` more if necessary.
 
-  The ArrayRecord reader keeps every file open; ImageNet has 1,024, as many as
-  a process may usually open.
+  The ArrayRecord reader keeps every file open; ImageNet has 1,024, which is the
+  usual limit of a process.
   """
   import resource  # POSIX only, like the ArrayRecord reader.
 
@@ -302,8 +277,8 @@ class TFRecords:
   Attributes:
     paths: one per file.
     files: int32 [N], the file that each record is in.
-    offsets: int64 [N], where its bytes begin.
-    lengths: int64 [N], how many they are.
+    offsets: int64 [N], where its content begins.
+    lengths: int64 [N], of the content, bytes.
   """
 
   paths: Sequence[pathlib.Path]
@@ -332,74 +307,69 @@ class TFRecords:
 
 
 def open_tfrecords(shards: Sequence[Shard]) -> TFRecords:
-  """Opens stretches of TFRecord files through an index kept beside them.
+  """Opens parts of TFRecord files through an index kept beside them.
 
   Args:
     shards: what to read, in order; all in one folder.
 
   Raises:
-    errors.UserError: when a file is not a TFRecord file or is cut off.
+    errors.UserError: when a file is not a TFRecord file or is truncated.
   """
-  tables = _indices([shard.path for shard in shards])
-  for shard, (offsets, _) in zip(shards, tables, strict=True):
-    if len(offsets) != shard.total:
+  paths = [pathlib.Path(shard.filename) for shard in shards]
+  offsets, lengths = [], []
+  for shard, (starts, sizes) in zip(shards, _indices(paths), strict=True):
+    if len(starts) != shard.examples_in_shard:
       raise errors.UserError(
-        f'{shard.path} holds {len(offsets)} records, the data set counts '
-        f'{shard.total}: prepare the data set again'
+        f'{shard.filename} has {len(starts)} records, the data set expects '
+        f'{shard.examples_in_shard}: prepare the data set again'
       )
-  parts = [slice(shard.skip, shard.skip + shard.take) for shard in shards]
-  offsets, lengths = (
-    np.concatenate([t[i][part] for t, part in zip(tables, parts, strict=True)])
-    for i in (0, 1)
+    part = slice(shard.skip, shard.skip + shard.take)
+    offsets.append(starts[part])
+    lengths.append(sizes[part])
+  takes = [shard.take for shard in shards]
+  numbers = np.repeat(np.arange(len(shards), dtype=np.int32), takes)
+  return TFRecords(
+    paths, numbers, np.concatenate(offsets), np.concatenate(lengths)
   )
-  files = np.repeat(
-    np.arange(len(shards), dtype=np.int32), [shard.take for shard in shards]
-  )
-  return TFRecords([shard.path for shard in shards], files, offsets, lengths)
 
 
 def _indices(
   paths: Sequence[pathlib.Path],
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Returns each file's offsets and lengths, from an index if there is one.
-
-  The index of these very files is made when absent or older than they are.
-  """
+  """Returns each file's offsets and lengths, from a current index if any."""
   status = [path.stat() for path in paths]
   stamps = np.array([(s.st_size, s.st_mtime_ns) for s in status], np.int64)
-  names = [path.name for path in paths]
-  # A part such as train[:90%] may leave out files.
-  digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()[:8]
+  # A part such as train[:90%] may leave out files: it has its own index.
+  names = '\n'.join(path.name for path in paths)
+  digest = hashlib.sha256(names.encode()).hexdigest()[:8]
   stem = paths[0].name.split('.tfrecord')[0]
-  index = files.beside(paths[0].parent, f'{stem}.{digest}.index.npz')
-  stored = _load_arrays(index)
+  path = files.beside(paths[0].parent, f'{stem}.{digest}.index.npz')
+  stored = _load_arrays(path) if path.exists() else None
   if stored and np.array_equal(stored['stamps'], stamps):
     ends = np.cumsum(stored['counts'])[:-1]
-    offsets, lengths = stored['offsets'], stored['lengths']
-    return list(
-      zip(np.split(offsets, ends), np.split(lengths, ends), strict=True)
+    offsets, lengths = (
+      np.split(stored[key], ends) for key in ('offsets', 'lengths')
     )
-  logging.info('Indexing %d TFRecord files, once, into %s', len(paths), index)
+    return list(zip(offsets, lengths, strict=True))
+  logging.info('Indexing %d TFRecord files, once, into %s', len(paths), path)
   tables = [index_file(path) for path in paths]
+  offsets, lengths = zip(*tables, strict=True)
   files.save_arrays(
-    index,
+    path,
     stamps=stamps,
-    counts=np.array([len(offsets) for offsets, _ in tables]),
-    offsets=np.concatenate([offsets for offsets, _ in tables]),
-    lengths=np.concatenate([lengths for _, lengths in tables]),
+    counts=np.array([len(each) for each in offsets]),
+    offsets=np.concatenate(offsets),
+    lengths=np.concatenate(lengths),
   )
   return tables
 
 
 def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
-  """Returns the arrays of an .npz file, or None where it is of no use."""
-  if not path.exists():
-    return None
   try:
     with np.load(path) as stored:
       return dict(stored)
   except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
-    logging.warning('%s is damaged: making it again', path)
+    logging.warning('%s is damaged and is built again', path)
     return None
 
 

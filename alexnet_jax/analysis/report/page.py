@@ -1,124 +1,99 @@
-"""The page: sections of text, figures and tables as one file that needs no net.
+"""The page: text, figures and tables as one file that works offline.
 
-What a section says is plain data made here; how it looks is `templates/`. Each
-figure is also written as a PNG, each table as a CSV.
+Sections are plain data; `templates/` says how they look. Each figure is also
+written as a PNG file, each table as a CSV file.
 """
 
 import base64
-import csv
-import dataclasses
-import io
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
-from alexnet_jax.analysis.report import plots
-from alexnet_jax.analysis.report import sheets
+from alexnet_jax import files
+from alexnet_jax.analysis import figures
 
 TEMPLATES = pathlib.Path(__file__).parent / 'templates'
+_WIDTH = 1088  # pixels: the page's column
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-  """Panels of one width, in rows as long as the window allows.
+class Figure(NamedTuple):
+  """Panels of equal width, as many in a row as fit the window."""
 
-  Attributes:
-    name: of the PNG, without its ending.
-    title: a few words.
-    panels: charts or pictures.
-    caption: what to see, in plain text.
-    width: the least width of a panel on the page, pixels.
-    most: the most panels in a row.
-  """
-
-  name: str
+  name: str  # of the PNG file, without extension
   title: str
-  panels: tuple[plots.Panel, ...]
+  panels: tuple[figures.Panel, ...]
   caption: str = ''
-  width: int = 320
-  most: int = 12
+  width: int = 320  # the least width of a panel on the page, in pixels
+  most: int = 12  # panels in a row
+
+  def png(self) -> bytes:
+    """Returns the figure as it is on a page of full width."""
+    fit = max(1, (_WIDTH + figures.GAP) // (self.width + figures.GAP))
+    columns = min(fit, self.most, len(self.panels))
+    width = (_WIDTH + figures.GAP) // columns - figures.GAP
+    width = min(width, 2 * self.width)
+    return figures.sheet(
+      self.panels, title=self.title, columns=columns, width=width
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class Column:
-  """A column of a table.
+class Table(NamedTuple):
+  """Rows of values; the CSV file has all of them, unrounded."""
 
-  Attributes:
-    name: its heading.
-    shown: how the page formats a value, as `str.format` does.
-  """
-
-  name: str
-  shown: str = '{}'
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """Rows of values; the CSV has all of them, unrounded.
-
-  Attributes:
-    name: of the CSV, without its ending.
-    title: a few words.
-    columns: one a value.
-    rows: the values; None is an empty cell.
-    caption: what to see, in plain text.
-    shown: rows on the page; 0 for all.
-    folded: whether the page shows it only when asked.
-  """
-
-  name: str
+  name: str  # of the CSV file, without extension
   title: str
-  columns: tuple[Column, ...]
-  rows: tuple[tuple[Any, ...], ...]
+  # Headings, each with a format of its values: 'layer | images:, | error:.1%'.
+  header: str
+  rows: tuple[tuple[Any, ...], ...]  # None is an empty cell
   caption: str = ''
-  shown: int = 0
-  folded: bool = False
+  shown: int | None = None  # rows on the page; None for all
+  folded: bool = False  # whether the page shows the rows only on a click
+
+  @property
+  def columns(self) -> list[str]:
+    """The headings."""
+    return [each.partition(':')[0].strip() for each in self.header.split('|')]
 
   def cells(self) -> list[list[str]]:
     """Returns the page's rows as text."""
-    rows = self.rows[: self.shown] if self.shown else self.rows
+    formats = [
+      each.partition(':')[2].strip() for each in self.header.split('|')
+    ]
     return [
       [
-        _cell(value, column.shown)
-        for value, column in zip(row, self.columns, strict=True)
+        '' if value is None else format(value, how)
+        for value, how in zip(row, formats, strict=True)
       ]
-      for row in rows
+      for row in self.rows[: self.shown]
     ]
 
-  def numeric(self, column: int) -> bool:
+  def is_numeric(self, column: int) -> bool:
     """Whether a column holds numbers, which the page aligns to the right."""
     values = [row[column] for row in self.rows if row[column] is not None]
     return bool(values) and all(isinstance(v, int | float) for v in values)
 
   @property
   def hidden(self) -> int:
-    """How many rows the page leaves to the CSV."""
-    return max(0, len(self.rows) - self.shown) if self.shown else 0
+    """How many rows only the CSV file has."""
+    return len(self.rows) - len(self.rows[: self.shown])
 
 
-def _cell(value: Any, shown: str) -> str:
-  return '' if value is None else shown.format(value)
+class Facts(NamedTuple):
+  """Pairs of a label and a value."""
+
+  pairs: tuple[tuple[str, str], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
-  """Short facts, each a label and a value."""
-
-  items: tuple[tuple[str, str], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-  """A sentence computed from this run, set off from the rest."""
+class Finding(NamedTuple):
+  """A statement computed from this run, set off from the rest."""
 
   text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Note:
-  """What could not be shown and why, or how something was computed."""
+class Note(NamedTuple):
+  """How something was computed, or why it is missing."""
 
   text: str
 
@@ -126,25 +101,20 @@ class Note:
 Block = Figure | Table | Facts | Finding | Note
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """A part of the page.
+class Section(NamedTuple):
+  """A part of the page."""
 
-  Attributes:
-    key: its anchor.
-    title: its heading.
-    paper: the place in the paper.
-    intro: two sentences that say what is shown.
-    blocks: what is shown, in order.
-    seconds: how long it took to make.
-  """
-
-  key: str
+  key: str  # its anchor
   title: str
-  paper: str
+  paper: str  # the place in the paper
   intro: str
   blocks: tuple[Block, ...]
-  seconds: float = 0.0
+  seconds: float = 0.0  # that it took to make
+
+
+def out_of(count: int, total: int) -> str:
+  """Returns 'all 10,000' or '2,048 of 10,000'."""
+  return f'all {total:,}' if count == total else f'{count:,} of {total:,}'
 
 
 def write(
@@ -155,13 +125,13 @@ def write(
   footer: str,
   sections: tuple[Section, ...],
 ) -> pathlib.Path:
-  """Writes index.html, figures/ and tables/; replaces an earlier report whole.
+  """Writes index.html, figures/ and tables/.
 
-  Everything is written beside the folder first, so that an interruption leaves
-  the earlier report, or none.
+  Everything is written beside the folder first, so that an interruption keeps
+  the earlier report.
 
   Args:
-    folder: of the report; anything in it is replaced.
+    folder: of the report; replaced as a whole.
     title: the page's heading.
     summary: the facts beneath it.
     footer: the last line.
@@ -172,11 +142,15 @@ def write(
   """
   fresh = folder.with_name(folder.name + '.tmp')
   shutil.rmtree(fresh, ignore_errors=True)
-  for part in ('figures', 'tables'):
-    (fresh / part).mkdir(parents=True)
+  (fresh / 'figures').mkdir(parents=True)
   try:
-    for section in sections:
-      _write_copies(fresh, section)
+    for block in (block for section in sections for block in section.blocks):
+      if isinstance(block, Figure):
+        path = fresh / 'figures' / f'{block.name}.png'
+        path.write_bytes(block.png())
+      elif isinstance(block, Table):
+        path = fresh / 'tables' / f'{block.name}.csv'
+        files.write_csv(path, block.columns, block.rows)
     html = render(title, summary, footer, sections)
     (fresh / 'index.html').write_text(html, encoding='utf-8')
     shutil.rmtree(folder, ignore_errors=True)
@@ -184,26 +158,6 @@ def write(
   finally:
     shutil.rmtree(fresh, ignore_errors=True)
   return folder / 'index.html'
-
-
-def _write_copies(folder: pathlib.Path, section: Section) -> None:
-  for block in section.blocks:
-    if isinstance(block, Figure):
-      png = sheets.sheet(block.title, block.panels, block.width, block.most)
-      (folder / 'figures' / f'{block.name}.png').write_bytes(png)
-    elif isinstance(block, Table):
-      text = _csv(block)
-      (folder / 'tables' / f'{block.name}.csv').write_text(
-        text, encoding='utf-8'
-      )
-
-
-def _csv(table: Table) -> str:
-  file = io.StringIO()
-  writer = csv.writer(file, lineterminator='\n')
-  writer.writerow(column.name for column in table.columns)
-  writer.writerows(table.rows)
-  return file.getvalue()
 
 
 def render(
@@ -217,24 +171,13 @@ def render(
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters |= {'data_uri': _data_uri, 'kind': _kind}
-  style, script = (
-    (TEMPLATES / name).read_text(encoding='utf-8')
-    for name in ('page.css', 'page.js')
-  )
-  return environment.get_template('page.html').render(
-    title=title,
-    summary=summary,
-    footer=footer,
-    sections=sections,
-    style=style,
-    script=script,
+  environment.filters['base64'] = _base64
+  environment.filters['kind'] = lambda block: type(block).__name__
+  template = environment.get_template('page.html')
+  return template.render(
+    title=title, summary=summary, footer=footer, sections=sections
   )
 
 
-def _data_uri(png: bytes) -> str:
-  return 'data:image/png;base64,' + base64.b64encode(png).decode()
-
-
-def _kind(block: Block) -> str:
-  return type(block).__name__.lower()
+def _base64(data: bytes) -> str:
+  return base64.b64encode(data).decode()

@@ -1,13 +1,15 @@
-"""Section 3: what the network says of test images, and where it is wrong."""
+"""Section 3: predictions for test images, and where they are wrong."""
+
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 import numpy as np
 
-from alexnet_jax.analysis.report import cards
+from alexnet_jax import names
+from alexnet_jax.analysis import figures
 from alexnet_jax.analysis.report import page
-from alexnet_jax.analysis.report import plots
-from alexnet_jax.analysis.report import samples
-from alexnet_jax.analysis.report import scoring
+from alexnet_jax.analysis.report import subject as subjects
+from alexnet_jax.analysis.report.subject import Scores
 from alexnet_jax.analysis.report.subject import Subject
 
 _CARDS = 12
@@ -16,208 +18,203 @@ _FEW_CLASSES = 12  # as many fit one chart, and a matrix
 
 def make(subject: Subject) -> page.Section:
   """Returns the section."""
-  scores, names = subject.scores, subject.class_names
-  counts = scoring.confusion(scores, len(names))
-  random = samples.choose(len(scores.label), _CARDS, seed=3)
+  scores, class_names = subject.scores, subject.class_names
+  counts = confusion(scores, len(class_names))
+  random = subjects.choose(len(scores.label), _CARDS, seed=3)
   # The likeliest wrong class first.
-  worst = np.argsort(-scores.top_probability[:, 0], kind='stable')
+  worst = np.argsort(-scores.probability[:, 0], kind='stable')
   worst = worst[scores.wrong[worst]][:_CARDS]
-  blocks: list[page.Block] = [page.Finding(_sentence(scores, names, counts))]
-  blocks.append(
-    _cards(
-      subject, random, 'examples', 'Test images and the five likeliest classes',
-      'Drawn at random. The bars are probabilities in per cent; the true class'
-      ' is green.',
-    )
-  )  # fmt: skip
+  mistakes = []
   if len(worst):
-    blocks.append(
+    mistakes.append(
       _cards(
-        subject, worst, 'confident_mistakes', 'The most confident mistakes',
-        'Wrong answers given with the highest probability. Some of them are'
+        subject,
+        worst,
+        'confident_mistakes',
+        'Most confident mistakes',
+        'The wrong predictions of the highest probability. Some of them may be'
         ' debatable labels rather than mistakes.',
       )
-    )  # fmt: skip
-  blocks += [class_chart(counts, names), _pairs(counts, names)]
-  blocks.append(_classes(counts, names))
+    )
   return page.Section(
     key='predictions',
     title='Predictions',
     paper='Paper, Section 6.1, Figure 4 (left)',
     intro=(
-      'What the network says of test images it has never seen, from the center'
-      ' view of each. A good network is sure where it is right, and where it is'
-      ' wrong its other guesses make sense.'
+      'Predictions for the center views of test images. A good network is'
+      ' confident where it is right; where it is wrong, its other likely'
+      ' classes are plausible.'
     ),
-    blocks=tuple(blocks),
+    blocks=(
+      page.Finding(_finding(scores, class_names, counts)),
+      _cards(
+        subject,
+        random,
+        'examples',
+        'Test images and their likeliest classes',
+        'Drawn at random. The bars are probabilities; the bar of the true class'
+        ' is green.',
+      ),
+      *mistakes,
+      class_chart(counts, class_names),
+      _pairs(counts, class_names),
+      _classes(counts, class_names),
+    ),
   )
 
 
-def _sentence(scores, names, counts) -> str:
-  wrong = scores.wrong
-  sure = scores.top_probability[:, 0]
+def confusion(scores: Scores, num_classes: int) -> np.ndarray:
+  """Counts images by true class (row) and predicted class (column).
+
+  Returns:
+    int64 [classes, classes].
+  """
+  counts = np.zeros((num_classes, num_classes), np.int64)
+  np.add.at(counts, (scores.label, scores.top[:, 0]), 1)
+  return counts
+
+
+def class_errors(counts: np.ndarray) -> np.ndarray:
+  """Returns each class's error, float64 [classes]; NaN without images."""
+  with np.errstate(invalid='ignore'):
+    return (counts.sum(axis=1) - np.diag(counts)) / counts.sum(axis=1)
+
+
+def confused_pairs(counts: np.ndarray) -> list[tuple[int, int, int]]:
+  """Returns (true class, predicted class, images), most frequent first."""
+  mistakes = counts - np.diag(np.diag(counts))
+  order = np.argsort(-mistakes, axis=None, kind='stable')
+  order = order[: np.count_nonzero(mistakes)]
+  pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
+  return [(int(i), int(j), int(mistakes[i, j])) for i, j in pairs]
+
+
+def _finding(
+  scores: Scores, class_names: Sequence[str], counts: np.ndarray
+) -> str:
+  wrong, probability = scores.wrong, scores.probability[:, 0]
   text = (
-    f'{int(wrong.sum()):,} of {len(wrong):,} test images are in error'
+    f'{int(wrong.sum()):,} of {len(wrong):,} test images are misclassified'
     f' ({wrong.mean():.2%}).'
   )
   if wrong.any() and not wrong.all():
     text += (
-      f' The likeliest class has a probability of {sure[~wrong].mean():.2f} on'
-      f' average where it is right and {sure[wrong].mean():.2f} where it is'
-      ' wrong.'
+      ' The mean probability of the predicted class is'
+      f' {probability[~wrong].mean():.2f} where it is correct and'
+      f' {probability[wrong].mean():.2f} where it is wrong.'
     )
-  pairs = scoring.confused_pairs(counts)
+  pairs = confused_pairs(counts)
   if pairs and pairs[0][2] > 1:
     i, j, count = pairs[0]
-    text += f' The most frequent mistake: {names[i]} taken for {names[j]},'
-    text += f' {count} of {counts[i].sum()} images.'
+    text += (
+      f' The most frequent mistake is {class_names[i]} classified as'
+      f' {class_names[j]}: {count} of {counts[i].sum()} images.'
+    )
   return text
 
 
 def _cards(
   subject: Subject, chosen: np.ndarray, name: str, title: str, caption: str
 ) -> page.Figure:
-  """Shows the images of these places in the scores, with bars."""
-  scores, names = subject.scores, subject.class_names
-  indices = scores.index[chosen]
-  images = subject.center(subject.read(subject.eval_source, indices).images)
+  """Shows the test images at these places in the scores."""
+  scores, class_names = subject.scores, subject.class_names
+  images = subject.test_views(scores.index[chosen])
   panels = tuple(
-    cards.card(
-      f'{name}-{i}',
+    figures.prediction_card(
+      f'{name}-{place}',
       image,
       scores.top[place],
-      scores.top_probability[place],
-      scores.label[place],
-      names,
-      title=names[scores.label[place]],
+      scores.probability[place],
+      class_names,
+      truth=int(scores.label[place]),
+      title=class_names[scores.label[place]],
     )
-    for i, (image, place) in enumerate(zip(images, chosen, strict=True))
+    for image, place in zip(images, chosen, strict=True)
   )
-  return page.Figure(
-    name=name,
-    title=title,
-    panels=panels,
-    caption=caption,
-    width=cards.LEAST,
-    most=6,
-  )
+  return page.Figure(name, title, panels, caption, width=150, most=6)
 
 
-def class_chart(counts: np.ndarray, names) -> page.Figure:
-  """Shows the classes' errors: of all, or of the worst and the best."""
-  error = scoring.class_errors(counts)
+def class_chart(counts: np.ndarray, class_names: Sequence[str]) -> page.Figure:
+  """Shows the error of every class, or of the worst and the best ones."""
+  error = 100 * class_errors(counts)
   order = np.argsort(-error, kind='stable')  # NaN comes last
   order = order[np.isfinite(error[order])]
-  if len(order) <= _FEW_CLASSES:
-    panels = [_error_bars('all', 'Error by class, %', order, error, names)]
-    panels.append(_matrix(counts, names))
-  else:
-    panels = [
-      _error_bars('worst', 'The worst classes, error in %', order[:10], error,
-                  names),
-      _error_bars('best', 'The best classes, error in %', order[-10:], error,
-                  names),
-    ]  # fmt: skip
+  few = len(order) <= _FEW_CLASSES
+  shown = {'Highest errors, %': order[:10], 'Lowest errors, %': order[-10:]}
+  panels = [
+    _error_bars(title, error[some], [class_names[i] for i in some])
+    for title, some in ({'Errors, %': order} if few else shown).items()
+  ]
+  caption = ''
+  if few:
+    panels.append(_matrix(counts, class_names))
+    caption = 'Rows are true classes, columns are predicted classes.'
   return page.Figure(
-    name='class_errors',
-    title='Error by class',
-    panels=tuple(panels),
-    width=330,
-    most=3,
+    'class_errors', 'Error by class', tuple(panels), caption, width=330, most=3
   )
 
 
-def _error_bars(name, title, order, error, names) -> plots.Panel:
+def _error_bars(title: str, errors: np.ndarray, labels) -> figures.Panel:
+  right = 1.18 * max(1, errors.max())
+
   def draw(axes: Axes) -> None:
-    values = 100 * error[order]
-    axes.barh(range(len(order)), values, 0.7, color=plots.COLORS['blue'])
-    axes.set_yticks(
-      range(len(order)), [plots.label(names[i], 18) for i in order]
-    )
-    for i, value in enumerate(values):
-      axes.text(
-        value + 0.015 * max(1, values.max()), i, f'{value:.1f}', va='center',
-        color=plots.COLORS['muted'],
-      )  # fmt: skip
-    axes.set_xlim(0, 1.18 * max(1, values.max()))
-    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.barh(range(len(errors)), errors, 0.7, color=figures.COLORS['blue'])
+    axes.set_yticks(range(len(errors)), _short(labels, 18))
+    for i, error in enumerate(errors):
+      style = {'va': 'center', 'color': figures.COLORS['muted']}
+      axes.text(error + 0.013 * right, i, f'{error:.1f}', **style)
+    axes.set(xlim=(0, right), ylim=(len(errors) - 0.4, -0.6), xticks=[])
     axes.grid(visible=False)
-    axes.set_xticks([])
     axes.spines['bottom'].set_visible(False)
-    axes.tick_params(axis='y', labelcolor=plots.COLORS['ink'])
+    axes.tick_params(axis='y', labelcolor=figures.COLORS['ink'])
 
-  return plots.chart(
-    f'class-errors-{name}', draw, title=title, alt=title,
-    height=max(120, 26 * len(order) + 20),
-  )  # fmt: skip
+  name = 'class-errors-' + title.split()[0].lower()
+  height = max(120, 26 * len(errors) + 20)
+  return figures.chart(name, draw, title=title, height=height)
 
 
-def _matrix(counts: np.ndarray, names) -> plots.Panel:
-  """Shows who is taken for whom, in per cent of the true class."""
+def _short(labels: Sequence[str], length: int) -> list[str]:
+  return [names.shorten(names.drawable(label), length) for label in labels]
+
+
+def _matrix(counts: np.ndarray, class_names: Sequence[str]) -> figures.Panel:
   totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
   shares = 100 * counts / totals
   mistakes = shares - np.diag(np.diag(shares))
   darkest = max(mistakes.max(), 1e-9)
+  end = len(counts) - 0.5
 
   def draw(axes: Axes) -> None:
     for (i, j), share in np.ndenumerate(shares):
-      color = plots.COLORS['green' if i == j else 'red']
-      strength = share / 100 if i == j else share / darkest
-      axes.barh(
-        i, 0.92, 0.92, left=j - 0.46, color=color, alpha=0.75 * strength
-      )
+      color = figures.COLORS['green' if i == j else 'red']
+      alpha = 0.75 * share / (100 if i == j else darkest)
+      axes.barh(i, 0.92, 0.92, left=j - 0.46, color=color, alpha=alpha)
       if share >= 0.5:
         axes.text(j, i, f'{share:.0f}', ha='center', va='center', fontsize=8)
-    labels = [plots.label(name, 12) for name in names]
-    axes.set_xticks(range(len(names)), labels, rotation=90)
-    axes.set_yticks(range(len(names)), labels)
-    axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_aspect('equal')
+    labels = _short(class_names, 12)
+    axes.set_xticks(range(len(counts)), labels, rotation=90)
+    axes.set_yticks(range(len(counts)), labels)
+    axes.set(xlim=(-0.5, end), ylim=(end, -0.5), aspect='equal')
     axes.grid(visible=False)
     axes.spines['bottom'].set_visible(False)
 
-  return plots.chart(
-    'confusion', draw, title='True class (row) taken for (column), %',
-    alt='Confusion matrix', height=330,
-  )  # fmt: skip
+  return figures.chart('confusion', draw, title='Confusion, %', height=330)
 
 
-def _pairs(counts: np.ndarray, names) -> page.Table:
+def _pairs(counts: np.ndarray, class_names: Sequence[str]) -> page.Table:
   totals = counts.sum(axis=1)
   rows = tuple(
-    (names[i], names[j], count, count / int(totals[i]))
-    for i, j, count in scoring.confused_pairs(counts)
+    (class_names[i], class_names[j], count, count / int(totals[i]))
+    for i, j, count in confused_pairs(counts)
   )
-  return page.Table(
-    name='confused_pairs',
-    title='The most confused pairs',
-    columns=(
-      page.Column('true class'),
-      page.Column('taken for'),
-      page.Column('images', '{:,}'),
-      page.Column('share of the class', '{:.1%}'),
-    ),
-    rows=rows,
-    shown=10,
-  )
+  title = 'Most confused pairs of classes'
+  header = 'true class | predicted class | images:, | share of the class:.1%'
+  return page.Table('confused_pairs', title, header, rows, shown=10)
 
 
-def _classes(counts: np.ndarray, names) -> page.Table:
-  error = scoring.class_errors(counts)
-  rows = tuple(
-    (name, int(total), None if np.isnan(e) else float(e))
-    for name, total, e in zip(names, counts.sum(axis=1), error, strict=True)
-  )
-  return page.Table(
-    name='class_errors',
-    title='Error of every class',
-    columns=(
-      page.Column('class'),
-      page.Column('images', '{:,}'),
-      page.Column('error', '{:.1%}'),
-    ),
-    rows=rows,
-    shown=100,
-    folded=True,
-  )
+def _classes(counts: np.ndarray, class_names: Sequence[str]) -> page.Table:
+  errors = [None if np.isnan(e) else float(e) for e in class_errors(counts)]
+  totals = counts.sum(axis=1).tolist()
+  rows = tuple(zip(class_names, totals, errors, strict=True))
+  title, header = 'Error of every class', 'class | images:, | error:.1%'
+  return page.Table('class_errors', title, header, rows, shown=100, folded=True)

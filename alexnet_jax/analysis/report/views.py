@@ -1,4 +1,6 @@
-"""Section 8: what looking at an image more than once gains."""
+"""Section 8: the gain from averaging several views of an image."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -7,23 +9,45 @@ import numpy as np
 
 from alexnet_jax import metrics
 from alexnet_jax import views
+from alexnet_jax.analysis import figures
 from alexnet_jax.analysis.report import page
-from alexnet_jax.analysis.report import plots
 from alexnet_jax.analysis.report.subject import Subject
 
-_GRID = 3  # crops a side of the densest set
+_GRID = 3  # crops per side of the largest set
+# Views, examples, loss and errors of a set of views.
+Result = dict[str, float]
 
 
-def grid_views(
-  image_size: int, crop_size: int, side: int
-) -> tuple[views.View, ...]:
-  """A grid of side x side crops from corner to corner, and their mirrors."""
-  starts = np.linspace(0, image_size - crop_size, side).round().astype(int)
-  return tuple(
-    views.View(int(top), int(left), mirror)
-    for mirror in (False, True)
-    for top in starts
-    for left in starts
+def make(subject: Subject) -> page.Section:
+  """Returns the section."""
+  sets = view_sets(subject.image_size, subject.crop_size)
+  results = _evaluate(subject, sets)
+  blocks: list[page.Block] = [
+    page.Finding(_finding(results)),
+    _figure(results),
+    _table(results),
+  ]
+  if subject.image_size == subject.crop_size:
+    blocks.append(
+      page.Note(
+        'The crop is the whole image, so there are only two different views,'
+        ' the image and its mirror image. The ten views are these two, five'
+        ' times each.'
+      )
+    )
+  examples = int(results['center']['examples'])
+  of = page.out_of(examples, subject.eval_source.num_examples)
+  blocks.append(page.Note(f'Errors over {of} test images.'))
+  return page.Section(
+    key='views',
+    title='Views',
+    paper='Paper, Section 4.1 (ten patches)',
+    intro=(
+      'The paper averages the predictions for ten patches of an image: the four'
+      ' corners, the center, and their mirror images. This section measures the'
+      ' gain of such averages over the center view alone, on the same images.'
+    ),
+    blocks=tuple(blocks),
   )
 
 
@@ -36,14 +60,18 @@ def view_sets(
   left out.
   """
   (center,) = views.center_view(image_size, crop_size)
+  starts = np.linspace(0, image_size - crop_size, _GRID).round().astype(int)
   mirrored = views.View(center.top, center.left, True)
+  grid = tuple(
+    views.View(int(top), int(left), mirror)
+    for mirror, top, left in itertools.product((False, True), starts, starts)
+  )
   candidates = {
     'center': (center,),
     'center and its mirror image': (center, mirrored),
     'ten views': views.ten_views(image_size, crop_size),
+    f'{_GRID} × {_GRID} crops and their mirror images': grid,
   }
-  name = f'{_GRID} × {_GRID} crops and their mirror images'
-  candidates[name] = grid_views(image_size, crop_size, _GRID)
   found: dict[str, tuple[views.View, ...]] = {}
   for name, some in candidates.items():
     unique = tuple(dict.fromkeys(some))
@@ -52,44 +80,14 @@ def view_sets(
   return found
 
 
-def make(subject: Subject) -> page.Section:
-  """Returns the section."""
-  sets = view_sets(subject.image_size, subject.crop_size)
-  every = list(dict.fromkeys(view for some in sets.values() for view in some))
-  total = subject.eval_source.num_examples
-  count = subject.affordable(total, len(every))
-  results = _evaluate(subject, sets, every, subject.choose_tests(count))
-  blocks: list[page.Block] = [
-    page.Finding(_sentence(results)),
-    _figure(results),
-    _table(results),
-  ]
-  if subject.image_size == subject.crop_size:
-    blocks.append(
-      page.Note(
-        'The crop is the whole image, so there are two different views: it and'
-        ' its mirror image. Ten views are these two, five times each.'
-      )
-    )
-  examples = int(next(iter(results.values()))['examples'])
-  of = f'all {total:,}' if examples == total else f'{examples:,} of {total:,}'
-  blocks.append(page.Note(f'Errors over {of} test images.'))
-  return page.Section(
-    key='views',
-    title='Views',
-    paper='Paper, Section 4.1 (ten patches)',
-    intro=(
-      'The paper averages what the network says of ten patches of an image:'
-      ' four corners, the center, and their mirror images. Here is what each'
-      ' further view gains over the center alone, on the same images.'
-    ),
-    blocks=tuple(blocks),
-  )
-
-
-def _evaluate(subject, sets, every, indices) -> dict[str, dict[str, float]]:
-  """Returns loss and errors by set; each view is computed once an image."""
+def _evaluate(
+  subject: Subject, sets: dict[str, tuple[views.View, ...]]
+) -> dict[str, Result]:
+  """Measures every set; each view is computed once per image."""
   crop_size = subject.crop_size
+  every = list(dict.fromkeys(view for some in sets.values() for view in some))
+  source = subject.eval_source
+  indices = subject.choose_tests(source.num_examples, 0, passes=len(every))
 
   @jax.jit
   def log_probs(params, images, top, left, mirror):
@@ -97,23 +95,21 @@ def _evaluate(subject, sets, every, indices) -> dict[str, dict[str, float]]:
     return jax.nn.log_softmax(subject.logits(params, subject.to_input(crops)))
 
   @jax.jit
-  def scored(each, batch):
+  def scored(each, *rest):
     # The log of the mean of the views' probabilities.
     mean = jax.nn.logsumexp(jnp.stack(each), axis=0) - np.log(len(each))
-    return metrics.score(
-      mean, batch['label'], batch['mask'], batch['unreadable']
-    )
+    return metrics.score(mean, *rest)
 
   sums = {name: np.zeros(5) for name in sets}
-  for batch in subject.batches(subject.eval_source, indices, 'Views'):
+  for batch in subject.batches(source, indices, 'Views'):
     images = jax.device_put(batch['image'])
-    rest = {key: batch[key] for key in ('label', 'mask', 'unreadable')}
+    rest = batch['label'], batch['mask'], batch['unreadable']
     each = {
       view: log_probs(subject.params, images, view.top, view.left, view.mirror)
       for view in every
     }
     for name, some in sets.items():
-      result = scored([each[view] for view in some], rest)
+      result = scored([each[view] for view in some], *rest)
       sums[name] += np.asarray(jax.tree.leaves(result), np.float64)
   return {
     name: {
@@ -125,74 +121,66 @@ def _evaluate(subject, sets, every, indices) -> dict[str, dict[str, float]]:
   }
 
 
-def _sentence(results: dict[str, dict[str, float]]) -> str:
+def _finding(results: dict[str, Result]) -> str:
   center = results['center']['top1_error']
   best = min(results, key=lambda name: results[name]['top1_error'])
   if best == 'center':
-    return f'No set of views does better than the center alone, {center:.2%}.'
+    return (
+      f'No average has a lower top-1 error than the center view, {center:.2%}.'
+    )
   error = results[best]['top1_error']
   return (
-    f'The center view errs on {center:.2%} of the images; the best set of'
-    f' views, {best}, on {error:.2%}: {100 * (center - error):.2f} points fewer'
-    f' for {results[best]["views"]} times the work.'
+    f'The top-1 error is {center:.2%} with the center view and {error:.2%} with'
+    f' the mean of {results[best]["views"]} views ({best}):'
+    f' {100 * (center - error):.2f} points lower.'
   )
 
 
-def _figure(results: dict[str, dict[str, float]]) -> page.Figure:
-  panels = [
-    _panel(results, 'top1_error', 'Top-1 error, %', 100),
-    _panel(results, 'top5_error', 'Top-5 error, %', 100),
-    _panel(results, 'nll', 'Loss, nats', 1),
-  ]
-  return page.Figure(
-    name='views', title='Error by number of views', panels=tuple(panels)
-  )
-
-
-def _panel(results, key: str, title: str, unit: float) -> plots.Panel:
-  def draw(axes: Axes) -> None:
-    count = [result['views'] for result in results.values()]
+def _figure(results: dict[str, Result]) -> page.Figure:
+  def panel(key: str, title: str, unit: float) -> figures.Panel:
+    counts = [int(result['views']) for result in results.values()]
     values = [unit * result[key] for result in results.values()]
-    axes.plot(count, values, 'o-', color=plots.COLORS['blue'], markersize=5)
-    axes.set_xscale('log')
-    axes.set_xticks(count, [str(number) for number in count])
-    axes.minorticks_off()
-    margin = 0.12 * (max(values) - min(values)) or 0.05 * max(values) or 1
-    axes.set_ylim(max(0, min(values) - margin), max(values) + margin)
-    axes.set_xlim(0.85, 1.18 * count[-1])
-    axes.set_xlabel('views')
 
-  return plots.chart(
-    f'views-{key.replace("_", "-")}', draw, title=title,
-    alt=f'{title} by number of views', height=190,
-  )  # fmt: skip
+    def draw(axes: Axes) -> None:
+      axes.plot(
+        counts, values, 'o-', color=figures.COLORS['blue'], markersize=5
+      )
+      axes.set_xscale('log')
+      axes.set_xticks(counts, list(map(str, counts)))
+      axes.minorticks_off()
+      margin = 0.12 * (max(values) - min(values)) or 0.05 * max(values) or 1
+      axes.set_ylim(max(0, min(values) - margin), max(values) + margin)
+      axes.set_xlim(0.85, 1.18 * counts[-1])
+      axes.set_xlabel('views')
+
+    return figures.chart(f'views-{key}', draw, title=title, height=190)
+
+  panels = (
+    panel('top1_error', 'Top-1 error, %', 100),
+    panel('top5_error', 'Top-5 error, %', 100),
+    panel('nll', 'Loss, nats', 1),
+  )
+  return page.Figure('views', 'Error by number of views', panels)
 
 
-def _table(results: dict[str, dict[str, float]]) -> page.Table:
+def _table(results: dict[str, Result]) -> page.Table:
   center = results['center']
+
+  def gain(result: Result, key: str) -> tuple[float, float]:
+    return result[key], 100 * (center[key] - result[key])
+
   rows = tuple(
     (
       name,
       int(result['views']),
-      result['top1_error'],
-      100 * (center['top1_error'] - result['top1_error']),
-      result['top5_error'],
-      100 * (center['top5_error'] - result['top5_error']),
+      *gain(result, 'top1_error'),
+      *gain(result, 'top5_error'),
       result['nll'],
     )
     for name, result in results.items()
   )
-  return page.Table(
-    name='views',
-    title='Gain over the center view',
-    columns=(
-      page.Column('views'),
-      page.Column('number'),
-      page.Column('top-1 error', '{:.2%}'),
-      page.Column('top-1 gain, points', '{:+.2f}'),
-      page.Column('top-5 error', '{:.2%}'),
-      page.Column('top-5 gain, points', '{:+.2f}'),
-      page.Column('loss', '{:.4f}'),
-    ),
-    rows=rows,
+  header = (
+    'views | number | top-1 error:.2% | top-1 gain, points:+.2f'
+    ' | top-5 error:.2% | top-5 gain, points:+.2f | loss:.4f'
   )
+  return page.Table('views', 'Gain over the center view', header, rows)
