@@ -55,120 +55,154 @@ def base(preset: str) -> config_dict.ConfigDict:
   network = presets.get(preset)
   config.network = config_dict.ConfigDict(architecture.to_dict(network))
 
-  config.data = config_dict.ConfigDict()
+  config.data = _data()
+  config.input = _input()
+  config.optimizer = _optimizer(network)
+  config.checkpoint = _checkpoint()
+  config.log = _log()
+  config.evaluate = _evaluate()
+  return config
+
+
+def _data() -> config_dict.ConfigDict:
+  """Where the images come from."""
+  data = config_dict.ConfigDict()
   # tfds (a tensorflow-datasets set), folder (of class folders), idx (MNIST's
   # files) or synthetic (made-up images).
-  config.data.source = 'tfds'
-  config.data.name = 'imagenet2012'
+  data.source = 'tfds'
+  data.name = 'imagenet2012'
   # '': the default folder of tensorflow-datasets.
-  config.data.data_dir = ''
+  data.data_dir = ''
   # Folder of the two ILSVRC2012_img_*.tar; '': <data_dir>/downloads/manual.
-  config.data.manual_dir = ''
+  data.manual_dir = ''
   # Folder of the prepared store, in which mode=prepare writes the decoded
   # squares of both splits (252 GB for ImageNet). Training then reads only
   # these. '': no store; every epoch decodes the images.
-  config.data.store_dir = ''
-  config.data.train_split = 'train'
-  config.data.eval_split = 'validation'
+  data.store_dir = ''
+  data.train_split = 'train'
+  data.eval_split = 'validation'
   # For sources that do not name their classes.
-  config.data.class_names = ()
+  data.class_names = ()
   # Images in each split of the synthetic source.
-  config.data.num_examples = 512
+  data.num_examples = 512
   # Mean and principal components. computed: from this training split, with the
   # paper's mean image, in one pass at the first start; the result is kept next
   # to the data (mode=prepare does it beforehand). imagenet: Krizhevsky's
   # published constants, which need no pass; with input.mean=channel.
-  config.data.statistics = 'computed'
+  data.statistics = 'computed'
   # The run stops when more than this share of a split cannot be read.
-  config.data.max_unreadable = 0.001
+  data.max_unreadable = 0.001
   # A file with more pixels than this is not decoded; 2**28 is 16,384 squared,
   # 0.8 GB as RGB.
-  config.data.max_pixels = 2**28
+  data.max_pixels = 2**28
   # Applies the EXIF orientation. ImageNet's users, the 2012 code among them,
   # ignore it; modes that are given photographs always apply it.
-  config.data.upright = False
+  data.upright = False
   # Threads that read and decode; 0: one per core.
-  config.data.threads = 0
+  data.threads = 0
+  return data
 
-  config.input = config_dict.ConfigDict()
+
+def _input() -> config_dict.ConfigDict:
+  """What is cut out of the images and subtracted."""
+  images = config_dict.ConfigDict()
   # Shorter side and center square, in pixels (Section 2).
-  config.input.image_size = 256
+  images.image_size = 256
   # Side of the crops, in pixels (Section 4.1).
-  config.input.crop_size = 224
-  config.input.random_crop = True
-  config.input.flip = True
+  images.crop_size = 224
+  images.random_crop = True
+  images.flip = True
   # Consecutive images that share a crop and flip: 1, or 32 as in the 2012 code.
-  config.input.crop_chunk = 1
+  images.crop_chunk = 1
   # A new order every epoch. False: one order for all, drawn from the seed; the
   # list of the 2012 code was shuffled once.
-  config.input.shuffle = True
+  images.shuffle = True
   # Color shift (Section 4.1): paper (eigenvalues of 0..1 pixels),
   # cuda_convnet
   # (standard deviations of 0..255 pixels, sum divided by 1.1) or none.
-  config.input.color = 'paper'
+  images.color = 'paper'
   # What is subtracted: pixel (the mean image), channel (means) or none.
-  config.input.mean = 'pixel'
+  images.mean = 'pixel'
   # Multiplies centered pixels. The paper's initial weights expect 0..255.
-  config.input.pixel_scale = 1.0
+  images.pixel_scale = 1.0
+  return images
 
-  config.optimizer = config_dict.ConfigDict()
+
+def _optimizer(network: architecture.Architecture) -> config_dict.ConfigDict:
+  """The update rule and its schedule."""
+  optimizer = config_dict.ConfigDict()
   # plateau, phases, cosine or constant.
-  config.optimizer.schedule = 'plateau'
+  optimizer.schedule = 'plateau'
   # Of schedules plateau (before its first drop), cosine (its top) and constant.
   # A run that is resumed with another rate uses that one.
-  config.optimizer.learning_rate = 0.01
-  config.optimizer.momentum = 0.9
-  config.optimizer.weight_decay = 0.0005
+  optimizer.learning_rate = 0.01
+  optimizer.momentum = 0.9
+  optimizer.weight_decay = 0.0005
   # Decay of biases: 0 in the 2012 code; the paper does not say.
-  config.optimizer.bias_decay = 0.0
+  optimizer.bias_decay = 0.0
   # Magnitude of the color shift (Section 4.1).
-  config.optimizer.color_noise = 0.1
+  optimizer.color_noise = 0.1
   # Multipliers of a layer's learning rates, or of all biases' rates.
-  config.optimizer.rate_multipliers = config_dict.ConfigDict(
+  optimizer.rate_multipliers = config_dict.ConfigDict(
     {'bias': 1.0, **{layer.name: 1.0 for layer in network.layers}}
   )
-  config.optimizer.plateau = config_dict.ConfigDict()
+  _schedules(optimizer)
+  return optimizer
+
+
+def _schedules(optimizer: config_dict.ConfigDict) -> None:
+  """Adds the keys that belong to one schedule each."""
+  optimizer.plateau = config_dict.ConfigDict()
   # Validations without a gain of min_delta (a fraction) before the rate drops.
   # The paper's authors judged by eye; these numbers are ours.
-  config.optimizer.plateau.patience = 3
-  config.optimizer.plateau.min_delta = 0.001
+  optimizer.plateau.patience = 3
+  optimizer.plateau.min_delta = 0.001
   # "Divide the learning rate by 10", three times (Section 5).
-  config.optimizer.plateau.factor = 10.0
-  config.optimizer.plateau.max_drops = 3
+  optimizer.plateau.factor = 10.0
+  optimizer.plateau.max_drops = 3
   # Rows of schedule=phases: first epoch, rate, bias rate, color noise, and a
   # multiplier of the weights' rate for each of `layers`; 0 freezes a layer, its
   # biases too. This is the log of net 145, whose bias rate was never cut; other
   # 2012 presets bring their own (configs/runs_2012.py).
-  config.optimizer.phases = config_dict.ConfigDict()
-  config.optimizer.phases.layers = ('conv1',)
-  config.optimizer.phases.rows = runs_2012.phases(
-    runs_2012.RUNS['cuda_convnet']
-  )
-  config.optimizer.cosine = config_dict.ConfigDict()
-  config.optimizer.cosine.warmup_epochs = 5.0
-  config.optimizer.cosine.end_rate = 0.0
+  optimizer.phases = config_dict.ConfigDict()
+  optimizer.phases.layers = ('conv1',)
+  optimizer.phases.rows = runs_2012.phases(runs_2012.RUNS['cuda_convnet'])
+  optimizer.cosine = config_dict.ConfigDict()
+  optimizer.cosine.warmup_epochs = 5.0
+  optimizer.cosine.end_rate = 0.0
 
-  config.checkpoint = config_dict.ConfigDict()
+
+def _checkpoint() -> config_dict.ConfigDict:
+  """When checkpoints are saved, and how many are kept."""
+  checkpoint = config_dict.ConfigDict()
   # Updates between checkpoints; every validation saves one, too.
-  config.checkpoint.every_steps = 2000
+  checkpoint.every_steps = 2000
   # The last N are kept, and the best by validation error.
-  config.checkpoint.keep = 2
+  checkpoint.keep = 2
   # Whether a run may be resumed with another batch size, or other training
   # images, than its checkpoint knows. A new epoch then begins.
-  config.checkpoint.accept_changes = False
+  checkpoint.accept_changes = False
+  return checkpoint
 
-  config.log = config_dict.ConfigDict()
+
+def _log() -> config_dict.ConfigDict:
+  """What is logged."""
+  log = config_dict.ConfigDict()
   # Updates between log lines.
-  config.log.every_steps = 20
+  log.every_steps = 20
   # Updates at a loss of ln(classes) before a warning.
-  config.log.stuck_after_steps = 2000
+  log.stuck_after_steps = 2000
+  return log
 
-  config.evaluate = config_dict.ConfigDict()
+
+def _evaluate() -> config_dict.ConfigDict:
+  """How a network is evaluated."""
+  evaluate = config_dict.ConfigDict()
   # Images at a time; any number will do.
-  config.evaluate.batch_size = 128
+  evaluate.batch_size = 128
   # last or best.
-  config.evaluate.checkpoint = 'last'
-  return config
+  evaluate.checkpoint = 'last'
+  return evaluate
 
 
 def _as_torchvision(config: config_dict.ConfigDict) -> None:

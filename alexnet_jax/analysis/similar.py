@@ -65,18 +65,8 @@ def run(
     trained, source, layer, output / 'features'
   )
   distances, places = nearest_neighbors.nearest(database['features'], wanted, k)
-  indices = database['index'][places]
-  found = [
-    _Neighbor(
-      names.printable(queries.describe(q)),
-      rank + 1,
-      names.printable(source.describe(int(indices[q, rank]))),
-      trained.class_ids[label],
-      trained.class_names[label],
-      float(distances[q, rank]),
-    )
-    for (q, rank), label in np.ndenumerate(database['label'][places])
-  ]
+  indices, labels = database['index'][places], database['label'][places]
+  found = _describe(trained, queries, source, indices, labels, distances)
   path = output / 'similar.csv'
   header = ['query', 'rank', 'image', 'class', 'name', 'distance']
   files.write_csv(path, header, found)
@@ -115,10 +105,32 @@ def _read_queries(
       missing.difference_update(rows.indices.tolist())
   if missing:
     raise errors.UserError(
-      f'{queries.describe(min(missing))} is no image that can be read: ask with'
-      ' another --query'
+      f'{queries.describe(min(missing))} cannot be read: name another image'
+      ' with --query'
     )
   return np.concatenate(outputs), np.stack(images)
+
+
+def _describe(
+  trained: TrainedNetwork,
+  queries: sources.Source,
+  source: sources.Source,
+  indices: np.ndarray,
+  labels: np.ndarray,
+  distances: np.ndarray,
+) -> list[_Neighbor]:
+  """Names the neighbors given as three arrays [Q, k], query by query."""
+  return [
+    _Neighbor(
+      names.printable(queries.describe(q)),
+      rank + 1,
+      names.printable(source.describe(int(indices[q, rank]))),
+      trained.class_ids[label],
+      trained.class_names[label],
+      float(distances[q, rank]),
+    )
+    for (q, rank), label in np.ndenumerate(labels)
+  ]
 
 
 def _print(shown: Sequence[_Neighbor]) -> None:
