@@ -250,7 +250,8 @@ def get(name: str) -> architecture.Architecture:
   """
   if name == 'source':
     raise errors.UserError(
-      "the preset 'source' is now called 'cuda_convnet': name that one"
+      "the preset 'source' is now called 'cuda_convnet': set"
+      ' --config=configs/imagenet.py:cuda_convnet'
     )
   if name not in PRESETS:
     raise errors.UserError(

@@ -65,8 +65,10 @@ def _number(*limits: Any, **notes: Any) -> Any:
   return dataclasses.field(metadata={'range': Range(*limits, **notes)})
 
 
-def _choice(*options: str) -> Any:
-  return dataclasses.field(metadata={'options': options})
+def _choice(*options: str, former: Mapping[str, str] | None = None) -> Any:
+  """A key with these options, some of which had other names before."""
+  metadata = {'options': options, 'former': former or {}}
+  return dataclasses.field(metadata=metadata)
 
 
 def _numbers_by_name(ranges: Mapping[str, Range]) -> Any:
@@ -120,7 +122,9 @@ class Input:
   flip: bool
   crop_chunk: int = _number(1, _COUNT)
   shuffle: bool
-  color: str = _choice('paper', 'cuda_convnet', 'none')
+  color: str = _choice(
+    'paper', 'cuda_convnet', 'none', former={'source': 'cuda_convnet'}
+  )
   mean: str = _choice('pixel', 'channel', 'none')
   pixel_scale: float = _number(0.0, _FLOAT, excluded=0.0)
 
@@ -265,6 +269,12 @@ def _checked(key: str, value: Any, field: dataclasses.Field) -> Any:
           _check_range(f'{key}.{inner}', number, limits)
     return value
   if 'options' in allowed:
+    if value in allowed['former']:
+      name = allowed['former'][value]
+      raise errors.UserError(
+        f"--config.{key}='{value}' is now called '{name}': set"
+        f' --config.{key}={name}'
+      )
     check_option(key, value, allowed['options'])
   if 'range' in allowed:
     _check_range(key, value, allowed['range'])

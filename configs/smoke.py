@@ -1,6 +1,6 @@
 """Made-up images: the whole path, two towers on two devices, in seconds.
 
-python main.py --config=configs/smoke.py --workdir=/tmp/smoke
+python main.py --config=configs/smoke.py --workdir=runs/smoke
 """
 
 from ml_collections import config_dict

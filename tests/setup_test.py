@@ -54,6 +54,7 @@ def _build(**overrides):
     ('compute_dtype', 'float16', ["compute_dtype='float16'", 'bfloat16']),
     ('optimizer.schedule', 'step', ["schedule='step'", 'plateau']),
     ('input.color', 'lighting', ["color='lighting'", 'paper']),
+    ('input.color', 'source', ["is now called 'cuda_convnet'"]),
     ('input.mean', 'image', ["mean='image'", 'pixel']),
     ('data.statistics', 'cifar', ["statistics='cifar'", 'computed']),
     ('evaluate.checkpoint', 'newest', ["checkpoint='newest'", 'last, best']),

@@ -103,5 +103,6 @@ def check_layer(network: Architecture, layer: str) -> None:
   names = [each.name for each in network.layers]
   if layer not in names:
     raise errors.UserError(
-      f"the network has no layer '{layer}': use one of {', '.join(names)}"
+      f"the network has no layer '{layer}': set --layer to one of"
+      f' {", ".join(names)}'
     )
