@@ -604,11 +604,17 @@ def test_first_steps_of_the_small_network():
   assert losses == pytest.approx([4.226127, 4.385570, 3.316253], abs=1e-4)
 
 
-def test_all_compiler_optimizations_change_nothing():
+def test_all_compiler_optimizations_change_nothing(monkeypatch):
   # The other tests skip most of them, for time; see conftest.py.
   expected, losses, _ = _trained(2)
   _trained.cache_clear()
   _step.cache_clear()
+  original = sharding.compiler_options
+  monkeypatch.setattr(
+    sharding,
+    'compiler_options',
+    lambda *given: {**original(*given), 'xla_cpu_use_fusion_emitters': True},
+  )
   option = 'jax_disable_most_optimizations'
   before = jax.config.values[option]
   jax.config.update(option, False)
