@@ -98,13 +98,15 @@ def _start(workdir, **overrides):
 
 
 def _wait_for_step(process, workdir, step):
-  """Returns when the run has written a line for this step or a later one."""
+  """Returns when the run has saved and has written this or a later step."""
   path = workdir / 'metrics.jsonl'
   deadline = time.monotonic() + 120
   while process.poll() is None:
     assert time.monotonic() < deadline, f'no step {step} within two minutes'
     lines = path.read_text().splitlines() if path.exists() else []
-    if lines and json.loads(lines[-1])['step'] >= step:
+    # Checkpoints that are not yet complete have longer names.
+    saved = any(p.name.isdigit() for p in workdir.glob('checkpoints/*'))
+    if saved and lines and json.loads(lines[-1])['step'] >= step:
       return
     time.sleep(0.005)
   pytest.fail(f'ended before step {step}: {process.stderr.read()}')
