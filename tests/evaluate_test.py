@@ -76,8 +76,10 @@ def _expected_log_probs():
 _TRANSFORM = views.InputTransform(_SIZE, _CROP, _MEAN, 1 / 64)
 
 
-@pytest.mark.parametrize('num_devices', [1, 2])
-@pytest.mark.parametrize('name', ['center_view', 'ten_views', 'two_views'])
+@pytest.mark.parametrize(
+  ('name', 'num_devices'),
+  [('center_view', 1), ('ten_views', 1), ('two_views', 1), ('two_views', 2)],
+)
 def test_log_probabilities_are_those_of_the_mean_of_the_views(
   name, num_devices
 ):
@@ -126,7 +128,7 @@ def _expected_result(name):
 
 @pytest.mark.parametrize(
   ('num_devices', 'size'),
-  [(1, 1), (1, 7), (1, 64), (2, 1), (2, 7), (2, 64), (4, 2), (4, 64)],
+  [(1, 1), (1, 7), (2, 64), (4, 2)],
 )
 def test_results_do_not_depend_on_batches_and_devices(num_devices, size):
   mesh = sharding.make_mesh(2, jax.devices()[:num_devices])

@@ -14,9 +14,10 @@ from configs import smoke
 from tests import trained_testing
 
 _TINY = {
-  **{f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)},
+  'network.layers': ('conv1', 'conv3', 'fc6', 'fc8'),
+  'network.conv1.features': 8,
+  'network.conv3.features': 8,
   'network.fc6.features': 16,
-  'network.fc7.features': 16,
   'data.num_examples': 40,
   'evaluate.batch_size': 16,
 }

@@ -17,6 +17,7 @@ from alexnet_jax import names
 from alexnet_jax import reporting
 from alexnet_jax import setup
 from alexnet_jax import train
+from alexnet_jax.analysis.report import subject
 import main
 from tests import trained_testing
 
@@ -120,6 +121,7 @@ def test_extract(place, tmp_path, monkeypatch):
 
 def test_report_with_one_readable_test_image(place, monkeypatch):
   # Statistics of a single image are where a NaN would come from.
+  monkeypatch.setattr(subject, 'BATCH', 4)
   data = shutil.copytree(place / 'data', place / 'one' / 'data')
   _, *rest = sorted((data / 'test').glob('*/*.jpg'))
   for path in rest:

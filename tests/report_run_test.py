@@ -56,7 +56,7 @@ def _config(**overrides):
 @pytest.fixture(scope='module', autouse=True)
 def _small_batches():
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(subject, 'BATCH', 32)  # does not divide the examples
+    patch.setattr(subject, 'BATCH', 12)  # does not divide the examples
     yield
 
 

@@ -36,9 +36,8 @@ _FIELDS = frozenset(
 _VALIDATION, _SAVE = 0.3, 0.1  # seconds
 _EVERY = 10  # steps between lines
 _CONFIG = {
-  **{f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)},
-  'network.fc6.features': 16,
-  'network.fc7.features': 16,
+  'network.layers': ('conv1', 'fc8'),
+  'network.conv1.features': 8,
   'data.num_examples': 80,
   'batch_size': 4,  # 20 steps an epoch
   'devices': 1,

@@ -14,6 +14,7 @@ from alexnet_jax import reporting
 from alexnet_jax import setup
 from alexnet_jax import splits
 from alexnet_jax import train
+from alexnet_jax.analysis.report import subject
 import main
 from tests import trained_testing
 
@@ -107,6 +108,7 @@ def test_modes_that_use_a_run(
   place, tmp_path, monkeypatch, capsys, flags, words
 ):
   monkeypatch.chdir(place)
+  monkeypatch.setattr(subject, 'BATCH', 4)  # of the report
   monkeypatch.setattr(reporting, 'set_up_terminal', lambda: None)
   flags = [f.replace('=out', f'={tmp_path}/out') for f in flags]
   with flagsaver.flagsaver():

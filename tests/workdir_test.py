@@ -10,7 +10,10 @@ from absl.testing import flagsaver
 import numpy as np
 import pytest
 
+from alexnet_jax import errors
 from alexnet_jax import reporting
+from alexnet_jax import setup
+from alexnet_jax import train
 import main
 from tests import input_pipeline_testing as testing
 from tests import trained_testing
@@ -53,6 +56,38 @@ def trained(tmp_path_factory):
     assert _run(_config(folder / 'data'), f'--workdir={folder}/run') == 0
     assert _run(None, f'--workdir={folder}/run', '--mode=evaluate') == 0
   return folder
+
+
+# What is not about files has made-up images, which are much faster to read.
+_MADE_UP = {
+  'data.source': 'synthetic',
+  'data.name': 'synthetic',
+  'data.num_examples': 15,
+  'data.max_unreadable': 0.0,
+  'network.layers': ('conv1', 'conv5', 'fc7', 'fc8'),
+}
+
+
+def _made_up(**overrides):
+  return _config('', **{**_MADE_UP, **overrides})
+
+
+@pytest.fixture(scope='module')
+def trained_on_made_up(tmp_path_factory):
+  """Holds run/: as that of `trained`."""
+  folder = tmp_path_factory.mktemp('made_up')
+  assert train.train(setup.build(_made_up()), folder / 'run') == 0
+  return folder
+
+
+@pytest.fixture
+def made_up(trained_on_made_up, tmp_path):
+  """A copy that a test may change."""
+  return shutil.copytree(trained_on_made_up, tmp_path / 'made_up')
+
+
+def _train(config, folder):
+  return train.train(setup.build(config), folder / 'run')
 
 
 @pytest.fixture
@@ -178,17 +213,18 @@ def test_more_images_are_refused_or_begin_an_epoch(place, capsys, caplog):
   assert [line['step'] for line in _metrics(place, 'epoch')] == list(steps)
 
 
-def test_another_batch_size_is_refused_or_begins_an_epoch(place, capsys):
-  config = _config(place / 'data', num_epochs=4, batch_size=8)
-  words = ['batch_size=4, now 8', 'accept_changes=True']
-  with _refused(capsys, *words):
-    assert _run(config, f'--workdir={place}/run') == 2
+def test_another_batch_size_is_refused_or_begins_an_epoch(made_up):
+  config = _made_up(num_epochs=4, batch_size=8)
+  with pytest.raises(
+    errors.UserError, match='batch_size=4, now 8.*accept_changes=True'
+  ):
+    _train(config, made_up)
   config.checkpoint.accept_changes = True
-  assert _run(config, f'--workdir={place}/run') == 0
+  assert _train(config, made_up) == 0
   # And again, as the run stands now.
   config.num_epochs = 5
-  assert _run(config, f'--workdir={place}/run') == 0
-  lines = _metrics(place, 'validation')
+  assert _train(config, made_up) == 0
+  lines = _metrics(made_up, 'validation')
   assert [(line['step'], line['epoch']) for line in lines] == [
     (4, 1), (8, 2), (10, 3), (12, 4), (14, 5),
   ]  # fmt: skip
@@ -202,48 +238,48 @@ def test_images_of_another_content_are_refused(place, capsys):
     assert _run(config, f'--workdir={place}/run') == 2
 
 
-def test_a_learning_rate_divided_by_hand_applies(place, caplog):
-  config = _config(place / 'data', num_epochs=3)
+def test_a_learning_rate_divided_by_hand_applies(made_up, caplog):
+  config = _made_up(num_epochs=3)
   assert config.optimizer.schedule == 'plateau'
   config.optimizer.learning_rate = 0.001
   with caplog.at_level(logging.INFO, logger='absl'):
-    assert _run(config, f'--workdir={place}/run') == 0
+    assert _train(config, made_up) == 0
   assert 'optimizer.learning_rate was 0.01 in' in caplog.text
-  rates = [line['learning_rate'] for line in _metrics(place, 'train')]
+  rates = [line['learning_rate'] for line in _metrics(made_up, 'train')]
   assert rates == [pytest.approx(0.01)] * 8 + [pytest.approx(0.001)] * 4
 
 
-def test_a_schedule_that_ends_earlier_says_so(place, caplog):
-  config = _config(place / 'data', num_epochs=1)
+def test_a_schedule_that_ends_earlier_says_so(made_up, caplog):
+  config = _made_up(num_epochs=1)
   with caplog.at_level(logging.INFO, logger='absl'):
-    assert _run(config, f'--workdir={place}/run') == 0
+    assert _train(config, made_up) == 0
   assert 'num_epochs was 2 in' in caplog.text
   said = 'Nothing to train at step 8: num_epochs=1 reached (step 4)'
   assert said in caplog.text
 
 
-def test_a_cosine_of_another_length_says_so(place, caplog):
+def test_a_cosine_of_another_length_says_so(made_up, caplog):
   schedule = {
     'optimizer.schedule': 'cosine',
     'optimizer.cosine.warmup_epochs': 0,
   }
-  longer = _config(place / 'data', **schedule, max_steps=9)
+  longer = _made_up(**schedule, max_steps=9)
   with caplog.at_level(logging.INFO, logger='absl'):
-    assert _run(longer, f'--workdir={place}/run') == 0
+    assert _train(longer, made_up) == 0
     assert 'optimizer.schedule was plateau in' in caplog.text
     longer.max_steps = 12
-    assert _run(longer, f'--workdir={place}/run') == 0
+    assert _train(longer, made_up) == 0
   assert 'max_steps was 9 in' in caplog.text
   # (1 + cos(pi 9 / 12)) / 2 of 0.01; at the end of nine steps it was 0.
   said = 'The learning rate at step 9 is 0.00146; by the config of the'
   assert said in caplog.text
 
 
-def test_placement_and_logging_change_in_silence(place, caplog):
-  config = _config(place / 'data', num_epochs=2)
+def test_placement_and_logging_change_in_silence(made_up, caplog):
+  config = _made_up(num_epochs=2)
   config.update_from_flattened_dict(
     {'accumulation': 2, 'log.every_steps': 3, 'data.threads': 1}
   )
   with caplog.at_level(logging.INFO, logger='absl'):
-    assert _run(config, f'--workdir={place}/run') == 0
+    assert _train(config, made_up) == 0
   assert ' was ' not in caplog.text
