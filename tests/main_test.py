@@ -139,7 +139,7 @@ def place(tmp_path_factory):
     (['--mode=predict', '--images=DATA/*.gif'], ['*.gif', 'no image']),
     (
       ['--mode=similar', '--query=DATA/test/class1/001b.jpg'],
-      ['001b.jpg', 'is no image'],
+      ['001b.jpg', 'cannot be read'],
     ),
   ],
 )

@@ -65,9 +65,9 @@ def test_mistakes_are_one_line(trained, trained_run, tmp_path):
     output=tmp_path,
     source=trained_run.split('train'),
   )
-  with pytest.raises(errors.UserError, match='001b.jpg is no image'):
+  with pytest.raises(errors.UserError, match='001b.jpg cannot be read'):
     ask(folder.open_files([good, bad]), layer='fc7', k=2)
-  with pytest.raises(errors.UserError, match='001b.jpg is no image'):
+  with pytest.raises(errors.UserError, match='001b.jpg cannot be read'):
     ask(folder.open_files([bad]), layer='fc7', k=2)
   with pytest.raises(errors.UserError, match="no layer 'pool5'"):
     ask(folder.open_files([good]), layer='pool5', k=2)
