@@ -39,10 +39,16 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     files themselves.
 
   Raises:
-    errors.UserError: when the disk is full.
+    errors.UserError: when the disk is full or the folder cannot be written.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.')
+  except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    raise errors.UserError(
+      f'{path.parent} cannot be written ({error.strerror}): choose another'
+      ' folder with --output or --workdir'
+    ) from error
   try:
     os.close(handle)
     with full_disk_in_words(path), open(temporary, 'wb') as file:

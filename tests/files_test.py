@@ -140,3 +140,9 @@ def test_files_of_older_runs_are_read():
   assert files.loads(text) == {'a': None, 'b': [None, None, 1.5]}
   with pytest.raises(json.JSONDecodeError):
     files.loads('{"a": ')
+
+
+def test_a_folder_that_is_a_file_is_a_mistake_in_one_line(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(errors.UserError, match='cannot be written .*--output'):
+    files.write_text(tmp_path / 'file' / 'x.txt', '')
