@@ -6,9 +6,17 @@ python main.py --config=configs/imagenet.py:cuda_convnet \
 python main.py --mode=predict --workdir=runs/imagenet --images='photos/*.jpg'
 """
 
+from alexnet_jax import signals
+
+if __name__ == '__main__':
+  signals.STOP.install()  # Before the other imports, which take a while.
+
 from collections.abc import Callable
+import os
 import pathlib
+import signal
 import sys
+import time
 from typing import NamedTuple
 
 from absl import app
@@ -54,6 +62,18 @@ _VIEWS = flags.DEFINE_enum(
 _ENSEMBLE = flags.DEFINE_list(
   'ensemble', [], 'evaluate: comma-separated workdirs of runs to average.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  '',
+  'train, evaluate on several processes: host:port of process 0, where the'
+  ' launcher does not tell (docs/many_hosts.md).',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'With --coordinator: of the job.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'With --coordinator: of this one, from 0.'
+)
 
 
 class _Mode(NamedTuple):
@@ -63,11 +83,13 @@ class _Mode(NamedTuple):
     run: returns the exit code.
     needs: the flags that must be given.
     reads: the flags that may be given, besides --config and --workdir.
+    shared: whether several processes can share the work.
   """
 
   run: Callable[[], int]
   needs: tuple[str, ...] = ('workdir',)
   reads: tuple[str, ...] = ()
+  shared: bool = False
 
 
 # JAX and TensorFlow take seconds to import: each mode does so when it runs.
@@ -75,7 +97,8 @@ def _train() -> int:
   from alexnet_jax import setup
   from alexnet_jax import train
 
-  return train.train(setup.build(_CONFIG.value), pathlib.Path(_WORKDIR.value))
+  workdir = pathlib.Path(_WORKDIR.value)
+  return train.train(setup.build(_CONFIG.value), workdir, signals.STOP)
 
 
 def _prepare() -> int:
@@ -136,10 +159,11 @@ def _similar() -> int:
   return similar.run(run, queries, source, layer, _K.value, _output())
 
 
+_JOB = ('coordinator', 'num_processes', 'process_id')
 _WITH_ENSEMBLE = 'evaluate --ensemble'
 _MODES = {
-  'train': _Mode(_train, needs=('config', 'workdir')),
-  'evaluate': _Mode(_evaluate, reads=('output',)),
+  'train': _Mode(_train, needs=('config', 'workdir'), reads=_JOB, shared=True),
+  'evaluate': _Mode(_evaluate, reads=('output', *_JOB), shared=True),
   _WITH_ENSEMBLE: _Mode(
     _ensemble, needs=('ensemble',), reads=('output', 'views')
   ),
@@ -187,13 +211,44 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     return _fail(f"unexpected argument '{argv[1]}': flags begin with --")
   try:
-    mode = _choose_mode()
-    from alexnet_jax import reporting
-
-    reporting.set_up_terminal()
-    return mode.run()
+    return _leave(_run(_choose_mode()))
   except errors.UserError as e:
-    return _fail(str(e), e.exit_code)
+    return _leave(_fail(str(e), e.exit_code))
+  except BrokenPipeError:
+    # Whoever read the output, such as `head`, has enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
+def _run(mode: _Mode) -> int:
+  from alexnet_jax import processes
+  from alexnet_jax import reporting
+
+  processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  reporting.set_up_terminal()
+  if processes.joined() and not mode.shared:
+    raise errors.UserError(
+      f'--mode={_MODE.value} runs in one process, and this is process'
+      f' {processes.index()} of several: start one'
+    )
+  exit_code = mode.run()
+  sys.stdout.flush()
+  return exit_code
+
+
+def _leave(exit_code: int) -> int:
+  """Ends a program that should not wait for what may be stuck."""
+  from alexnet_jax import processes
+
+  if processes.joined() and exit_code:
+    # JAX would wait for the other processes, which wait for this one. They end
+    # when it does; the first one, which they all listen to, does so last.
+    time.sleep(1.0 if processes.is_first() else 0.0)
+  elif not signals.STOP.received():
+    return exit_code
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(exit_code)
 
 
 def _choose_mode() -> _Mode:

@@ -1,44 +1,79 @@
-"""Checkpoints, by Orbax.
+"""Checkpoints: written by Orbax, checked by digests, never the only copy lost.
 
-A checkpoint holds the parameters, the rest of the `TrainState`, and the run's
-`Identity`, each readable without the others. It is written under a temporary
-name and renamed when complete, so that a kill at any moment leaves the earlier
-ones intact.
+A checkpoint is a folder `<workdir>/checkpoints/<step>` with the parameters, the
+rest of the `TrainState`, and the run's `Identity`, each readable without the
+others. Orbax writes it under a temporary name and renames it when it is
+complete, so that a kill at any moment leaves the earlier ones intact.
+
+A run saves before it validates. The result of the validation is added to the
+complete checkpoint as a small file, so that no array is ever written twice.
+
+Every array and the identity have digests, which are checked at every restore: a
+file system reports no error when a stored bit has changed.
 """
 
-import functools
+from collections.abc import Callable, Iterable, Mapping
+from concurrent import futures
+import errno
+import hashlib
+import json
+import math
+import os
 import pathlib
-from typing import Any
+import re
+import shutil
+import sys
+from typing import Any, TypeVar
 
 from absl import logging
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax import identity as identities
 from alexnet_jax import model
+from alexnet_jax import optimizer
+from alexnet_jax import processes
 from alexnet_jax import train_state
 
 # The validation figure by which a checkpoint is the best.
 BEST_BY = 'top1_error'
-# What a checkpoint consists of. Format 1 had no class names and no statistics.
-_FORMAT = 2
+# What a checkpoint consists of. Format 1 had no class names and no statistics,
+# format 2 no digests.
+_FORMAT = 3
+_VALIDATION = 'validation.json'
+# As TensorStore words the error of a file system.
+_OS_ERROR = re.compile(r'OS error \d+: \w+ ([^\]]+)')
+
+# These say nothing of what is stored.
+_UNREADABLE = tuple(
+  map(
+    os.strerror,
+    (
+      errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN,
+      errno.ETIMEDOUT, errno.EMFILE,
+    ),
+  )
+)  # fmt: skip
+
+_Loaded = TypeVar('_Loaded')
+
+
+class DamagedError(Exception):
+  """A checkpoint is not what was saved."""
 
 
 class Checkpoints:
   """The checkpoints of one run, under `<workdir>/checkpoints/<step>`."""
 
-  def __init__(
-    self, workdir: pathlib.Path, keep: int = 1, read_only: bool = False
-  ):
+  def __init__(self, workdir: pathlib.Path, keep: int = 1):
     """Sets the folder, which the first save creates.
 
     Args:
       workdir: of the run.
       keep: how many of the latest to keep, besides the best.
-      read_only: change nothing; the run may be training, and a folder that
-        looks incomplete may be the one it is writing.
 
     Raises:
       UserError: for a name that TensorStore does not accept.
@@ -46,133 +81,415 @@ class Checkpoints:
     _check_name(workdir.absolute())
     self._folder = (workdir / 'checkpoints').absolute()
     self._keep = keep
-    self._read_only = read_only
+    # If the folder were created in the background and could not be, the writes
+    # would wait for it for minutes.
+    options = ocp.AsyncOptions(create_directories_asynchronously=False)
+    self._orbax = ocp.AsyncCheckpointer(
+      ocp.CompositeCheckpointHandler(), async_options=options
+    )
+    self._saving: int | None = None  # the step that is being written
+    self._failed: dict[int, str] = {}  # why checkpoints are not what was saved
 
-  @functools.cached_property
-  def _manager(self) -> ocp.CheckpointManager:
-    """Orbax's manager; it creates the folder, hence at the first use."""
-    policies = checkpoint_managers
-    return ocp.CheckpointManager(
-      self._folder,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(
-          [
-            policies.LatestN(self._keep),
-            policies.BestN(
-              get_metric_fn=lambda metrics: -metrics[BEST_BY],
-              n=1,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
-        ),
-        best_fn=lambda metrics: metrics[BEST_BY],
-        best_mode='min',
-        cleanup_tmp_directories=not self._read_only,
-        read_only=self._read_only,
-        create=not self._read_only,
-      ),
+  def steps(self) -> list[int]:
+    """Returns the steps saved, ascending; complete, but not yet checked."""
+    if not self._folder.is_dir():
+      return []
+    return sorted(
+      int(path.name)
+      for path in self._folder.iterdir()
+      if path.name.isdecimal() and path.name.isascii()
     )
 
   def latest(self) -> int | None:
     """Returns the last step saved, None if there is none."""
-    return self._manager.latest_step() if self._folder.exists() else None
+    return max(self.steps(), default=None)
 
-  def best(self) -> int | None:
-    """Returns the validated step with the lowest error, None if none."""
-    step = self._manager.best_step() if self._folder.exists() else None
-    return step if step and self._manager.metrics(step) else None
+  def order(self, which: str) -> list[int]:
+    """Returns the steps, the most wanted first.
+
+    Args:
+      which: 'last' for all of them, the newest first, or 'best' for those that
+        were validated, the one with the lowest error first.
+    """
+    if which == 'last':
+      return self.steps()[::-1]
+    found = {step: self.validation(step) for step in self.steps()}
+    scored = {
+      step: validation['result'][BEST_BY]
+      for step, validation in found.items()
+      if validation is not None
+    }
+    scored = {step: x for step, x in scored.items() if x is not None}
+    return sorted(scored, key=lambda step: (scored[step], step))
+
+  def _path(self, step: int) -> pathlib.Path:
+    return self._folder / str(step)
 
   def save(
-    self,
-    state: train_state.TrainState,
-    identity: identities.Identity,
-    metrics: dict[str, float] | None = None,
+    self, state: train_state.TrainState, identity: identities.Identity
   ) -> None:
     """Saves in the background; the state may be donated at once.
 
+    Waits for the save before, if that is still being written, and removes the
+    checkpoints that are no longer wanted.
+
     Args:
-      state: after any step.
+      state: after any step that is not saved yet.
       identity: of the run.
-      metrics: of a validation of this very state, if there was one.
+
+    Raises:
+      UserError: if this or the last checkpoint cannot be written.
     """
     step = int(state.step)
-    if step in self._manager.all_steps():
-      # Saved on a signal before its validation, which has happened since.
-      self._manager.delete(step)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(state.params),
-        state=ocp.args.StandardSave(train_state.without_params(state)),
-        identity=ocp.args.JsonSave({'format': _FORMAT} | identity.to_json()),
-        statistics=ocp.args.StandardSave(identity.arrays()),
-      ),
-      metrics=None if metrics is None else files.plain(metrics),
+    self.wait()
+    rest = train_state.without_params(state)
+    content = {
+      'format': _FORMAT,
+      'step': step,
+      'identity': identity.to_json(),
+      'digests': {
+        'params': _digests(state.params),
+        'state': _digests(rest),
+        'statistics': _digests(identity.arrays()),
+      },
+    }
+    self._saving = step
+    try:
+      self._orbax.save(
+        self._path(step),
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(state.params),
+          state=ocp.args.StandardSave(rest),
+          identity=ocp.args.JsonSave(_sealed(content)),
+          statistics=ocp.args.StandardSave(identity.arrays()),
+        ),
+      )
+    except Exception as error:
+      raise self._in_words(error) from error
+
+  def add_validation(
+    self, state: train_state.TrainState, result: Mapping[str, float]
+  ) -> None:
+    """Adds the result of a validation to the checkpoint of its state.
+
+    Args:
+      state: the saved one, but for `plateau` and `validated`.
+      result: of the validation.
+
+    Raises:
+      UserError: if the checkpoint or the file cannot be written.
+    """
+    self.wait()
+    step = int(state.step)
+    plateau = {
+      name: np.asarray(value).item()
+      for name, value in vars(state.plateau).items()
+    }
+    content = {'step': step, 'result': dict(result), 'plateau': plateau}
+    if processes.is_first():
+      path = self._path(step) / _VALIDATION
+      files.write_json(path, _sealed(files.plain(content)))
+
+  def validation(self, step: int) -> dict[str, Any] | None:
+    """Returns what `add_validation` wrote; None if it did not, or is damaged.
+
+    A validation that is lost can be repeated, and has the same result.
+    """
+    path = self._path(step) / _VALIDATION
+    try:
+      return _opened(files.loads(path.read_text()), step)
+    except FileNotFoundError:
+      return None
+    except (OSError, ValueError, DamagedError) as error:
+      logging.warning('%s is damaged (%s) and not used', path, error)
+      return None
+
+  def check(self) -> None:
+    """Raises the error of a save that has failed in the background.
+
+    Raises:
+      UserError: if the checkpoint could not be written.
+    """
+    try:
+      self._orbax.check_for_errors()
+    except Exception as error:
+      raise self._in_words(error) from error
+
+  def wait(self) -> None:
+    """Waits until the last save is complete and removes older checkpoints.
+
+    Raises:
+      UserError: if the checkpoint could not be written.
+    """
+    try:
+      self._orbax.wait_until_finished()
+    except Exception as error:
+      raise self._in_words(error) from error
+    if self._saving is not None and processes.is_first():
+      self._remove_old()
+    self._saving = None
+
+  def _remove_old(self) -> None:
+    """Keeps the last ones and the best; only complete ones are counted."""
+    kept = {*self.steps()[-self._keep :], *self.order('best')[:1]}
+    for step in self.steps():
+      if step not in kept:
+        shutil.rmtree(self._path(step))
+
+  def _in_words(self, error: Exception) -> Exception:
+    """Returns the error of a save as the user's, if it is one of the disk."""
+    reason = _os_error(error)
+    if reason is None:
+      return error
+    complete = [step for step in self.steps() if step != self._saving]
+    kept = f'that of step {complete[-1]} is kept' if complete else 'there is no'
+    kept += '' if complete else ' earlier one'
+    return errors.UserError(
+      f'the checkpoint of step {self._saving} cannot be written in'
+      f' {self._folder} ({reason}); {kept}: make the folder writable, with room'
+      ' for it, and run the same command again'
     )
 
   def restore(
     self, abstract: train_state.TrainState, step: int
   ) -> train_state.TrainState:
-    """Returns the state of a step.
+    """Returns the state of a step, with its validation if there was one.
 
     Args:
       abstract: the wanted shapes and shardings, on any number of devices; from
         `train_state.abstract`.
       step: which checkpoint.
+
+    Raises:
+      DamagedError: if it is not what was saved.
     """
     logging.info('Restoring step %d', step)
-    restored = self._manager.restore(
+    digests = self._content(step)['digests']
+    rest = train_state.without_params(abstract)
+    restored = self._read(
       step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardRestore(abstract.params),
-        state=ocp.args.StandardRestore(train_state.without_params(abstract)),
-      ),
+      params=ocp.args.StandardRestore(abstract.params),
+      state=ocp.args.StandardRestore(rest),
     )
-    return train_state.TrainState(
+    for item in ('params', 'state'):
+      _check_digests(restored[item], digests[item])
+    state = train_state.TrainState(
       params=restored['params'], **restored['state']
+    )
+    if int(state.step) != step:
+      raise DamagedError(f'it is that of step {int(state.step)}')
+    validation = self.validation(step)
+    if validation is None:
+      return state
+    saved = validation['plateau']
+    # JSON has no infinity, which is the best error before the first gain.
+    best = math.inf if saved['best'] is None else saved['best']
+    fields = {
+      'best': np.float32(best),
+      'stalled': np.int32(saved['stalled']),
+      'drops': np.int32(saved['drops']),
+    }
+    placed = jax.device_put(
+      {**fields, 'validated': np.int32(step)}, abstract.step.sharding
+    )
+    return state.replace(
+      validated=placed.pop('validated'),
+      plateau=optimizer.PlateauState(**placed),
     )
 
   def params(self, abstract: model.Params, step: int) -> model.Params:
     """Returns the parameters alone; see `restore`."""
-    args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
-    return self._manager.restore(step, args=args)['params']
+    digests = self._content(step)['digests']
+    args = ocp.args.StandardRestore(abstract)
+    params = self._read(step, params=args)['params']
+    _check_digests(params, digests['params'])
+    return params
 
   def identity(self, step: int) -> identities.Identity:
     """Returns the identity of the run when a checkpoint was saved.
 
     Raises:
+      DamagedError: if it is not what was saved.
       UserError: if the checkpoint has another format.
     """
-    values = self._identity_json(step)
-    args = ocp.args.Composite(
-      statistics=ocp.args.StandardRestore(
-        identities.Identity.abstract_arrays(values)
-      )
-    )
-    arrays = self._manager.restore(step, args=args)['statistics']
+    content = self._content(step)
+    values = content['identity']
+    args = ocp.args.StandardRestore(identities.Identity.abstract_arrays(values))
+    arrays = self._read(step, statistics=args)['statistics']
+    _check_digests(arrays, content['digests']['statistics'])
     return identities.Identity.from_json(values, arrays)
 
-  def _identity_json(self, step: int) -> dict[str, Any]:
-    folder = self._folder / str(step)
-    found, values = 1, {}
-    if (folder / 'identity').exists():
-      args = ocp.args.Composite(identity=ocp.args.JsonRestore())
-      values = self._manager.restore(step, args=args)['identity']
-      found = values['format']
-    if found != _FORMAT:
+  def _content(self, step: int) -> dict[str, Any]:
+    values = self._read(step, identity=ocp.args.JsonRestore())['identity']
+    if isinstance(values, dict) and 'seal' not in values:
+      found = values.get('format')
+      if isinstance(found, int) and found < _FORMAT:
+        raise _format_error(self._path(step), found)
+    return _opened(values, step)
+
+  def _read(self, step: int, **items: Any) -> Any:
+    """Reads some items of a checkpoint.
+
+    Raises:
+      DamagedError: if that is not possible, whatever Orbax raises.
+      UserError: if the file system does not give them out.
+    """
+    folder = self._path(step)
+    try:
+      return self._orbax.restore(folder, args=ocp.args.Composite(**items))
+    except Exception as error:
+      reason, text = _os_error(error), ' '.join(str(error).split())[:200]
+    # The reads that it gave up complain when they are freed, now or later.
+    sys.unraisablehook = lambda _: None
+    if reason in _UNREADABLE:
       raise errors.UserError(
-        f'{folder} is a checkpoint of format {found}, and this version of'
-        f' alexnet_jax reads format {_FORMAT}: use it with the revision that'
-        f' {folder.parent.parent / "run.json"} names, or train again with'
-        ' another --workdir'
+        f'{folder} cannot be read ({reason}): make it readable, and run the'
+        ' same command again'
       )
-    return values
+    raise DamagedError(text)
+
+  def first_intact(
+    self, order: Callable[[], Iterable[int]], load: Callable[[int], _Loaded]
+  ) -> _Loaded:
+    """Loads the first checkpoint of an order that is what was saved.
+
+    A checkpoint may also vanish while it is read, because the run that writes
+    it has newer ones: then the order is asked for again.
+
+    Args:
+      order: returns the steps as they are now, the most wanted first.
+      load: of a step; raises DamagedError.
+
+    Returns:
+      What `load` returned.
+
+    Raises:
+      UserError: if none is intact.
+    """
+    while True:
+      step = next((x for x in order() if x not in self._failed), None)
+      if step is None:
+        break
+      loaded, failure = None, ''
+      try:
+        loaded = load(step)
+      except DamagedError as error:
+        failure = str(error)
+      # A part that only another process has read may be damaged.
+      if not processes.any_of(loaded is None) and loaded is not None:
+        return loaded
+      self._failed[step] = failure or 'as another process has found'
+      if self._path(step).exists():
+        logging.warning(
+          'The checkpoint of step %d in %s is damaged (%s): trying another',
+          step,
+          self._folder,
+          self._failed[step],
+        )
+    reasons = '; '.join(f'step {s}: {why}' for s, why in self._failed.items())
+    raise errors.UserError(
+      f'no checkpoint in {self._folder} is intact ({reasons}): restore one from'
+      ' a copy, or train again with another --workdir'
+    )
+
+  def set_aside(self, step: int | None) -> None:
+    """Clears the way for saves after a step; to be called by the run's owner.
+
+    What a killed save has left is removed. Later checkpoints, which are damaged
+    or stray, are not: they move to the folder `damaged` beside `checkpoints`.
+
+    Args:
+      step: the step that was restored; None if there was no checkpoint.
+    """
+    if not self._folder.is_dir() or not processes.is_first():
+      return
+    for path in self._folder.glob('*.orbax-checkpoint-tmp*'):
+      shutil.rmtree(path, ignore_errors=True)
+    for later in self.steps():
+      if step is None or later > step:
+        place = self._folder.parent / 'damaged'
+        place.mkdir(exist_ok=True)
+        number = len(list(place.iterdir()))
+        self._path(later).rename(place / f'{later}_{number}')
 
   def close(self) -> None:
     """Waits for pending writes."""
-    if self._folder.exists():
-      self._manager.wait_until_finished()
-      self._manager.close()
+    try:
+      self.wait()
+    finally:
+      self._orbax.close()
+
+
+def _format_error(folder: pathlib.Path, found: int) -> errors.UserError:
+  return errors.UserError(
+    f'{folder} is a checkpoint of format {found}, and this version of'
+    f' alexnet_jax reads format {_FORMAT}: use it with the revision that'
+    f' {folder.parent.parent / "run.json"} names, or train again with'
+    ' another --workdir'
+  )
+
+
+def _sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns JSON values with a digest of all of them."""
+  return {**content, 'seal': _seal(content)}
+
+
+def _opened(values: Any, step: int) -> dict[str, Any]:
+  """Returns sealed values.
+
+  Raises:
+    DamagedError: if they are not what was sealed, or of another step.
+  """
+  if not isinstance(values, dict):
+    raise DamagedError('its description is no mapping')
+  content = {key: value for key, value in values.items() if key != 'seal'}
+  if values.get('seal') != _seal(content):
+    raise DamagedError('its description does not match its digest')
+  if content['step'] != step:
+    raise DamagedError(f'it is that of step {content["step"]}')
+  return content
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+  text = json.dumps(content, sort_keys=True)
+  return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _digests(tree: Any) -> dict[str, str]:
+  """Returns a digest of each array by its path; the same on any devices."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  arrays = [processes.on_host(leaf) for _, leaf in leaves]
+  with futures.ThreadPoolExecutor() as pool:  # Hashing releases the GIL.
+    digests = pool.map(_digest, arrays)
+  paths = [jax.tree_util.keystr(path) for path, _ in leaves]
+  return dict(zip(paths, digests, strict=True))
+
+
+def _digest(array: np.ndarray) -> str:
+  digest = hashlib.blake2b(
+    f'{array.dtype}{array.shape}'.encode(), digest_size=16
+  )
+  digest.update(np.ascontiguousarray(array).data)
+  return digest.hexdigest()
+
+
+def _check_digests(tree: Any, expected: Mapping[str, str]) -> None:
+  found = _digests(tree)
+  for path, digest in found.items():
+    if expected.get(path) != digest:
+      raise DamagedError(f'the array {path} does not match its digest')
+
+
+def _os_error(error: BaseException) -> str | None:
+  """Returns what the file system said; None if it was not its error."""
+  cause: BaseException | None = error
+  while cause is not None:
+    if isinstance(cause, OSError) and cause.strerror:
+      return cause.strerror
+    if found := _OS_ERROR.search(str(cause)):
+      return found.group(1)
+    cause = cause.__cause__ or cause.__context__
+  return None
 
 
 def _check_name(workdir: pathlib.Path) -> None:
@@ -185,23 +502,3 @@ def _check_name(workdir: pathlib.Path) -> None:
       ' such a name: choose another (or set PYTHONUTF8=1 where only the locale'
       ' is not UTF-8)'
     ) from e
-
-
-def choose(checkpoints: Checkpoints, which: str, workdir: pathlib.Path) -> int:
-  """Returns the step that 'last' or 'best' means.
-
-  Raises:
-    UserError: if `which` is neither, or there is no such checkpoint.
-  """
-  if which not in ('last', 'best'):
-    raise errors.UserError(
-      f"--config.evaluate.checkpoint='{which}' is not a choice: set"
-      ' --config.evaluate.checkpoint to last or best'
-    )
-  step = checkpoints.latest() if which == 'last' else checkpoints.best()
-  if step is None:
-    raise errors.UserError(
-      f'{workdir} holds no {which} checkpoint: train first, with the same'
-      ' --workdir'
-    )
-  return step

@@ -20,6 +20,12 @@ class DivergedError(UserError):
   exit_code = 3
 
 
+class LostProcessError(UserError):
+  """Another process of the job has ended; see `UserError`."""
+
+  exit_code = 4
+
+
 class NothingReadableError(UserError):
   """No image of a source can be read, so there is no result."""
 

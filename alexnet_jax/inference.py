@@ -20,6 +20,7 @@ from alexnet_jax import errors
 from alexnet_jax import model
 from alexnet_jax import names
 from alexnet_jax import resume
+from alexnet_jax import settings
 from alexnet_jax import setup as setups
 from alexnet_jax import views
 from alexnet_jax.identity import Identity
@@ -122,24 +123,51 @@ def open_run(
     raise errors.UserError(
       f'{workdir} holds no checkpoints: train first, with the same --workdir'
     )
-  checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+  checkpoints = checkpoint.Checkpoints(workdir)
   try:
-    wanted = config
-    if wanted is None:
-      last = checkpoint.choose(checkpoints, 'last', workdir)
-      # Where a network runs is a placement, and this may be another machine.
-      wanted = config_dict.ConfigDict(checkpoints.identity(last).config)
-      wanted.devices = 0
-    setup = setups.build(wanted)
-    which = setup.settings.evaluate.checkpoint
-    step = checkpoint.choose(checkpoints, which, workdir)
-    identity = checkpoints.identity(step)
-    if config is not None:
-      resume.check_config(
-        setup.config, identity.config, workdir, training=False
+    which = _which(checkpoints, config)
+    if not checkpoints.order(which):
+      raise errors.UserError(
+        f'{workdir} holds no {which} checkpoint: train first, with the same'
+        ' --workdir'
       )
-    logging.info('Restoring step %d', step)
-    params = checkpoints.params(setups.abstract_state(setup).params, step)
+    return checkpoints.first_intact(
+      lambda: checkpoints.order(which),
+      lambda step: _load(checkpoints, workdir, config, step),
+    )
   finally:
     checkpoints.close()
+
+
+def _which(
+  checkpoints: checkpoint.Checkpoints, config: config_dict.ConfigDict | None
+) -> str:
+  """Returns whether the last or the best checkpoint is to be used."""
+  if config is not None:
+    return config.evaluate.checkpoint
+  if not checkpoints.steps():
+    return 'last'
+  newest = checkpoints.first_intact(
+    lambda: checkpoints.order('last'), checkpoints.identity
+  )
+  return settings.read(newest.config).evaluate.checkpoint
+
+
+def _load(
+  checkpoints: checkpoint.Checkpoints,
+  workdir: pathlib.Path,
+  config: config_dict.ConfigDict | None,
+  step: int,
+) -> TrainedNetwork:
+  identity = checkpoints.identity(step)
+  if config is None:
+    # Where a network runs is a placement, and this may be another machine.
+    config = config_dict.ConfigDict(identity.config)
+    config.devices = 0
+    setup = setups.build(config)
+  else:
+    setup = setups.build(config)
+    resume.check_config(setup.config, identity.config, workdir, training=False)
+  logging.info('Restoring step %d', step)
+  params = checkpoints.params(setups.abstract_state(setup).params, step)
   return TrainedNetwork(workdir, step, setup, params, identity)

@@ -10,6 +10,7 @@ from alexnet_jax import errors
 from alexnet_jax import identity as identities
 from alexnet_jax import progress
 from alexnet_jax import sharding
+from alexnet_jax import signals
 from alexnet_jax.identity import Identity
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import opening
@@ -266,7 +267,7 @@ def prepare(setup: Setup) -> int:
   """Prepares the data, their statistics and, with `data.store_dir`, a store.
 
   Returns:
-    The exit code: 0, or 130 when it was interrupted by Ctrl-C.
+    The exit code, 0.
 
   Raises:
     UserError: if data are missing or do not fit the network.
@@ -282,9 +283,9 @@ def prepare(setup: Setup) -> int:
       store_dir,
       setup.settings.data.threads,
     )
-  except KeyboardInterrupt:
+  except signals.Stopped:
     logging.warning('Interrupted: the same command resumes from here')
-    return 130
+    raise
   statistics = summary.statistics
   logging.info(
     '%s: %d training and %d validation images of %d classes',

@@ -1,11 +1,11 @@
 """The training loop: restore, step, log, validate, save."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import json
 import math
 import pathlib
-import signal
 import time
 from typing import Any
 
@@ -19,66 +19,22 @@ import numpy as np
 from alexnet_jax import checkpoint
 from alexnet_jax import errors
 from alexnet_jax import evaluate
+from alexnet_jax import lock
 from alexnet_jax import meter
 from alexnet_jax import optimizer
+from alexnet_jax import processes
 from alexnet_jax import progress
 from alexnet_jax import reporting
 from alexnet_jax import resume
 from alexnet_jax import settings
 from alexnet_jax import setup as setups
+from alexnet_jax import signals
 from alexnet_jax import train_step
+from alexnet_jax import waiting
 from alexnet_jax.identity import Identity
 from alexnet_jax.setup import Setup
 from alexnet_jax.splits import Splits
-
-# `timeout` and job managers signal a process and then its group: the second
-# signal comes immediately and means the same as the first.
-_SAME_SIGNAL_SECONDS = 1.0
-
-
-class StopSignal:
-  """Whether SIGTERM or SIGINT has arrived; a later one ends the process."""
-
-  def __init__(self):
-    self.number: int | None = None
-    self._since = -math.inf
-
-  def __call__(self, number, frame):
-    del frame
-    if self.number is None:
-      self.number = number
-      self._since = time.monotonic()
-      logging.warning(
-        '%s: saving, then stopping (again to stop at once)', self.name
-      )
-    elif time.monotonic() - self._since > _SAME_SIGNAL_SECONDS:
-      signal.signal(number, signal.SIG_DFL)
-      signal.raise_signal(number)
-
-  def received(self) -> bool:
-    return self.number is not None
-
-  @property
-  def name(self) -> str:
-    """The signal's name, such as 'SIGTERM'."""
-    return '' if self.number is None else signal.Signals(self.number).name
-
-  @property
-  def exit_code(self) -> int:
-    """128 + the signal's number, as shells report it: 143 for SIGTERM."""
-    return 0 if self.number is None else 128 + self.number
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[StopSignal]:
-  stop = StopSignal()
-  caught = (signal.SIGTERM, signal.SIGINT)
-  before = {number: signal.signal(number, stop) for number in caught}
-  try:
-    yield stop
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+from alexnet_jax.train_state import TrainState
 
 
 class Run:
@@ -90,25 +46,9 @@ class Run:
     self.checkpoints = checkpoint.Checkpoints(
       workdir, self.settings.checkpoint.keep
     )
-    latest = self.checkpoints.latest()
-    if latest is None:
-      saved = None
-      self.splits = Splits(setup)
-      self.identity = self.splits.identity()
-      self.state = setups.first_state(setup)
-    else:
-      saved = self.checkpoints.identity(latest)
-      resume.check_config(setup.config, saved.config, workdir)
-      self.splits = Splits(setup, saved)
-      self.identity = resume.check_data(
-        self.splits.identity(),
-        saved,
-        latest,
-        self.settings.checkpoint.accept_changes,
-      )
-      self.state = self.checkpoints.restore(
-        setups.abstract_state(setup), latest
-      )
+    saved, restored = self._restore(workdir)
+    self._open_data(saved, restored)
+    self.state = setups.first_state(setup) if restored is None else restored
     self.epochs = self.identity.epochs
     self.total_steps = setups.total_steps(setup, self.epochs)
     transform = setups.input_transform(setup, self.identity.statistics)
@@ -127,10 +67,54 @@ class Run:
     self.step = int(self.state.step)
     self.validated = int(self.state.validated)
     self.plateau_ended = self._plateau_ended()
-    self.readable = int(self.state.epoch.examples)  # images of this epoch
+    # The step of the last save; one that was saved and not validated is
+    # validated, but not saved again.
+    self.saved = self.step if saved else -1
     self.reporter = reporting.Reporter(workdir, self.step)
     self.meter = meter.Meter(self.settings.batch_size)
     self.stuck_since: int | None = None
+
+  def _restore(
+    self, workdir: pathlib.Path
+  ) -> tuple[Identity | None, TrainState | None]:
+    """Returns the newest intact checkpoint, if there are checkpoints."""
+    checkpoints = self.checkpoints
+    abstract = setups.abstract_state(self.setup)
+
+    def load(step: int) -> tuple[Identity, TrainState]:
+      identity = checkpoints.identity(step)
+      resume.check_config(self.setup.config, identity.config, workdir)
+      return identity, checkpoints.restore(abstract, step)
+
+    if not checkpoints.steps():
+      checkpoints.set_aside(None)
+      return None, None
+    saved, state = checkpoints.first_intact(
+      lambda: checkpoints.order('last'), load
+    )
+    checkpoints.set_aside(int(state.step))
+    return saved, state
+
+  def _open_data(
+    self, saved: Identity | None, state: TrainState | None
+  ) -> None:
+    """Opens the splits and checks them against the checkpoint."""
+    self.splits = Splits(self.setup, saved)
+    if processes.count() > 1:
+      # The first process computes the statistics and keeps them for the others.
+      with processes.agreement():
+        if processes.is_first():
+          self.splits.identity()
+    with processes.agreement():
+      self.identity = self.splits.identity()
+      if saved is not None and state is not None:
+        self.identity = resume.check_data(
+          self.identity,
+          saved,
+          int(state.step),
+          self.settings.checkpoint.accept_changes,
+        )
+    processes.check_equal(json.dumps(self.identity.to_json()), 'the data')
 
   def _warn_of_another_rate(self, saved: Identity) -> None:
     """Warns if the learning rate differs from that of the saved config."""
@@ -153,6 +137,7 @@ class Run:
   def place(self, **fields: Any) -> None:
     """Replaces fields of the state by values replicated on all devices."""
     everywhere = NamedSharding(self.setup.mesh, PartitionSpec())
+    fields = jax.tree.map(np.asarray, fields)
     self.state = self.state.replace(**jax.device_put(fields, everywhere))
     self.plateau_ended = self._plateau_ended()
 
@@ -173,7 +158,7 @@ class Run:
     return self.epochs.ends(self.step)
 
   def checkpoint_is_due(self) -> bool:
-    """Whether to save here; a validation saves too."""
+    """Whether to save here; before a validation there is a save anyway."""
     every = self.settings.checkpoint.every_steps
     return self.step % every == 0 and not self.validation_is_due()
 
@@ -207,14 +192,14 @@ class Run:
       """Returns how many multiples there are from `first` to `end`."""
       return end // every - (first - 1) // every
 
-    saves = count(self.step, self.total_steps, save_every)
-    if not shift:  # A validation saves too.
+    validations = count(first, end, every) + (end % every > 0)
+    # There is a save before each validation.
+    saves = count(self.step, self.total_steps, save_every) + validations
+    if not shift:
       both = math.lcm(every, save_every)
       saves -= count(self.step, self.total_steps, both)
     return self.meter.seconds_left(
-      self.total_steps - self.step,
-      validation=count(first, end, every) + (end % every > 0),
-      checkpoint=saves,
+      self.total_steps - self.step, validation=validations, checkpoint=saves
     )
 
   def close(self) -> None:
@@ -223,31 +208,44 @@ class Run:
     self.reporter.close()
 
 
-def train(setup: Setup, workdir: pathlib.Path) -> int:
+def train(
+  setup: Setup, workdir: pathlib.Path, stop: signals.StopSignal | None = None
+) -> int:
   """Trains until the schedule ends; resumes from the latest checkpoint.
 
   Args:
     setup: from `setup.build`.
     workdir: for checkpoints, metrics and the record of the run.
+    stop: on whose signal to save and to stop; None for no signals.
 
   Returns:
     The exit code: 0 when done, 128 + n when signal n stopped it.
 
   Raises:
-    UserError: for data or a workdir that do not fit, or if no image of a split
-      can be read.
+    UserError: for data or a workdir that do not fit, if no image of a split
+      can be read, or another process uses the workdir.
     DivergedError: when the loss is no longer finite.
+    LostProcessError: when another process of the job has ended.
   """
+  stop = stop or signals.StopSignal()
   setups.log_network(setup)
-  with contextlib.closing(Run(setup, workdir)) as run:
-    reporting.write_run_record(workdir, setup.config, setup.devices)
-    with _stop_signal() as stop:
+  processes.check_equal(json.dumps(setup.config), 'the config')
+  with contextlib.ExitStack() as stack:
+    with processes.agreement():
+      if processes.is_first():
+        remedy = 'wait for it, stop it, or choose another --workdir'
+        stack.enter_context(lock.held(workdir / 'lock', remedy))
+    run = stack.enter_context(contextlib.closing(Run(setup, workdir)))
+    if processes.is_first():
+      reporting.write_run_record(workdir, setup.config, setup.devices)
+    alone = processes.count() == 1
+    with stop.deferred(signals.TO_NOTICE if alone else signals.TO_AGREE):
       logging.info('%s', _loop(run, stop))
     _summarize(workdir, run)
   return stop.exit_code
 
 
-def _loop(run: Run, stop: StopSignal) -> str:
+def _loop(run: Run, stop: signals.StopSignal) -> str:
   """Steps, and does what is due between steps.
 
   What is due is a function of the state, so a resumed run does the same.
@@ -258,58 +256,88 @@ def _loop(run: Run, stop: StopSignal) -> str:
     Why the run ended, as a line for the log.
   """
   first = run.step
-  batches = run.splits.train_batches(run.epochs.place(first))
-  while not stop.received():
-    if run.validation_is_due() and run.validated != run.step:
-      with run.meter.pause('validation'):
-        result = _validate(run, stop)
-        if result is None:
-          break
-        _save(run, result)
-    if reason := run.why_ended():
-      verb = 'Nothing to train' if run.step == first else 'Training ended'
-      return f'{verb} at step {run.step}: {reason}'
-    started = time.perf_counter()
-    _step(run, batches)
-    if run.step == first + 1:
-      _training_values(run)  # Compiles the programs that read them, too.
-      seconds = time.perf_counter() - started
-      logging.info('First step after %s', progress.duration(seconds))
-      run.meter.restart()
-    if run.step % run.settings.log.every_steps == 0:
-      _log(run)
-    if run.checkpoint_is_due():
-      with run.meter.pause('checkpoint'):
+  with contextlib.closing(_train_batches(run, stop)) as batches:
+    while not _stopped(run, stop):
+      if run.validation_is_due() and run.validated != run.step:
+        if run.saved != run.step:
+          _save(run)
+        with run.meter.pause('validation'):
+          if not _validate(run, stop):
+            break
+      if reason := run.why_ended():
+        verb = 'Nothing to train' if run.step == first else 'Training ended'
+        return f'{verb} at step {run.step}: {reason}'
+      started = time.perf_counter()
+      if not _step(run, batches):
+        break
+      if run.step == first + 1:
+        _training_values(run)  # Compiles the programs that read them, too.
+        seconds = time.perf_counter() - started
+        logging.info('First step after %s', progress.duration(seconds))
+        run.meter.restart()
+      if run.step % run.settings.log.every_steps == 0:
+        _log(run)
+      if run.checkpoint_is_due():
         _save(run)
-  if run.checkpoints.latest() != run.step:
+      run.checkpoints.check()
+  stop.saving()
+  if run.saved != run.step:
     _save(run)
   return (
     f'Training stopped at step {run.step} by {stop.name}: run again to resume'
   )
 
 
-def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
-  """Dispatches one update.
+def _stopped(run: Run, stop: signals.StopSignal) -> bool:
+  """Whether a signal has arrived, in any process of the job.
+
+  Several processes ask each other at log lines only, since it makes them wait
+  for the running step. They must all stop at the same one.
+  """
+  if processes.count() > 1:
+    if run.step % run.settings.log.every_steps and not run.validation_is_due():
+      return False
+    stop.adopt(processes.highest(stop.number or 0))
+  return stop.received()
+
+
+def _train_batches(run: Run, stop: signals.StopSignal) -> waiting.Watched:
+  """Returns the batches from this step on, this process's rows of each."""
+  return waiting.Watched(
+    run.splits.train_batches(run.epochs.place(run.step)),
+    _may_give_up(stop),
+    lambda: run.splits.train_source.name,
+  )
+
+
+def _may_give_up(stop: signals.StopSignal) -> Callable[[], bool]:
+  """Returns whether to stop waiting for a batch; several processes have to."""
+  return stop.received if processes.count() == 1 else lambda: False
+
+
+def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> bool:
+  """Dispatches one update; returns False if a signal came before the batch.
 
   Raises:
     UserError: at the end of an epoch in which no image could be read, even if
       `data.max_unreadable` is 1.
   """
-  epochs = run.epochs
-  if epochs.place(run.step) % epochs.steps == 0:
-    run.readable = 0
   with run.meter.input():
-    batch = next(batches)
-    run.readable += int(batch['mask'].sum())
+    try:
+      batch = next(batches)
+    except waiting.GivenUpError:
+      return False
     batch = train_step.put_batch(
       batch, run.settings.accumulation, run.setup.mesh
     )
   run.state, loss = run.train_step(run.state, batch)
   run.meter.add(loss)
   run.step += 1
+  epochs = run.epochs
   ended = epochs.ends(run.step) or run.step == run.total_steps < epochs.steps
-  if ended and not run.readable:
+  if ended and not int(run.state.epoch.examples):
     raise errors.NothingReadableError(run.splits.train_source)
+  return True
 
 
 def _training_values(run: Run) -> dict[str, float]:
@@ -339,9 +367,7 @@ def _log(run: Run) -> None:
     run.step, run.total_steps, values, run.seconds_left()
   )
   logging.info('%s', line)
-  run.splits.check_unreadable(
-    values['unreadable'], run.splits.train_source.num_examples
-  )
+  _check_unreadable(run)
   _warn_if_stuck(run, run.step, values['nll'])
 
 
@@ -371,14 +397,29 @@ def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
     )
 
 
-def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
-  """Validates the state and updates the plateau rule; None if interrupted."""
-  _check_finite(run)
-  batches = run.splits.read(run.splits.eval_source, 'Validating', strict=True)
-  results = run.evaluator(run.state.params, batches, run.views, stop.received)
-  if results is None:
-    return None
-  result = results['center_view']
+def _validate(run: Run, stop: signals.StopSignal) -> bool:
+  """Validates the state, which is saved, and adds the result to the checkpoint.
+
+  Returns:
+    Whether it came to its end; False if a signal arrived.
+  """
+  source = run.splits.eval_source
+  batches = waiting.Watched(
+    run.splits.read(source, 'Validating', strict=True),
+    _may_give_up(stop),
+    lambda: f"{source.name} '{source.split}'",
+  )
+  with contextlib.closing(batches), contextlib.suppress(waiting.GivenUpError):
+    results = run.evaluator(
+      run.state.params, batches, run.views, lambda: _stopped(run, stop)
+    )
+    if results is not None:
+      _validated(run, results['center_view'])
+  return run.validated == run.step
+
+
+def _validated(run: Run, result: dict[str, float]) -> None:
+  """Reports the result of a validation and updates the plateau rule."""
   state, step = run.state, run.step
   epoch = run.epochs.at(step)
   if run.epochs.ends(step):
@@ -386,21 +427,18 @@ def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
     run.reporter.write(step, 'epoch', training)
   run.reporter.write(step, 'validation', {'epoch': epoch, **result})
   logging.info('%s', validation_line(step, epoch, result))
-  plateau = optimizer.plateau_update(
-    state.plateau, result['top1_error'], run.setup.plateau_rule
-  )
-  run.place(plateau=plateau, validated=jnp.int32(step))
+  plateau = state.plateau
+  if run.settings.optimizer.schedule == 'plateau':
+    rule = run.setup.plateau_rule
+    plateau = optimizer.plateau_update(plateau, result['top1_error'], rule)
+  run.place(plateau=plateau, validated=np.int32(step))
   run.validated = step
-  if (
-    run.settings.optimizer.schedule == 'plateau'
-    and int(plateau.drops) > int(state.plateau.drops)
-    and not run.plateau_ended
-  ):
+  run.checkpoints.add_validation(run.state, result)
+  if int(plateau.drops) > int(state.plateau.drops) and not run.plateau_ended:
     rates = run.recipe.schedule(run.epochs.place(step), plateau)
     logging.info(
       'No better validation error: learning rate %.2g', float(rates.rate)
     )
-  return result
 
 
 def validation_line(step: int, epoch: float, result: dict[str, float]) -> str:
@@ -429,17 +467,27 @@ def _check_finite(run: Run) -> None:
   if bad_step < 0 and bool(_all_finite(run.state.params)):
     return
   step = bad_step if bad_step >= 0 else run.step - 1
-  latest = run.checkpoints.latest()
-  saved = 'none was saved' if latest is None else f'step {latest}'
+  saved = 'none was saved' if run.saved < 0 else f'step {run.saved}'
   raise errors.DivergedError(
     f'the loss is not finite from step {step} on; last good checkpoint:'
     f' {saved}. The usual remedy is a lower --config.optimizer.learning_rate'
   )
 
 
-def _save(run: Run, validation: dict[str, float] | None = None) -> None:
-  _check_finite(run)
-  run.checkpoints.save(run.state, run.identity, validation)
+def _save(run: Run) -> None:
+  """Saves the state, if it is one to go on from."""
+  with run.meter.pause('checkpoint'):
+    _check_finite(run)
+    _check_unreadable(run)
+    run.checkpoints.save(run.state, run.identity)
+    run.saved = run.step
+
+
+def _check_unreadable(run: Run) -> None:
+  """Stops a run that cannot read more of this epoch's images than permitted."""
+  run.splits.check_unreadable(
+    int(run.state.epoch.unreadable), run.splits.train_source.num_examples
+  )
 
 
 def _summarize(workdir: pathlib.Path, run: Run) -> None:

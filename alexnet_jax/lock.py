@@ -1,0 +1,67 @@
+"""Locks: one process, or one job of several, at a time writes into a folder."""
+
+from collections.abc import Iterator
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import socket
+import time
+
+from absl import logging
+
+from alexnet_jax import errors
+
+# Network file systems may be mounted without locks.
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@contextlib.contextmanager
+def held(path: pathlib.Path, remedy: str) -> Iterator[None]:
+  """Holds a lock that the operating system releases when the process ends.
+
+  So no lock is ever stale, however a process has ended: the file that it leaves
+  behind is taken over. It names the holder, for others to read.
+
+  Args:
+    path: of the lock's file; its folder is created.
+    remedy: what to do where another process holds it, for the message.
+
+  Raises:
+    errors.UserError: if another process holds the lock.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+  except OSError as error:
+    raise errors.UserError(
+      f'{path} cannot be written ({error.strerror}): choose another folder'
+    ) from error
+  try:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      holder = os.read(file, 1000).decode(errors='replace').strip()
+      raise errors.UserError(
+        f'{path.parent} is in use by {holder or "another process"}: {remedy}'
+      ) from error
+    except OSError as error:
+      if error.errno not in _WITHOUT_LOCKS:
+        raise
+      logging.warning(
+        'The file system of %s has no locks (%s): take care that no other'
+        ' process writes there',
+        path,
+        error.strerror,
+      )
+    holder = (
+      f'process {os.getpid()} on {socket.gethostname()}, since'
+      f' {time.strftime("%Y-%m-%d %H:%M:%S")}\n'
+    )
+    os.ftruncate(file, 0)
+    os.pwrite(file, holder.encode(), 0)
+    yield
+    os.ftruncate(file, 0)
+  finally:
+    os.close(file)
