@@ -313,4 +313,7 @@ def _fail(message: str, exit_code: int = 2) -> int:
 if __name__ == '__main__':
   large_pages.use()
   app.define_help_flags()
-  app.run(main, flags_parser=_parse)
+  try:
+    app.run(main, flags_parser=_parse)
+  except signals.Stopped as stopped:
+    os._exit(stopped.code)  # The interpreter would take seconds.

@@ -40,9 +40,8 @@ from alexnet_jax import train_state
 
 # The validation figure by which a checkpoint is the best.
 BEST_BY = 'top1_error'
-# What a checkpoint consists of. Format 1 had no class names and no statistics,
-# format 2 no digests.
-_FORMAT = 3
+# What a checkpoint consists of.
+_FORMAT, _WITHOUT_DIGESTS = 3, 2
 _VALIDATION = 'validation.json'
 # As TensorStore words the error of a file system.
 _OS_ERROR = re.compile(r'OS error \d+: \w+ ([^\]]+)')
@@ -272,7 +271,7 @@ class Checkpoints:
       state=ocp.args.StandardRestore(rest),
     )
     for item in ('params', 'state'):
-      _check_digests(restored[item], digests[item])
+      _check_digests(restored[item], digests.get(item))
     state = train_state.TrainState(
       params=restored['params'], **restored['state']
     )
@@ -302,7 +301,7 @@ class Checkpoints:
     digests = self._content(step)['digests']
     args = ocp.args.StandardRestore(abstract)
     params = self._read(step, params=args)['params']
-    _check_digests(params, digests['params'])
+    _check_digests(params, digests.get('params'))
     return params
 
   def identity(self, step: int) -> identities.Identity:
@@ -310,21 +309,23 @@ class Checkpoints:
 
     Raises:
       DamagedError: if it is not what was saved.
-      UserError: if the checkpoint has another format.
     """
     content = self._content(step)
     values = content['identity']
     args = ocp.args.StandardRestore(identities.Identity.abstract_arrays(values))
     arrays = self._read(step, statistics=args)['statistics']
-    _check_digests(arrays, content['digests']['statistics'])
+    _check_digests(arrays, content['digests'].get('statistics'))
     return identities.Identity.from_json(values, arrays)
 
   def _content(self, step: int) -> dict[str, Any]:
     values = self._read(step, identity=ocp.args.JsonRestore())['identity']
-    if isinstance(values, dict) and 'seal' not in values:
-      found = values.get('format')
-      if isinstance(found, int) and found < _FORMAT:
-        raise _format_error(self._path(step), found)
+    has_no_seal = isinstance(values, dict) and 'seal' not in values
+    if has_no_seal and values.get('format') == _WITHOUT_DIGESTS:
+      logging.warning(
+        '%s is of a version that stored no digests: it cannot be checked',
+        self._path(step),
+      )
+      return {'step': step, 'identity': values, 'digests': {}}
     return _opened(values, step)
 
   def _read(self, step: int, **items: Any) -> Any:
@@ -420,15 +421,6 @@ class Checkpoints:
       self._orbax.close()
 
 
-def _format_error(folder: pathlib.Path, found: int) -> errors.UserError:
-  return errors.UserError(
-    f'{folder} is a checkpoint of format {found}, and this version of'
-    f' alexnet_jax reads format {_FORMAT}: use it with the revision that'
-    f' {folder.parent.parent / "run.json"} names, or train again with'
-    ' another --workdir'
-  )
-
-
 def _sealed(content: Mapping[str, Any]) -> dict[str, Any]:
   """Returns JSON values with a digest of all of them."""
   return {**content, 'seal': _seal(content)}
@@ -473,7 +465,9 @@ def _digest(array: np.ndarray) -> str:
   return digest.hexdigest()
 
 
-def _check_digests(tree: Any, expected: Mapping[str, str]) -> None:
+def _check_digests(tree: Any, expected: Mapping[str, str] | None) -> None:
+  if expected is None:
+    return
   found = _digests(tree)
   for path, digest in found.items():
     if expected.get(path) != digest:

@@ -23,7 +23,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What a process may take, in seconds: to end where there is nothing to save, to
 # come to a point where it can save, alone or with the other processes of its
 # job, and to save.
-TO_END, TO_NOTICE, TO_AGREE, TO_SAVE = 10.0, 60.0, 300.0, 300.0
+TO_END, TO_NOTICE, TO_AGREE, TO_SAVE = 3.0, 60.0, 300.0, 300.0
 # `timeout` and job managers signal a process and then its group: the second
 # signal comes immediately and means the same as the first.
 _SAME_SIGNAL_SECONDS = 1.0
@@ -44,6 +44,8 @@ class StopSignal:
     self._since = math.inf
     self._deferred = False
     self._seconds = TO_END
+    # A handler may interrupt itself.
+    self._lock = threading.RLock()
 
   def install(self) -> None:
     """Takes over the signals; to be called once, in the main thread.
@@ -68,19 +70,21 @@ class StopSignal:
   def receive(self, number: int) -> None:
     """Takes note of a signal; a second one ends the process."""
     now = time.monotonic()
-    if self.number is None:
-      self.number, self._since = number, now
-      what = 'saving, then stopping' if self._deferred else 'stopping'
-      _say(f'{self.name}: {what} (again to stop at once)')
-      threading.Thread(target=self._limit, daemon=True).start()
-    elif now - self._since > _SAME_SIGNAL_SECONDS:
-      _say(f'{signal.Signals(number).name} again: stopping at once')
-      self._end()
+    with self._lock:
+      if self.number is None:
+        self.number, self._since = number, now
+        what = 'saving, then stopping' if self._deferred else 'stopping'
+        _say(f'{self.name}: {what} (again to stop at once)')
+        threading.Thread(target=self._limit, daemon=True).start()
+      elif now - self._since > _SAME_SIGNAL_SECONDS:
+        _say(f'{signal.Signals(number).name} again: stopping at once')
+        self._end()
 
   def _limit(self) -> None:
     while time.monotonic() < self._since + self._seconds:
       time.sleep(0.1)
-    _say(f'{self.name}: not obeyed within {self._seconds:.0f} s, ending now')
+    if self._deferred:
+      _say(f'{self.name}: not obeyed within {self._seconds:.0f} s, ending now')
     self._end()
 
   def _end(self) -> None:
@@ -88,7 +92,11 @@ class StopSignal:
 
   def _in_main_thread(self, number: int, frame: object) -> None:
     del frame
+    self.receive(number)
     if not self._deferred:
+      # Compiled code that called back into Python may not pass it on, and would
+      # complain. Then `_limit` ends the process.
+      sys.unraisablehook = lambda _: None
       raise Stopped(number)
 
   @contextlib.contextmanager

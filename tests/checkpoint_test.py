@@ -215,12 +215,17 @@ def test_the_validation_is_added_without_writing_the_arrays(parts, run):
   checkpoints.close()
 
 
-def test_a_checkpoint_of_format_2_is_refused_by_its_number(parts, run):
+def test_a_checkpoint_without_digests_is_read(parts, saved, run, caplog):
   path = run / 'checkpoints/6/identity/metadata'
   content = json.loads(path.read_text())
   path.write_text(json.dumps({'format': 2} | content['identity']))
-  with pytest.raises(errors.UserError, match='format 2.*format 3.*run.json'):
-    _restored(parts, run)
+  step, state = _restored(parts, run)
+  assert step == 6
+  _assert_state(state, saved[1][6])
+  assert 'stored no digests' in caplog.text
+  # But not if it has lost them.
+  path.write_text(json.dumps({**content, 'format': 2}))
+  assert _restored(parts, run)[0] == 3
 
 
 def test_a_reader_beside_a_writer(parts, run):

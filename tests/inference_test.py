@@ -2,7 +2,6 @@ import shutil
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from alexnet_jax import checkpoint
@@ -88,23 +87,6 @@ def test_a_checkpoint_without_a_key_asks_for_a_config(tmp_path):
   with pytest.raises(errors.UserError, match='no evaluate: .*with --config'):
     inference.open_run(tmp_path)
   assert inference.open_run(tmp_path, _config()).step == 0
-
-
-def test_a_checkpoint_of_the_format_before_is_refused_by_name(tmp_path):
-  manager = ocp.CheckpointManager(tmp_path / 'checkpoints')
-  items = {
-    'state': ocp.args.StandardSave({'step': np.zeros(())}),
-    'config': ocp.args.JsonSave(setup.build(_config()).config),
-  }
-  manager.save(12, args=ocp.args.Composite(**items))
-  manager.close()
-  with pytest.raises(errors.UserError) as caught:
-    inference.open_run(tmp_path)
-  message = str(caught.value)
-  assert f'{tmp_path}/checkpoints/12 is a checkpoint of format 1' in message
-  assert f'reads format 2: use it with the revision that {tmp_path}/run' in (
-    message
-  )
 
 
 def test_opening_reads_parameters_and_draws_none(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 
 from alexnet_jax import errors
 from alexnet_jax import setup
+from alexnet_jax import signals
 from alexnet_jax import splits
 from alexnet_jax.input_pipeline import pipeline
 from configs import smoke
@@ -74,13 +75,15 @@ def test_training_from_a_store_needs_nothing_else(tmp_path):
 def test_preparing_can_be_interrupted(tmp_path, monkeypatch, caplog):
   parts = _build(**{'data.store_dir': str(tmp_path), 'data.num_examples': 40})
 
+  caplog.set_level(logging.WARNING, logger='absl')
+
   def interrupted(*args, **kwargs):
-    raise KeyboardInterrupt
+    raise signals.Stopped(2)
 
   with monkeypatch.context() as patch:
     patch.setattr(pipeline, 'eval_batches', interrupted)
-    with caplog.at_level(logging.WARNING, logger='absl'):
-      assert splits.prepare(parts) == 130
+    with pytest.raises(signals.Stopped):
+      splits.prepare(parts)
   assert 'the same command resumes from here' in caplog.text
   assert splits.prepare(parts) == 0
 

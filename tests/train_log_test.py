@@ -24,9 +24,11 @@ from alexnet_jax import meter
 from alexnet_jax import metrics
 from alexnet_jax import progress
 from alexnet_jax import setup
+from alexnet_jax import signals
 from alexnet_jax import train
 from alexnet_jax import train_state
 from alexnet_jax import train_step
+from alexnet_jax import waiting
 from alexnet_jax.splits import Splits
 from configs import smoke
 
@@ -101,7 +103,6 @@ class _Device:
     self.idle = []  # before each step
     self.reads = []  # steps dispatched when a value was read, and its name
     self.pauses = []  # (begin, end) of validations and checkpoints
-    self._pause_begun = None
 
   def dispatch(self):
     self.idle.append(max(0.0, self.clock.now - self.free_at))
@@ -113,16 +114,17 @@ class _Device:
     self.reads.append((self.steps, name))
     self.clock.sleep_until(self.free_at)
 
+  def _pause(self, seconds):
+    begun = self.clock.now
+    self.clock.sleep(seconds)
+    self.pauses.append((begun, self.clock.now))
+
   def validate(self):
-    self._pause_begun = self.clock.now
-    self.clock.sleep(_VALIDATION)
+    self._pause(_VALIDATION)
     return []
 
   def save(self):
-    begun = self._pause_begun or self.clock.now
-    self._pause_begun = None
-    self.clock.sleep(_SAVE)
-    self.pauses.append((begun, self.clock.now))
+    self._pause(_SAVE)
 
 
 class _Loss(NamedTuple):
@@ -211,6 +213,13 @@ def start(tmp_path, monkeypatch, caplog):
       ),
     )
     monkeypatch.setattr(evaluate, 'Evaluator', lambda *args: evaluator)
+    # A thread of its own would have a clock of its own.
+    monkeypatch.setattr(
+      waiting, 'Watched', lambda items, *_: (item for item in items)
+    )
+    monkeypatch.setattr(
+      checkpoint.Checkpoints, 'add_validation', lambda *args: None
+    )
     if step:
       monkeypatch.setattr(Splits, 'read', lambda *args, **_: device.validate())
       monkeypatch.setattr(
@@ -219,11 +228,12 @@ def start(tmp_path, monkeypatch, caplog):
     caplog.clear()
     _device = device
     try:
-      code = train.train(setup.build(config), tmp_path)
+      code = train.train(setup.build(config), tmp_path, run.stop)
     finally:
       _device = None
     return code, device
 
+  run.stop = signals.StopSignal()
   return run
 
 
@@ -255,7 +265,8 @@ def test_the_log_agrees_with_the_clock(start, caplog, monkeypatch, schedule):
 
   # Each line tells of the time since the line before, less validations and
   # checkpoints.
-  assert len(device.pauses) == 4 + 1  # at 30; that of 60 is a validation's
+  # Four validations, each after a save; and at 30, but not at 60 once more.
+  assert len(device.pauses) == 4 + 4 + 1
   begun = _time_of(caplog, 'First step after')
   for i, (moment, _, speed, wait, _) in enumerate(lines):
     paused = sum(end - at for at, end in device.pauses if begun <= at < moment)
@@ -349,9 +360,10 @@ def test_a_stop_after_a_validation_names_both_steps(start, caplog, monkeypatch):
   original = train._step
 
   def interrupted(run, batches):
-    original(run, batches)
+    made = original(run, batches)
     if run.step == 24:
-      signal.raise_signal(signal.SIGINT)
+      start.stop.number = signal.SIGINT
+    return made
 
   monkeypatch.setattr(train, '_step', interrupted)
   code, _ = start(errors=[0.25])

@@ -21,6 +21,7 @@ from alexnet_jax import inference
 from alexnet_jax import optimizer
 from alexnet_jax import reporting
 from alexnet_jax import setup
+from alexnet_jax import signals
 from alexnet_jax import train
 from alexnet_jax.splits import Splits
 from configs import smoke
@@ -163,24 +164,6 @@ def test_killed_and_stopped_run_ends_like_one_never_touched(
   assert kinds.count('validation') == kinds.count('epoch') == 6
 
 
-def test_a_later_signal_ends_the_process(monkeypatch):
-  now, ended = [10.0], []
-  monkeypatch.setattr(train.time, 'monotonic', lambda: now[0])
-  monkeypatch.setattr(train.signal, 'signal', lambda *given: None)
-  monkeypatch.setattr(train.signal, 'raise_signal', ended.append)
-  stop = train.StopSignal()
-  assert not stop.received()
-  for later, number, expected in (
-    (0, signal.SIGINT, []),
-    (0.5, signal.SIGTERM, []),
-    (1, signal.SIGTERM, [signal.SIGTERM]),
-  ):
-    now[0] += later
-    stop(number, None)
-    assert ended == expected
-  assert stop.exit_code == 128 + signal.SIGINT
-
-
 def test_validation_put_off_by_a_signal_happens_on_restart(
   tmp_path, monkeypatch
 ):
@@ -188,18 +171,20 @@ def test_validation_put_off_by_a_signal_happens_on_restart(
   assert train.train(parts, tmp_path / 'whole') == 0
 
   # The signal arrives while the first validation reads its first batch.
+  stop = signals.StopSignal()
   original = Splits.read
 
   def interrupting(self, *args, **kwargs):
-    signal.raise_signal(signal.SIGTERM)
+    stop.number = signal.SIGTERM
     return original(self, *args, **kwargs)
 
-  monkeypatch.setattr(Splits, 'read', interrupting)
-  assert train.train(parts, tmp_path / 'stopped') == 128 + signal.SIGTERM
+  with monkeypatch.context() as patch:
+    patch.setattr(Splits, 'read', interrupting)
+    code = train.train(parts, tmp_path / 'stopped', stop)
+  assert code == 128 + signal.SIGTERM
   step, state = _saved(parts, tmp_path / 'stopped')
   assert (step, state.validated) == (5, -1)
 
-  monkeypatch.setattr(Splits, 'read', original)
   assert train.train(parts, tmp_path / 'stopped') == 0
   _assert_same_run(parts, tmp_path / 'whole', tmp_path / 'stopped')
 
@@ -251,13 +236,9 @@ def test_last_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
     **{'num_epochs': 5, 'checkpoint.keep': 2, 'checkpoint.every_steps': 100}
   )
   assert train.train(parts, tmp_path) == 0
-  names = sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
-  assert names == [10, 20, 25]
   checkpoints = checkpoint.Checkpoints(tmp_path)
-  assert checkpoint.choose(checkpoints, 'best', tmp_path) == 10
-  assert checkpoint.choose(checkpoints, 'last', tmp_path) == 25
-  with pytest.raises(errors.UserError, match='newest.*last'):
-    checkpoint.choose(checkpoints, 'newest', tmp_path)
+  assert checkpoints.order('best')[0] == 10
+  assert checkpoints.order('last') == [25, 20, 10]
   checkpoints.close()
 
 

@@ -1,6 +1,5 @@
 """Splits and folders of which no image can be read: one line, exit code 2."""
 
-import json
 import os
 import shutil
 
@@ -8,11 +7,9 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 import pytest
 
-from alexnet_jax import checkpoint
 from alexnet_jax import errors
 from alexnet_jax import reporting
 from alexnet_jax import setup
-from alexnet_jax import splits
 from alexnet_jax import train
 from alexnet_jax.analysis.report import subject
 import main
@@ -133,20 +130,6 @@ def test_training(place, tmp_path, split):
   assert len(lines) == (3 if split == 'train' else 4)
   assert all((line['nll'] is None) == (split == 'train') for line in lines)
   assert _check_no_nan(tmp_path) > 2
-
-
-def test_metrics_of_a_checkpoint(tmp_path):
-  folder = trained_testing.write_data(tmp_path / 'data')
-  parts = setup.build(trained_testing.config(folder))
-  checkpoints = checkpoint.Checkpoints(tmp_path)
-  checkpoints.save(
-    setup.first_state(parts),
-    splits.Splits(parts).identity(),
-    {'top1_error': 0.5, 'nll': float('inf')},
-  )
-  checkpoints.close()
-  (path,) = (tmp_path / 'checkpoints').glob('*/metrics/metrics')
-  assert json.loads(path.read_text()) == {'top1_error': 0.5, 'nll': None}
 
 
 def test_training_shorter_than_an_epoch(place, tmp_path):
