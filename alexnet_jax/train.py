@@ -128,7 +128,7 @@ class Run:
     self.validated = int(self.state.validated)
     self.plateau_ended = self._plateau_ended()
     self.readable = int(self.state.epoch.examples)  # images of this epoch
-    self.reporter = reporting.Reporter(workdir, self.step)
+    self.reporter = reporting.Reporter(workdir, self.step, self.validated)
     self.meter = meter.Meter(self.settings.batch_size)
     self.stuck_since: int | None = None
 
@@ -439,6 +439,7 @@ def _check_finite(run: Run) -> None:
 
 def _save(run: Run, validation: dict[str, float] | None = None) -> None:
   _check_finite(run)
+  run.reporter.sync()
   run.checkpoints.save(run.state, run.identity, validation)
 
 
