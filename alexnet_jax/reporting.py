@@ -221,20 +221,22 @@ class _Events:
       self._give_up(error)
 
   def _replace(self, lines: Iterable[dict[str, Any]]) -> None:
-    folders = {kind: self._folder / kind for kind in KINDS}
-    # Earlier versions wrote into the folder itself.
-    for folder in (self._folder, *folders.values()):
-      for path in folder.glob(f'{_EVENT_FILE}*'):
-        if path.is_file():
-          path.unlink()
-    # A TensorBoard that has read the old file goes on with the one that is next
-    # by name, where the start makes it forget all steps from 0 on.
-    name = f'{_EVENT_FILE}{time.time_ns()}'
+    for path in _event_files(self._folder):  # Of an earlier version.
+      path.unlink()
     events = {kind: [_first_events()] for kind in KINDS}
     for line in lines:
       events[line['kind']].append(_event(line))
-    for kind, folder in folders.items():
+    name = f'{_EVENT_FILE}{time.time_ns()}'
+    for kind in KINDS:
+      folder = self._folder / kind
       folder.mkdir(parents=True, exist_ok=True)
+      for path in _event_files(folder):
+        if path.stat().st_size:
+          # A TensorBoard that is reading it turns to the next file by name only
+          # from the end of one that exists.
+          os.truncate(path, 0)
+        else:
+          path.unlink()
       self._files[kind] = (folder / name).open('xb', buffering=0)
       _write_all(self._files[kind], b''.join(events[kind]))
 
@@ -265,8 +267,15 @@ class _Events:
     self._files = {}
 
 
+def _event_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  return [path for path in folder.glob(f'{_EVENT_FILE}*') if path.is_file()]
+
+
 def _first_events() -> bytes:
-  """Returns what an event file begins with."""
+  """Returns what an event file begins with.
+
+  The start at step 0 makes a TensorBoard forget what it has read before.
+  """
   now = time.time()
   start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
   return _record(
