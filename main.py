@@ -225,7 +225,7 @@ def _run(mode: _Mode) -> int:
   from alexnet_jax import reporting
 
   processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  reporting.set_up_terminal()
+  reporting.set_up_terminal(processes.index())
   if processes.joined() and not mode.shared:
     raise errors.UserError(
       f'--mode={_MODE.value} runs in one process, and this is process'

@@ -23,6 +23,14 @@ import numpy.typing as npt
 from alexnet_jax import errors
 from alexnet_jax import names
 
+# Errors of a disk on which the files were in order: in words, and what to do.
+DISK_ERRORS = {
+  errno.ENOSPC: ('the disk is full', 'make room'),
+  errno.EDQUOT: ('the disk quota is used up', 'make room'),
+  errno.EFBIG: ('a file may not get larger', 'raise the limit (ulimit -f)'),
+  errno.EIO: ('the disk fails', 'check it'),
+}
+
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
@@ -44,11 +52,8 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.')
-  except (PermissionError, FileExistsError, NotADirectoryError) as error:
-    raise errors.UserError(
-      f'{path.parent} cannot be written ({error.strerror}): choose another'
-      ' folder with --output or --workdir'
-    ) from error
+  except OSError as error:
+    raise in_words(error, path.parent) from error
   try:
     os.close(handle)
     with full_disk_in_words(path), open(temporary, 'wb') as file:
@@ -57,7 +62,10 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
       os.fsync(file.fileno())
     # mkstemp makes the file private; a data set is often shared.
     os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    try:
+      os.replace(temporary, path)
+    except OSError as error:  # Such as a folder of that name.
+      raise in_words(error, path) from error
   except BaseException:
     os.unlink(temporary)
     raise
@@ -71,15 +79,37 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def full_disk_in_words(path: pathlib.Path) -> Iterator[None]:
-  """Turns the error of a full disk into the user's."""
+  """Turns the errors of a full or failing disk into the user's.
+
+  Everything else that is raised passes, for it may have another cause.
+  """
   try:
     yield
   except OSError as error:
-    if error.errno != errno.ENOSPC:
+    if error.errno not in DISK_ERRORS:
       raise
-    raise errors.UserError(
-      f'the disk is full at {path}: make room and run the same command again'
-    ) from error
+    raise in_words(error, path) from error
+
+
+def in_words(
+  error: OSError, path: pathlib.Path, kept: str = ''
+) -> errors.UserError:
+  """Returns the user's error for one met in writing a file or a folder.
+
+  Args:
+    error: from the operating system.
+    path: of the file or folder.
+    kept: what is not lost on a full or failing disk, as the message's end.
+  """
+  if error.errno in DISK_ERRORS:
+    what, remedy = DISK_ERRORS[error.errno]
+    return errors.UserError(
+      f'{what} at {path}: {remedy} and run the same command again{kept}'
+    )
+  return errors.UserError(
+    f'{path} cannot be written ({error.strerror}): make it writable or choose'
+    ' another folder with --output or --workdir'
+  )
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

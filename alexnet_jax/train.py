@@ -70,7 +70,9 @@ class Run:
     # The step of the last save; one that was saved and not validated is
     # validated, but not saved again.
     self.saved = self.step if saved else -1
-    self.reporter = reporting.Reporter(workdir, self.step)
+    self.reporter = reporting.Reporter(
+      workdir, self.step, self.validated, writes=processes.is_first()
+    )
     self.meter = meter.Meter(self.settings.batch_size)
     self.stuck_since: int | None = None
 
@@ -479,6 +481,7 @@ def _save(run: Run) -> None:
   with run.meter.pause('checkpoint'):
     _check_finite(run)
     _check_unreadable(run)
+    run.reporter.sync()
     run.checkpoints.save(run.state, run.identity)
     run.saved = run.step
 

@@ -1,6 +1,5 @@
 """Atomic writes, and JSON that every parser reads."""
 
-import errno
 import json
 import math
 import os
@@ -101,14 +100,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, error):
   assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_said_in_words(tmp_path):
+@pytest.mark.parametrize('number', list(files.DISK_ERRORS))
+def test_errors_of_a_disk_are_said_in_words(tmp_path, number):
+  words = f'{files.DISK_ERRORS[number][0]} at {tmp_path}/x: '
   with (
-    pytest.raises(
-      errors.UserError, match=f'disk is full at {tmp_path}/x: make'
-    ),
+    pytest.raises(errors.UserError, match=f'{words}.* the same command again$'),
     files.replacing(tmp_path / 'x'),
   ):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    raise OSError(number, os.strerror(number))
   assert list(tmp_path.iterdir()) == []
 
 
@@ -146,3 +145,15 @@ def test_a_folder_that_is_a_file_is_a_mistake_in_one_line(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(errors.UserError, match='cannot be written .*--output'):
     files.write_text(tmp_path / 'file' / 'x.txt', '')
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+  (tmp_path / 'x').mkdir()
+  with pytest.raises(errors.UserError, match=f'{tmp_path}/x cannot be written'):
+    files.write_text(tmp_path / 'x', 'text')
+  assert list(tmp_path.iterdir()) == [tmp_path / 'x']
+
+
+def test_a_name_that_is_too_long_is_named(tmp_path):
+  with pytest.raises(errors.UserError, match='cannot be written .*too long'):
+    files.write_text(tmp_path / ('x' * 300) / 'y', 'text')

@@ -73,7 +73,7 @@ def _pretend_to_train(parts, folder):
   """Leaves behind what a run of ten updates does, untrained."""
   trained_testing.save_first_state(folder, parts, 10)
   reporting.write_run_record(folder, parts.config, parts.devices)
-  with contextlib.closing(reporting.Reporter(folder, 10)) as reporter:
+  with contextlib.closing(reporting.Reporter(folder, 10, 10)) as reporter:
     for step in (2, 4, 6, 8):
       rate = 0.01 if step < 6 else 0.001
       values = {'nll': 2.5 - 0.1 * step, 'top1_error': 0.9 - 0.01 * step}
