@@ -374,11 +374,13 @@ def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
 def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
   """Validates the state and updates the plateau rule; None if interrupted."""
   _check_finite(run)
-  batches = run.splits.read(run.splits.eval_source, 'Validating', strict=True)
+  source = run.splits.eval_source
+  batches = run.splits.read(source, 'Validating', checked=True)
   results = run.evaluator(run.state.params, batches, run.views, stop.received)
   if results is None:
     return None
   result = results['center_view']
+  run.splits.check_result(source, result['examples'], result['unreadable'])
   state, step = run.state, run.step
   epoch = run.epochs.at(step)
   if run.epochs.ends(step):
