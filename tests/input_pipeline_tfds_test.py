@@ -624,6 +624,67 @@ def test_a_file_cut_off_while_it_is_used_is_told_in_words(
     list(eval_batches(source))
 
 
+@pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
+def test_a_set_that_comes_back_changes_no_pixel(
+  folders, monkeypatch, caplog, file_format
+):
+  def opened():
+    return tfds.open_tfds('toy_pictures', 'train', folders[file_format])
+
+  expected = list(eval_batches(opened()))
+  source = opened()
+  away = source.directory.with_name('away')
+  os.rename(source.directory, away)
+
+  def come_back():
+    deadline = time.monotonic() + 60
+    while 'trying again' not in caplog.text and time.monotonic() < deadline:
+      time.sleep(0.01)
+    os.rename(away, source.directory)
+
+  monkeypatch.setattr(retry, 'WAITS', (0.1,) * 300)
+  thread = threading.Thread(target=come_back)
+  thread.start()
+  batches = list(eval_batches(source))
+  thread.join()
+  for batch, other in zip(batches, expected, strict=True):
+    for key in batch:
+      np.testing.assert_array_equal(batch[key], other[key], err_msg=key)
+  assert caplog.text.count('trying again') == 1
+
+
+@pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
+def test_a_set_that_stays_away_stops_the_run(folders, monkeypatch, file_format):
+  before = threading.active_count()
+  source = tfds.open_tfds('toy_pictures', 'train', folders[file_format])
+  monkeypatch.setattr(retry, 'WAITS', (0.01, 0.01))
+  away = source.directory.with_name('away')
+  os.rename(source.directory, away)
+  try:
+    with pytest.raises(errors.UserError) as caught:
+      list(eval_batches(source))
+  finally:
+    os.rename(away, source.directory)
+  message = str(caught.value)
+  assert str(source.directory) in message
+  assert 'No such file or directory' in message
+  assert '--config.data.data_dir' in message
+  assert wait_for_threads(before) <= before
+
+
+def test_closing_ends_the_waits(monkeypatch, caplog):
+  before = threading.active_count()
+  monkeypatch.setattr(retry, 'WAITS', (3600, 3600))
+  gone = retry.UnavailableError('x', 'gone')
+  batches = eval_batches(made_up(failures={8: gone}))
+  next(batches)
+  end = time.monotonic() + 60
+  while 'trying again' not in caplog.text and time.monotonic() < end:
+    time.sleep(0.01)
+  batches.close()
+  assert wait_for_threads(before) <= before
+
+
 @pytest.mark.parametrize(
   ('make', 'wait'), [(eval_batches, 0), (train_batches, 0.3)]
 )
