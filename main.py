@@ -316,4 +316,4 @@ if __name__ == '__main__':
   try:
     app.run(main, flags_parser=_parse)
   except signals.Stopped as stopped:
-    os._exit(stopped.code)  # The interpreter would take seconds.
+    os._exit(stopped.exit_code)  # The interpreter would take seconds.

@@ -189,9 +189,11 @@ def run(trained: TrainedNetwork, output: pathlib.Path) -> int:
   evaluator = Evaluator(
     setup.network, setup.mesh, trained.transform, setup.dtype
   )
-  batches = splits.read(splits.eval_source, 'Evaluating', strict=True)
+  source = splits.eval_source
+  batches = splits.read(source, 'Evaluating', checked=True)
   results = evaluator(trained.params, batches, trained.transform.views) or {}
   for name, result in results.items():
+    splits.check_result(source, result['examples'], result['unreadable'])
     logging.info('%-11s %s', name.replace('_', ' '), in_words(result))
   files.write_json(
     output / 'evaluation.json', {'step': trained.step, **results}

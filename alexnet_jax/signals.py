@@ -33,7 +33,8 @@ class Stopped(SystemExit):
   """Ends the program where there is nothing to save."""
 
   def __init__(self, number: int):
-    super().__init__(128 + number)
+    self.exit_code = 128 + number
+    super().__init__(self.exit_code)
 
 
 class StopSignal:

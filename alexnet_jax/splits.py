@@ -8,6 +8,7 @@ import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax import identity as identities
+from alexnet_jax import names
 from alexnet_jax import progress
 from alexnet_jax import sharding
 from alexnet_jax import signals
@@ -148,11 +149,15 @@ class Splits:
       upright=upright or self._data.upright,
     )
 
-  def train_batches(self, start: int) -> Iterator[pipeline.Batch]:
+  def train_batches(
+    self, start: int, rows: np.ndarray | None = None
+  ) -> Iterator[pipeline.Batch]:
     """Returns the endless batches of the run; see `pipeline.train_batches`.
 
     Args:
       start: the place to start at, from `epochs.Epochs.place`.
+      rows: int [N], the places of every batch that this process makes; None for
+        all.
     """
     chosen = self._input
     augmentation = preprocessing.Augmentation(
@@ -174,7 +179,29 @@ class Splits:
       decoder=self.decoder(),
       shuffle=chosen.shuffle,
       threads=self._data.threads,
+      rows=rows,
     )
+
+  def describe_step(self, place: int, rows: np.ndarray | None = None) -> str:
+    """Names the images of a training step: the first, and how many others.
+
+    It opens nothing, so it can be asked while a batch is being read.
+
+    Args:
+      place: of the step, from `epochs.Epochs.place`.
+      rows: see `train_batches`.
+    """
+    source = self.train_source
+    first, *others = pipeline.step_indices(
+      source.num_examples,
+      batch_size=self._setup.settings.batch_size,
+      seed=self._setup.settings.seed,
+      shuffle=self._input.shuffle,
+      step=place,
+      rows=rows,
+    ).tolist()
+    named = names.printable(source.describe(first))
+    return f'{named} and {len(others)} others' if others else named
 
   def read(
     self,
@@ -183,7 +210,8 @@ class Splits:
     *,
     indices: np.ndarray | None = None,
     batch_size: int | None = None,
-    strict: bool = False,
+    rows: np.ndarray | None = None,
+    checked: bool = False,
   ) -> Iterator[pipeline.Batch]:
     """Yields all images of a source once, in its order, with progress lines.
 
@@ -195,52 +223,67 @@ class Splits:
       what: the task, for the progress lines.
       indices: int [N], which of the examples to read, in this order; None for
         all.
-      batch_size: rows of a batch; None for what the config says.
-      strict: whether it is an error if more than `data.max_unreadable` of the
-        images, or all of them, cannot be read. Otherwise they are left out and
-        a warning counts them.
+      batch_size: rows of a batch; None for `evaluation_batch_size`.
+      rows: int [N], the places of every batch that this process makes; None for
+        all.
+      checked: whether the caller counts what cannot be read and uses
+        `check_result`, as it must where there are `rows`. Otherwise a warning
+        says how many images are left out.
 
     Yields:
       Batches, see `pipeline.eval_batches`: rows with a mask of 0 are padding or
       were unreadable. 'index' is the place among `indices` where these are
       given.
-
-    Raises:
-      UserError: if strict; see `check_unreadable`.
     """
     if indices is not None:
       source = sources.Subset(source, np.asarray(indices, np.int64))
     total = source.num_examples
+    batch_size = batch_size or self.evaluation_batch_size(total)
     batches = pipeline.eval_batches(
       source,
-      batch_size=batch_size or self._evaluation_rows(total),
+      batch_size=batch_size,
       decoder=self.decoder(upright=not source.class_names),
       threads=self._data.threads,
+      rows=rows,
     )
     shown = progress.Progress(what, total)
     unreadable = 0
-    for batch in batches:
+    for number, batch in enumerate(batches, 1):
       yield batch
       unreadable += int(batch['unreadable'].sum())
-      shown.add(int((batch['index'] >= 0).sum()))
-    if strict:
-      self.check_unreadable(unreadable, total)
-      if unreadable == total:
-        raise errors.NothingReadableError(source)
-    elif unreadable:
+      shown.report(min(number * batch_size, total))
+    if unreadable and not checked:
       logging.warning(
         '%d of %d files could not be read and are left out', unreadable, total
       )
 
-  def _evaluation_rows(self, total: int) -> int:
-    """Returns the rows of a batch: a multiple of the network's copies.
+  def evaluation_batch_size(self, num_examples: int) -> int:
+    """Returns the batch size of `read`, a multiple of the network's copies.
 
     Padding makes up for a batch size that the devices do not divide. A few
     images are no reason to compute a whole batch.
     """
     copies = self._setup.mesh.shape[sharding.DATA]
-    rows = min(self._setup.settings.evaluate.batch_size, total)
+    rows = min(self._setup.settings.evaluate.batch_size, num_examples)
     return -(-rows // copies) * copies
+
+  def check_result(
+    self, source: sources.Source, examples: float, unreadable: float
+  ) -> None:
+    """Stops a program whose result is of too few images.
+
+    Args:
+      source: that was read to its end.
+      examples: how many of its images the result is of.
+      unreadable: how many could not be read; both in all processes together.
+
+    Raises:
+      UserError: see `check_unreadable`.
+      NothingReadableError: if the result is of no image.
+    """
+    self.check_unreadable(unreadable, source.num_examples)
+    if not examples:
+      raise errors.NothingReadableError(source)
 
   def check_unreadable(self, unreadable: float, num_examples: int) -> None:
     """Stops the run when too many files cannot be read.

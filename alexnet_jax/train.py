@@ -308,7 +308,7 @@ def _train_batches(run: Run, stop: signals.StopSignal) -> waiting.Watched:
   return waiting.Watched(
     run.splits.train_batches(run.epochs.place(run.step)),
     _may_give_up(stop),
-    lambda: run.splits.train_source.name,
+    lambda: run.splits.describe_step(run.epochs.place(run.step)),
   )
 
 
@@ -407,7 +407,7 @@ def _validate(run: Run, stop: signals.StopSignal) -> bool:
   """
   source = run.splits.eval_source
   batches = waiting.Watched(
-    run.splits.read(source, 'Validating', strict=True),
+    run.splits.read(source, 'Validating', checked=True),
     _may_give_up(stop),
     lambda: f"{source.name} '{source.split}'",
   )
@@ -423,6 +423,9 @@ def _validate(run: Run, stop: signals.StopSignal) -> bool:
 def _validated(run: Run, result: dict[str, float]) -> None:
   """Reports the result of a validation and updates the plateau rule."""
   state, step = run.state, run.step
+  run.splits.check_result(
+    run.splits.eval_source, result['examples'], result['unreadable']
+  )
   epoch = run.epochs.at(step)
   if run.epochs.ends(step):
     training = {'epoch': epoch, **state.epoch.means()}

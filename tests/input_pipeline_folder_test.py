@@ -310,15 +310,6 @@ def test_a_folder_that_cannot_be_listed(data, monkeypatch, where):
   assert '\n' not in message
 
 
-def test_a_file_that_went_after_the_listing_is_unreadable(data, caplog):
-  source = folder.open_folder(str(data), 'train')
-  (data / 'train/class1/000.jpg').unlink()
-  batch = one_batch(source)
-  assert np.flatnonzero(batch['unreadable']).tolist() == [2]
-  assert batch['mask'].tolist() == [1, 1, 0, 1, 1, 1, 0, 0]
-  assert f'left out: {data}/train/class1/000.jpg (' in caplog.text
-
-
 def test_fingerprint_follows_the_files(data):
   def fingerprint():
     return folder.open_folder(str(data), 'train').fingerprint

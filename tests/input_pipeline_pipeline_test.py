@@ -240,35 +240,20 @@ def test_threads_change_nothing(source, size):
       assert_same(batch, expected)
 
 
-@pytest.mark.parametrize(
-  ('source', 'size', 'count'), [(SOURCE, 20, 4), (LARGE, 80, 2)]
-)
-def test_each_process_makes_its_rows_of_every_batch(source, size, count):
+ROWS = ([0, 1, 4, 5], [2, 3, 6, 7], [7], [1, 3, 6], range(8))
+
+
+@pytest.mark.parametrize('size', SOURCES)
+@pytest.mark.parametrize('rows', ROWS)
+def test_a_process_makes_its_rows_of_every_batch(size, rows):
+  rows = np.array(rows)
   whole = first_steps(size, 4)[:4]
-  shares = [
-    take(
-      train(source, size, crop_chunk=4, process_index=i, process_count=count),
-      4,
-    )
-    for i in range(count)
-  ]
-  for expected, parts in zip(whole, zip(*shares, strict=True), strict=True):
-    joined = {
-      key: np.concatenate([part[key] for part in parts]) for key in expected
-    }
-    assert_same(joined, expected)
-  ours, theirs = (
-    [
-      list(evaluation(source, 8, size, process_index=i, process_count=count))
-      for i in range(count)
-    ],
-    list(evaluation(source, 8, size)),
-  )
-  for expected, parts in zip(theirs, zip(*ours, strict=True), strict=True):
-    joined = {
-      key: np.concatenate([part[key] for part in parts]) for key in expected
-    }
-    assert_same(joined, expected)
+  ours = take(train(SOURCES[size], size, crop_chunk=4, rows=rows), 4)
+  whole += list(evaluation(SOURCES[size], 8, size))
+  ours += list(evaluation(SOURCES[size], 8, size, rows=rows))
+  assert ours[2]['mask'].sum() == (rows < 7).sum()  # Of [7], nothing at all.
+  for batch, expected in zip(ours, whole, strict=True):
+    assert_same(batch, {key: value[rows] for key, value in expected.items()})
 
 
 def test_a_process_reads_its_rows_alone():
@@ -286,15 +271,28 @@ def test_a_process_reads_its_rows_alone():
 
   read = []
   source = Counting(SOURCE, np.arange(23))
-  list(evaluation(source, 8, 20, process_index=1, process_count=2))
-  assert read == [4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22]
+  list(evaluation(source, 8, 20, rows=np.array([0, 2, 7])))
+  assert read == [0, 2, 7, 8, 10, 15, 16, 18]
 
 
-def test_shares_must_divide_the_batch():
-  with pytest.raises(ValueError, match='no share 0 of 3 in a batch of 8'):
-    next(train(process_count=3))
-  with pytest.raises(ValueError, match='no share 2 of 2'):
-    next(train(process_index=2, process_count=2))
+@pytest.mark.parametrize('rows', [[], [0, 8], [-1, 0], [1, 0], [2, 2], [[0]]])
+def test_rows_must_be_increasing_places_of_a_batch(rows):
+  with pytest.raises(ValueError, match='increasing places in a batch of 8'):
+    next(train(rows=np.array(rows)))
+  with pytest.raises(ValueError, match='increasing places in a batch of 8'):
+    evaluation(SOURCE, 8, 20, rows=np.array(rows))
+
+
+@pytest.mark.parametrize('shuffle', [True, False])
+def test_which_examples_a_step_reads(shuffle):
+  labels = np.arange(23) % 5
+  for rows in (None, np.array([1, 3, 7])):
+    steps = take(train(shuffle=shuffle, rows=rows), 7)
+    for step, batch in enumerate(steps):
+      found = pipeline.step_indices(
+        23, batch_size=8, seed=3, shuffle=shuffle, step=step, rows=rows
+      )
+      np.testing.assert_array_equal(labels[found], examples([batch], 'label'))
 
 
 @pytest.mark.parametrize('crop_chunk', [1, 4])
@@ -463,7 +461,7 @@ def test_a_damaged_store_is_the_users_error():
       with tf.control_dependencies([check]):
         return self.source.read(key)
 
-    def verify(self, index):
+    def load(self, index):
       raise errors.UserError(f'{index} is damaged')
 
   with pytest.raises(errors.UserError, match='2 is damaged'):

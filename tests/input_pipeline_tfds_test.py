@@ -18,6 +18,7 @@ from alexnet_jax import errors
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import opening
 from alexnet_jax.input_pipeline import pipeline
+from alexnet_jax.input_pipeline import retry
 from alexnet_jax.input_pipeline import sources
 from alexnet_jax.input_pipeline import tfds
 from tests import input_pipeline_testing as testing
@@ -497,7 +498,7 @@ def test_number_of_records(shards):
 def test_file_cut_off_after_it_was_indexed(shards):
   opened = tfds.open_tfrecords(shards)
   os.truncate(shards[2].filename, os.path.getsize(shards[2].filename) - 30)
-  with pytest.raises(errors.UserError, match='ends inside a record'):
+  with pytest.raises(retry.UnavailableError, match='ends inside a record'):
     opened.__getitems__(np.array([19]))
 
 
@@ -607,7 +608,10 @@ def test_an_error_in_the_middle_is_raised_as_it_is(make, kind):
   assert wait_for_threads(before) <= before
 
 
-def test_a_file_cut_off_while_it_is_used_is_told_in_words(tmp_path):
+def test_a_file_cut_off_while_it_is_used_is_told_in_words(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(retry, 'WAITS', (0, 0))
   path = tmp_path / 'x.tfrecord'
   with tf.io.TFRecordWriter(str(path)) as writer:
     for content in made_up().records.contents:
@@ -618,6 +622,67 @@ def test_a_file_cut_off_while_it_is_used_is_told_in_words(tmp_path):
   object.__setattr__(source, 'records', records)
   with pytest.raises(errors.UserError, match=f'{path} ends inside a record'):
     list(eval_batches(source))
+
+
+@pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
+def test_a_set_that_comes_back_changes_no_pixel(
+  folders, monkeypatch, caplog, file_format
+):
+  def opened():
+    return tfds.open_tfds('toy_pictures', 'train', folders[file_format])
+
+  expected = list(eval_batches(opened()))
+  source = opened()
+  away = source.directory.with_name('away')
+  os.rename(source.directory, away)
+
+  def come_back():
+    deadline = time.monotonic() + 60
+    while 'trying again' not in caplog.text and time.monotonic() < deadline:
+      time.sleep(0.01)
+    os.rename(away, source.directory)
+
+  monkeypatch.setattr(retry, 'WAITS', (0.1,) * 300)
+  thread = threading.Thread(target=come_back)
+  thread.start()
+  batches = list(eval_batches(source))
+  thread.join()
+  for batch, other in zip(batches, expected, strict=True):
+    for key in batch:
+      np.testing.assert_array_equal(batch[key], other[key], err_msg=key)
+  assert caplog.text.count('trying again') == 1
+
+
+@pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
+def test_a_set_that_stays_away_stops_the_run(folders, monkeypatch, file_format):
+  before = threading.active_count()
+  source = tfds.open_tfds('toy_pictures', 'train', folders[file_format])
+  monkeypatch.setattr(retry, 'WAITS', (0.01, 0.01))
+  away = source.directory.with_name('away')
+  os.rename(source.directory, away)
+  try:
+    with pytest.raises(errors.UserError) as caught:
+      list(eval_batches(source))
+  finally:
+    os.rename(away, source.directory)
+  message = str(caught.value)
+  assert str(source.directory) in message
+  assert 'No such file or directory' in message
+  assert '--config.data.data_dir' in message
+  assert wait_for_threads(before) <= before
+
+
+def test_closing_ends_the_waits(monkeypatch, caplog):
+  before = threading.active_count()
+  monkeypatch.setattr(retry, 'WAITS', (3600, 3600))
+  gone = retry.UnavailableError('x', 'gone')
+  batches = eval_batches(made_up(failures={8: gone}))
+  next(batches)
+  end = time.monotonic() + 60
+  while 'trying again' not in caplog.text and time.monotonic() < end:
+    time.sleep(0.01)
+  batches.close()
+  assert wait_for_threads(before) <= before
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,9 @@ def stream(
     NothingReadableError: if none can be read.
   """
   devices = len(run.setup.devices)
-  found = False
-  for batch in run.splits.read(source, what, strict=strict):
+  found, unreadable = False, 0
+  for batch in run.splits.read(source, what, checked=strict):
+    unreadable += int(batch['unreadable'].sum())
     readable = np.flatnonzero(batch['mask'])
     if not len(readable):
       continue
@@ -90,6 +91,8 @@ def stream(
       batch['index'][readable].astype(np.int64),
       images[readable],
     )
+  if strict:
+    run.splits.check_unreadable(unreadable, source.num_examples)
   if not found:
     flag = '' if source.class_names else '--images'
     raise errors.NothingReadableError(source, flag)

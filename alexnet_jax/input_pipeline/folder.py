@@ -18,6 +18,7 @@ from PIL import Image
 import tensorflow as tf
 
 from alexnet_jax import errors
+from alexnet_jax.input_pipeline import retry
 from alexnet_jax.input_pipeline import sources
 
 NO_LABEL = -1
@@ -68,6 +69,11 @@ class Folder(sources.Defaults):
       end - start,
     )
     return tf.io.read_file(path), tf.gather(labels, key)
+
+  def load(self, index: int) -> tuple[bytes, np.int32]:
+    path = self.describe(index)
+    with retry.reading(path):
+      return pathlib.Path(path).read_bytes(), self.labels[index]
 
   def describe(self, index: int) -> str:
     start, end = self.ends[index : index + 2]

@@ -8,7 +8,7 @@ example): a run can start at any step, on any number of threads or processes,
 and sees the same pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import functools
 import os
@@ -21,10 +21,12 @@ import tensorflow as tf
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import preprocessing
 from alexnet_jax.input_pipeline import record_queue
+from alexnet_jax.input_pipeline import retry
 from alexnet_jax.input_pipeline import sources
 
-# N = B / P of a batch of B images in P processes: 'image' uint8 [N, C, C, 3],
-# crops of side C, or [N, S, S, 3], squares; 'label' int32 [N]; 'mask' float32
+# N of the B images of a batch, all or the rows of one process: 'image' uint8
+# [N, C, C, 3], crops of side C, or [N, S, S, 3], squares; 'label' int32 [N];
+# 'mask' float32
 # [N], 0 for padding and unreadable files; 'unreadable' float32 [N], 1 for such
 # files. In training also 'lighting' float32 [N, 3], in 0..255 units without the
 # magnitude of 0.1; in evaluation 'index' int64 [N], the example's, -1 for
@@ -56,8 +58,7 @@ def train_batches(
   decoder: decoding.Options,
   shuffle: bool,
   threads: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
   """Yields training batches without end (Section 4.1).
 
@@ -73,9 +74,8 @@ def train_batches(
     shuffle: whether each epoch has an order of its own; otherwise all have that
       of the first, as in the 2012 code, whose list was shuffled once.
     threads: that read and decode; 0 for one per core.
-    process_index: which share p of every batch to make: rows p B / P to
-      (p + 1) B / P.
-    process_count: P, the number of shares; divides B.
+    rows: int [N], which of the B places of every batch to make, increasing.
+      None for all. Order and draws do not depend on it.
 
   Yields:
     Batches with 'lighting', see `Batch`.
@@ -87,7 +87,7 @@ def train_batches(
     seed=seed,
     start_step=start_step,
     shuffle=shuffle,
-    rows=_rows(batch_size, process_index, process_count),
+    rows=_rows(batch_size, rows),
   )
   augment = functools.partial(_augment, augmentation)
   for batch in _batches(source, steps, augment, decoder, threads):
@@ -116,8 +116,7 @@ def eval_batches(
   batch_size: int,
   decoder: decoding.Options,
   threads: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
   """Yields the central squares of all images once, in the source's order.
 
@@ -126,21 +125,20 @@ def eval_batches(
     batch_size: images per batch, B, in all processes together.
     decoder: size S of the square, and the like.
     threads: that read and decode; 0 for one per core.
-    process_index: see `train_batches`.
-    process_count: see `train_batches`.
+    rows: see `train_batches`.
 
   Yields:
     Batches with 'index', see `Batch`.
   """
-  first, last = _rows(batch_size, process_index, process_count)
+  made = _rows(batch_size, rows)
 
-  def step_indices(step: tf.Tensor) -> Example:
-    places = step * batch_size + tf.range(first, last, dtype=tf.int64)
+  def rows_of(step: tf.Tensor) -> Example:
+    places = step * batch_size + made
     real = places < source.num_examples
     return {'index': tf.where(real, places, _NO_EXAMPLE)}
 
   num_steps = steps_per_epoch(source.num_examples, batch_size)
-  steps = tf.data.Dataset.range(num_steps).map(step_indices)
+  steps = tf.data.Dataset.range(num_steps).map(rows_of)
 
   def augment(image: tf.Tensor, example: Example) -> tf.Tensor:
     del example
@@ -154,12 +152,43 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
   return -(-num_examples // batch_size)
 
 
-def _rows(batch_size: int, index: int, count: int) -> tuple[int, int]:
-  """Returns the range of rows that is a process's share of a batch."""
-  if batch_size % count or not 0 <= index < count:
-    raise ValueError(f'no share {index} of {count} in a batch of {batch_size}')
-  share = batch_size // count
-  return index * share, (index + 1) * share
+def step_indices(
+  num_examples: int,
+  *,
+  batch_size: int,
+  seed: int,
+  shuffle: bool,
+  step: int,
+  rows: np.ndarray | None = None,
+) -> np.ndarray:
+  """Returns which examples a step of `train_batches` reads, without reading.
+
+  Args:
+    num_examples: of the source.
+    batch_size: see `train_batches`.
+    seed: see `train_batches`.
+    shuffle: see `train_batches`.
+    step: counted from 0 at the run's beginning.
+    rows: see `train_batches`.
+
+  Returns:
+    int64 [N], in the order of the rows; those of padding are left out.
+  """
+  epoch, step = divmod(step, steps_per_epoch(num_examples, batch_size))
+  places = step * batch_size + _rows(batch_size, rows)
+  order = epoch_tables(seed, epoch, num_examples, shuffle)['order'].numpy()
+  return order[places[places < num_examples]]
+
+
+def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
+  """Returns the places of a batch to make, int64 [N]."""
+  rows = np.asarray(np.arange(batch_size) if rows is None else rows, np.int64)
+  increasing = rows.ndim == 1 and rows.size and (np.diff(rows) > 0).all()
+  if not increasing or rows[0] < 0 or rows[-1] >= batch_size:
+    raise ValueError(
+      f'rows {rows} must be increasing places in a batch of {batch_size}'
+    )
+  return rows
 
 
 @_as_written
@@ -171,7 +200,7 @@ def _train_steps(
   seed: int,
   start_step: int,
   shuffle: bool,
-  rows: tuple[int, int],
+  rows: np.ndarray,
 ) -> tf.data.Dataset:
   """Returns a data set of steps, each an `Example` of vectors."""
   chunk = augmentation.crop_chunk
@@ -187,7 +216,7 @@ def _train_steps(
     return numbers.map(lambda step: rows_of(step, drawn))
 
   def rows_of(step: tf.Tensor, drawn: Example) -> Example:
-    places = step * batch_size + tf.range(*rows, dtype=tf.int64)
+    places = step * batch_size + rows
     real = places < num_examples
     places = tf.minimum(places, num_examples - 1)
     index = tf.gather(drawn['order'], places)
@@ -380,8 +409,7 @@ class _Fallback:
       mask = np.array(mask)
       gaps = np.flatnonzero((batch['index'] >= 0) & ~mask)
       examples = [{k: v[gap] for k, v in batch.items()} for gap in gaps]
-      loaded = self._pool.map(self._load, examples)
-      for gap, found in zip(gaps, loaded, strict=True):
+      for gap, found in zip(gaps, self._load_all(examples), strict=True):
         if found is None:
           unreadable[gap] = 1
         else:
@@ -391,28 +419,63 @@ class _Fallback:
         batch[name][~mask] = 0
     return batch | {'mask': mask.astype(np.float32), 'unreadable': unreadable}
 
-  def _load(self, example: dict[str, Any]) -> tuple[Any, Any] | None:
-    """Decodes an image with the same draws; None if it cannot be read."""
+  def _load_all(self, examples: Sequence[dict[str, Any]]) -> list[Any]:
+    """Loads images in parallel; see `_load`.
+
+    Waits once for all of them when files cannot be read.
+    """
+    results: list[Any] = [None] * len(examples)
+    left = list(range(len(examples)))
+
+    def attempt() -> list[Any]:
+      nonlocal left
+      loaded = self._pool.map(self._load, [examples[place] for place in left])
+      for place, result in zip(left, loaded, strict=True):
+        results[place] = result
+      left = [
+        place
+        for place in left
+        if isinstance(results[place], retry.UnavailableError)
+      ]
+      if left:
+        raise results[left[0]]
+      return results
+
+    return retry.call(attempt)
+
+  def _load(
+    self, example: dict[str, Any]
+  ) -> tuple[Any, Any] | retry.UnavailableError | None:
+    """Decodes an image with the same draws.
+
+    Returns:
+      Pixels and label; None if there is no image; the error if the file cannot
+      be read at the moment.
+    """
     index = int(example['index'])
     try:
-      key = tf.constant(index, tf.int64)
-      if self._source.is_fetched:
-        (record,) = self._source.fetch(np.array([index]))
-        key = tf.constant(record)
-      self._source.verify(index)
-      image, label = self._source.read(key)
-      if image.dtype == tf.string:
-        square = decoding.square(image.numpy(), self._decoder)
-      else:
-        square = preprocessing.square(image, self._decoder.image_size)
+      image, label = self._source.load(index)
+      square = self._square(image)
+    except retry.UnavailableError as error:
+      # For photographs that a user names there is nothing to wait for.
+      if self._source.class_names:
+        return error
+      return self._leave_out(index, error.reason)
     except (decoding.UnreadableError, tf.errors.OpError) as error:
-      if index not in self._reported:
-        self._reported.add(index)
-        reason = getattr(error, 'message', str(error))
-        logging.warning(
-          'Unreadable, left out: %s (%s)', self._source.describe(index), reason
-        )
-      return None
+      return self._leave_out(index, getattr(error, 'message', str(error)))
     drawn = {k: tf.constant(v) for k, v in example.items() if k == 'seed'}
-    image = self._augment(tf.convert_to_tensor(square), drawn)
-    return image.numpy(), label.numpy()
+    return self._augment(square, drawn).numpy(), label
+
+  def _square(self, image: bytes | np.ndarray) -> tf.Tensor:
+    if not isinstance(image, bytes):
+      return preprocessing.square(tf.constant(image), self._decoder.image_size)
+    try:  # As the graph would have, had it been able to read the file.
+      return decoding.native_square(tf.constant(image), self._decoder)
+    except tf.errors.OpError:
+      return tf.constant(decoding.square(image, self._decoder))
+
+  def _leave_out(self, index: int, reason: str) -> None:
+    if index not in self._reported:
+      self._reported.add(index)
+      file = self._source.describe(index)
+      logging.warning('Unreadable, left out: %s (%s)', file, reason)

@@ -8,11 +8,13 @@ destructor waits for calls that wait for the GIL.
 import atexit
 from collections.abc import Iterator
 import contextlib
+import functools
 import threading
 
 import numpy as np
 import tensorflow as tf
 
+from alexnet_jax.input_pipeline import retry
 from alexnet_jax.input_pipeline import sources
 
 _CAPACITY = 2  # steps, 28 MB of ImageNet's records at 128 images
@@ -55,7 +57,7 @@ class _Feeder:
   def __init__(self, source: sources.Source, steps: tf.data.Dataset):
     self._source, self._steps = source, steps
     self._error: BaseException | None = None
-    self._closed, self._lock = False, threading.Lock()
+    self._closed, self._lock = threading.Event(), threading.Lock()
     rows = steps.element_spec['index'].shape
     specs = steps.element_spec | {'record': tf.TensorSpec(rows, tf.string)}
     self._names = sorted(specs)
@@ -80,18 +82,20 @@ class _Feeder:
       for step in self._steps.as_numpy_iterator():
         real = step['index'] >= 0
         records = np.full(len(real), b'', object)
-        records[real] = self._source.fetch(step['index'][real])
+        fetch = functools.partial(self._source.fetch, step['index'][real])
+        # Closing ends the waits.
+        records[real] = retry.call(fetch, self._closed.wait)
         self._queue.enqueue(step | {'record': records})
     except BaseException as error:  # Raised where the batches are used.
-      if not self._closed:
+      if not self._closed.is_set():
         self._error = error
     self.close()
 
   def close(self) -> None:
     """Ends the data set, and the thread if it waits for room in the queue."""
     with self._lock:  # The thread may end at the same moment.
-      if not self._closed:
-        self._closed = True
+      if not self._closed.is_set():
+        self._closed.set()
         self._queue.close(cancel_pending_enqueues=True)
         atexit.unregister(self.close)
 

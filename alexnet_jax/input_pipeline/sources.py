@@ -57,20 +57,31 @@ class Source(Protocol):
     ...
 
   def fetch(self, indices: np.ndarray) -> list[bytes]:
-    """Returns the records of some examples; only where `is_fetched`."""
-    ...
-
-  def verify(self, index: int) -> None:
-    """Says why an example could not be read, where the source itself knows.
+    """Returns the records of some examples; only where `is_fetched`.
 
     Raises:
+      retry.UnavailableError: when a file cannot be opened or read.
+    """
+    ...
+
+  def load(self, index: int) -> tuple[bytes | np.ndarray, Any]:
+    """Reads one example outside the graph, after the graph has failed to.
+
+    Returns:
+      The image, an encoded file or uint8 [h, w, 3], and the label.
+
+    Raises:
+      retry.UnavailableError: when a file cannot be opened or read.
       decoding.UnreadableError: when there never was an image.
       errors.UserError: when a file that this program wrote is damaged.
     """
     ...
 
   def describe(self, index: int) -> str:
-    """Names an example for a person: a file, or 'train[17]'."""
+    """Names an example for a person: a file, or 'train[17]'.
+
+    Opens nothing: it is asked while the file system does not answer.
+    """
     ...
 
 
@@ -86,8 +97,13 @@ class Defaults:
   def fetch(self, indices: np.ndarray) -> list[bytes]:
     raise TypeError(f'{type(self).__name__} is read in the graph')
 
-  def verify(self, index: int) -> None:
-    del index
+  def load(self: Source, index: int) -> tuple[bytes | np.ndarray, Any]:
+    key = tf.constant(index, tf.int64)
+    if self.is_fetched:
+      (record,) = self.fetch(np.array([index]))
+      key = tf.constant(record)
+    image, label = self.read(key)
+    return image.numpy(), label.numpy()
 
   def describe(self: Source, index: int) -> str:
     return f'{self.name} {self.split}[{index}]'
@@ -126,8 +142,8 @@ class Subset:
   def fetch(self, indices: np.ndarray) -> list[bytes]:
     return self.source.fetch(self.indices[indices])
 
-  def verify(self, index: int) -> None:
-    self.source.verify(int(self.indices[index]))
+  def load(self, index: int) -> tuple[bytes | np.ndarray, Any]:
+    return self.source.load(int(self.indices[index]))
 
   def describe(self, index: int) -> str:
     return self.source.describe(int(self.indices[index]))

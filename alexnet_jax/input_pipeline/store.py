@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 from typing import Any, BinaryIO
@@ -33,6 +34,7 @@ from alexnet_jax import names
 from alexnet_jax import progress
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import pipeline
+from alexnet_jax.input_pipeline import retry
 from alexnet_jax.input_pipeline import sources
 
 _FORMAT = 3
@@ -42,6 +44,7 @@ _DESCRIPTION, _ROWS = 'store.json', 'rows'
 # The label, and `_check` of it and the file; both 0 until the file is written.
 _ROW = np.dtype([('check', '<i8'), ('label', '<i4')])
 _UNREADABLE = -1  # Instead of a label.
+_PROBLEM = 'is damaged or missing'
 _REMEDY = 'run the same command with --mode=prepare to write it again'
 # Must change with the pixels, or a store could be written half before and half
 # after the change.
@@ -94,12 +97,20 @@ class Store(sources.Defaults):
       image = tf.io.decode_raw(content, tf.uint8)
     return tf.reshape(image, [self.image_size, self.image_size, 3]), label
 
-  def verify(self, index: int) -> None:
+  def load(self, index: int) -> tuple[np.ndarray, np.int32]:
     if index in self.unreadable:
       raise decoding.UnreadableError('unreadable when the store was made')
-    raise errors.UserError(
-      f'{_file(self.directory, index)} is damaged or missing: {_REMEDY}'
-    )
+    file, label = _file(self.directory, index), self.rows['label'][index]
+    with retry.reading(file, problem=_PROBLEM, remedy=_REMEDY):
+      content = file.read_bytes()
+    shape = (self.image_size, self.image_size, 3)
+    if len(content) != math.prod(shape):
+      found = f'{len(content):,} of {math.prod(shape):,} bytes'
+      raise retry.UnavailableError(file, found, _PROBLEM, _REMEDY)
+    # This is the second reading: the first was in the graph.
+    if _check(content, label) != self.rows['check'][index]:
+      raise errors.UserError(f'{file} {_PROBLEM}: {_REMEDY}')
+    return np.frombuffer(content, np.uint8).reshape(shape), label
 
   def describe(self, index: int) -> str:
     return self.unreadable.get(index) or super().describe(index)
@@ -152,7 +163,7 @@ def open_store(store_dir: str, split: str, name: str, image_size: int) -> Store:
       )
   path, count = directory / _ROWS, description['num_examples']
   if not path.is_file() or path.stat().st_size != count * _ROW.itemsize:
-    raise errors.UserError(f'{path} is damaged or missing: {_REMEDY}')
+    raise errors.UserError(f'{path} {_PROBLEM}: {_REMEDY}')
   unreadable = {int(i): name for i, name in description['unreadable'].items()}
   if unreadable:
     logging.warning(

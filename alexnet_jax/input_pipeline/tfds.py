@@ -16,6 +16,7 @@ import zipfile
 import zlib
 
 from absl import logging
+from array_record.python import array_record_data_source
 import numpy as np
 import requests
 import tensorflow as tf
@@ -23,6 +24,7 @@ import tensorflow_datasets as tfds
 
 from alexnet_jax import errors
 from alexnet_jax import files
+from alexnet_jax.input_pipeline import retry
 from alexnet_jax.input_pipeline import sources
 
 # What to read of one record file: filename, skip, take, examples_in_shard.
@@ -117,7 +119,7 @@ def open_tfds(
     directory=pathlib.Path(builder.data_dir),
     class_names=class_names,
     fingerprint=_fingerprint(builder.info.full_name, split, shards),
-    records=_open_records(builder, split, shards),
+    records=_open_records(builder, shards),
     image_key=image_key,
     label_key=label_key,
   )
@@ -233,14 +235,11 @@ def _fingerprint(full_name: str, split: str, shards: Sequence[Shard]) -> str:
   return digest.hexdigest()
 
 
-def _open_records(
-  builder: Any, split: str, shards: Sequence[Shard]
-) -> _Records:
+def _open_records(builder: Any, shards: Sequence[Shard]) -> _Records:
   file_format = builder.info.file_format.value
   if file_format == 'array_record':
     _allow_open_files(len(shards))
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    return builder.as_data_source(split, deserialize_method=raw)
+    return ArrayRecords(shards)
   if file_format == 'tfrecord':
     return open_tfrecords(shards)
   raise errors.UserError(
@@ -270,6 +269,32 @@ def _allow_open_files(count: int) -> None:
   logging.info('Raised the limit of open files from %d to %d', soft, needed)
 
 
+class ArrayRecords:
+  """The records of some ArrayRecord files, by number."""
+
+  def __init__(self, shards: Sequence[Shard]):
+    """Takes what to read, in order; files are opened when first needed."""
+    self._shards = shards
+    self._records = self._open()
+
+  def _open(self) -> Any:
+    return array_record_data_source.ArrayRecordDataSource(self._shards)
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitems__(self, indices: Sequence[int]) -> Sequence[bytes]:
+    records = self._records
+    try:
+      return records.__getitems__(indices) if indices else []
+    except RuntimeError as error:
+      # A reader that has failed once fails from then on.
+      self._records = self._open()
+      (reason, *_) = str(error).splitlines() or ['']
+      folder = pathlib.Path(self._shards[0].filename).parent
+      raise retry.UnavailableError(folder, reason) from error
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TFRecords:
   """The records of some TFRecord files, by number.
@@ -296,12 +321,14 @@ class TFRecords:
     # Opened each time: a thousand open shards exceed the usual limit.
     path = self.paths[self.files[index]]
     length, offset = int(self.lengths[index]), int(self.offsets[index])
-    with open(path, 'rb', buffering=0) as file:
+    with retry.reading(path), open(path, 'rb', buffering=0) as file:
       content = os.pread(file.fileno(), length, offset)
     if len(content) != length:
-      raise errors.UserError(
-        f'{path} ends inside a record, {len(content)} of {length} bytes: '
-        'prepare the data set again'
+      raise retry.UnavailableError(
+        path,
+        f'{len(content)} of {length} bytes',
+        problem='ends inside a record',
+        remedy='prepare the data set again',
       )
     return content
 
