@@ -17,9 +17,11 @@ import numpy as np
 
 from alexnet_jax import checkpoint
 from alexnet_jax import errors
+from alexnet_jax import files
 from alexnet_jax import model
 from alexnet_jax import names
 from alexnet_jax import resume
+from alexnet_jax import settings
 from alexnet_jax import setup as setups
 from alexnet_jax import views
 from alexnet_jax.identity import Identity
@@ -48,8 +50,12 @@ class TrainedNetwork:
 
   @functools.cached_property
   def splits(self) -> Splits:
-    """The run's data; each split is opened when it is first asked for."""
-    return Splits(self.setup, self.identity)
+    """The run's data; each split is opened when it is first asked for.
+
+    Nothing is written where they are: the checkpoint's config may name folders
+    of this machine that its author has no business with.
+    """
+    return Splits(self.setup, self.identity, read_only=True)
 
   @functools.cached_property
   def transform(self) -> views.InputTransform:
@@ -108,7 +114,8 @@ def open_run(
   Args:
     workdir: of a run that has saved a checkpoint.
     config: in place of the one that the checkpoint carries, for data that have
-      moved. None uses the checkpoint's own, on all devices there are.
+      moved. None uses the checkpoint's own, but for what is this machine's
+      affair, `settings.MACHINE_KEYS`: it runs on all devices there are.
 
   Returns:
     The run with the checkpoint that `evaluate.checkpoint` chooses.
@@ -117,7 +124,7 @@ def open_run(
     UserError: if there is no checkpoint, or it is of another function than the
       config asks for.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = files.user_folder(str(workdir), '--workdir')
   if not (workdir / 'checkpoints').is_dir():
     raise errors.UserError(
       f'{workdir} holds no checkpoints: train first, with the same --workdir'
@@ -127,9 +134,8 @@ def open_run(
     wanted = config
     if wanted is None:
       last = checkpoint.choose(checkpoints, 'last', workdir)
-      # Where a network runs is a placement, and this may be another machine.
-      wanted = config_dict.ConfigDict(checkpoints.identity(last).config)
-      wanted.devices = 0
+      saved = checkpoints.identity(last).config
+      wanted = config_dict.ConfigDict(settings.on_this_machine(saved))
     setup = setups.build(wanted)
     which = setup.settings.evaluate.checkpoint
     step = checkpoint.choose(checkpoints, which, workdir)

@@ -120,7 +120,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
   Numbers that were not finite are None.
   """
-  if not path.exists():
+  if not files.is_file(path):
     return []
   lines = []
   for text in path.read_text().splitlines():
