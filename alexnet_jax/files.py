@@ -29,7 +29,7 @@ _SCHEME = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://')
 _NAME_BYTES = 255  # NAME_MAX, the longest name on Linux and macOS.
 # Cells of a table that spreadsheets would take for formulas begin with one of
 # these; the last four are full-width forms (OWASP, "CSV Injection").
-_FORMULA = '=+-@\t\r\n＝＋－＠'
+_FORMULA = tuple('=+-@\t\r\n＝＋－＠')
 
 
 def user_path(text: str, flag: str) -> pathlib.Path:
@@ -244,13 +244,16 @@ def write_csv(
 
 
 def _cell(value: Any) -> Any:
-  """Returns a cell that no spreadsheet takes for a formula."""
-  if not isinstance(value, str) or not value.startswith(tuple(_FORMULA)):
+  """Returns a cell in one line that no spreadsheet takes for a formula."""
+  if not isinstance(value, str):
     return value
+  text = names.printable(value)
+  if not value.startswith(_FORMULA):
+    return text
   with contextlib.suppress(ValueError):
-    float(value)
-    return value
-  return "'" + value
+    float(text)
+    return text
+  return f"'{text}"
 
 
 def save_arrays(path: pathlib.Path, **arrays: npt.ArrayLike) -> None:
