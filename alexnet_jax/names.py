@@ -125,12 +125,16 @@ def classes_in_words(names: Sequence[str]) -> tuple[str, ...]:
 
   Returns:
     As many names in the same order. Every other name, and an id that
-    ILSVRC-2012 does not have, stays as it is, made printable.
+    ILSVRC-2012 does not have, stays as it is, made printable; one that nobody
+    could see is quoted.
   """
-  return tuple(
-    _of_wordnet_id(name) if _WORDNET_ID.fullmatch(name) else printable(name)
-    for name in names
-  )
+  return tuple(map(_in_words, names))
+
+
+def _in_words(name: str) -> str:
+  if _WORDNET_ID.fullmatch(name):
+    return _of_wordnet_id(name)
+  return printable(name) if name.strip() else f"'{printable(name)}'"
 
 
 @functools.cache
