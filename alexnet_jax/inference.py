@@ -134,8 +134,7 @@ def open_run(
     wanted = config
     if wanted is None:
       last = checkpoint.choose(checkpoints, 'last', workdir)
-      saved = checkpoints.identity(last).config
-      wanted = config_dict.ConfigDict(settings.on_this_machine(saved))
+      wanted = settings.on_this_machine(checkpoints.identity(last).config)
     setup = setups.build(wanted)
     which = setup.settings.evaluate.checkpoint
     step = checkpoint.choose(checkpoints, which, workdir)

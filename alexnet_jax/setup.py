@@ -60,14 +60,19 @@ class Setup:
     return list(self.mesh.devices.flat)
 
 
-def build(config: config_dict.ConfigDict) -> Setup:
+def build(config: config_dict.ConfigDict | Mapping[str, Any]) -> Setup:
   """Checks a config and builds what needs no data.
+
+  Args:
+    config: from a config file, or nested mappings as a checkpoint holds them.
 
   Raises:
     UserError: if a value is impossible.
   """
   # Through JSON, so that it compares equal to what a checkpoint brings back.
-  plain = json.loads(json.dumps(config.to_dict()))
+  if isinstance(config, config_dict.ConfigDict):
+    config = config.to_dict()
+  plain = json.loads(json.dumps(config))
   read = settings.read(plain)
   settings.check_option(
     'optimizer.schedule', read.optimizer.schedule, SCHEDULES

@@ -1,6 +1,5 @@
 """Atomic writes, and JSON that every parser reads."""
 
-import contextlib
 import csv
 import errno
 import json
@@ -9,7 +8,6 @@ import os
 import pathlib
 import pwd
 import stat
-import subprocess
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ import pytest
 from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax import names
+from tests import files_testing
 
 
 def test_place_is_beside_the_data(tmp_path):
@@ -55,17 +54,6 @@ def test_what_is_beside_the_data_is_a_file(tmp_path):
   os.mkfifo(tmp_path / 'x.npz')
   with pytest.raises(errors.UserError, match='x.npz is not a regular file'):
     files.beside(tmp_path, 'x.npz')
-
-
-@pytest.fixture
-def homeless(monkeypatch):
-  """Neither the environment nor the system knows of a home folder."""
-
-  def unknown(uid):
-    raise KeyError(uid)
-
-  monkeypatch.delenv('HOME', raising=False)
-  monkeypatch.setattr(pwd, 'getpwuid', unknown)
 
 
 def test_a_path_may_begin_with_a_home(tmp_path, monkeypatch):
@@ -137,22 +125,8 @@ def test_a_folder_is_no_file(tmp_path):
   assert files.user_folder(str(tmp_path / 'new'), '--workdir').name == 'new'
 
 
-@contextlib.contextmanager
-def _read_only(folder):
-  """Makes a folder one that not even the superuser can write."""
-  mount = ['mount', '--bind', folder, folder]
-  if subprocess.run(mount, capture_output=True, check=False).returncode:
-    pytest.skip('only the superuser can mount a folder')
-  try:
-    remount = ['mount', '-o', 'remount,bind,ro', folder]
-    subprocess.run(remount, capture_output=True, check=True)
-    yield
-  finally:
-    subprocess.run(['umount', '-l', folder], capture_output=True, check=True)
-
-
 def test_a_read_only_folder_is_a_mistake_in_one_line(tmp_path):
-  with _read_only(tmp_path):
+  with files_testing.read_only(tmp_path):
     assert not files.is_writable(tmp_path / 'a/b')
     for folder in (tmp_path, tmp_path / 'a/b'):
       with pytest.raises(errors.UserError, match='Read-only .*with --output'):

@@ -68,6 +68,8 @@ def test_class_names_are_words():
   # Ids that ILSVRC-2012 does not have, and words that look a little like ids.
   others = ('n00007846', 'n0251045', 'n025104550', 'nun')
   assert names.classes_in_words(others) == others
+  # What nobody could see is quoted.
+  assert names.classes_in_words(('', '  ', ' a')) == ("''", "'  '", ' a')
 
 
 def test_a_split_as_a_part_of_a_name():
