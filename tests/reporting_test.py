@@ -12,6 +12,7 @@ import jax
 import pytest
 from tensorboardX.proto import event_pb2
 
+from alexnet_jax import errors
 from alexnet_jax import reporting
 
 
@@ -130,3 +131,9 @@ def test_printing_never_fails():
     check=True,
   )
   assert done.stdout == rb'\u732b \udcff' + b'\n'
+
+
+def test_metrics_that_are_no_file_are_refused(tmp_path):
+  os.mkfifo(tmp_path / 'metrics.jsonl')
+  with pytest.raises(errors.UserError, match='not a regular file'):
+    reporting.read(tmp_path / 'metrics.jsonl')
