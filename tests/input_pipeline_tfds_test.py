@@ -380,6 +380,18 @@ def test_the_librarys_own_folder_may_be_unknown(homeless, monkeypatch):
     tfds.open_tfds('mnist', 'train')
 
 
+@pytest.mark.parametrize(
+  'name', ['huggingface:a/b', '../x', '', 'mnist:9.9.9', 'mnist/none', 'a:b']
+)
+def test_a_name_of_no_set_is_a_mistake_in_one_line(tmp_path, name):
+  with pytest.raises(errors.UserError) as caught:
+    tfds.open_tfds(name, 'train', str(tmp_path))
+  message = str(caught.value)
+  assert message.startswith('tensorflow-datasets ')
+  assert repr(name) in message
+  assert '\n' not in message
+
+
 def test_a_set_is_not_prepared_for_a_reader(tmp_path):
   with pytest.raises(errors.UserError, match='mnist is not prepared in'):
     tfds.open_tfds('mnist', 'train', str(tmp_path / 'new'), read_only=True)

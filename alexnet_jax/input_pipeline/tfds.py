@@ -144,11 +144,19 @@ def _open_builder(name: str, data_dir: str) -> Any:
     data_dir or tfds.core.constants.DATA_DIR, '--config.data.data_dir'
   )
   try:
+    if name.startswith('huggingface:'):  # Such a set may bring a program along.
+      raise tfds.core.DatasetNotFoundError(name)
     return tfds.builder(name, data_dir=str(folder) if data_dir else None)
   except tfds.core.DatasetNotFoundError as error:
     raise errors.UserError(
       f'tensorflow-datasets has no data set {name!r}: see '
       'https://www.tensorflow.org/datasets/catalog for the names'
+    ) from error
+  except (AssertionError, ValueError) as error:  # Of its version, or the name.
+    reason = str(error).splitlines()[0]
+    raise errors.UserError(
+      f'tensorflow-datasets cannot open {name!r} ({reason}): change'
+      ' --config.data.name'
     ) from error
 
 
