@@ -461,8 +461,9 @@ def test_without_a_home_no_programs_are_kept(homeless, monkeypatch, caplog):
   (line,) = [line for line in caplog.messages if 'not kept' in line]
   assert '--config.compilation_cache=~/.cache/' in line
   # A folder that the user has named is a mistake of theirs.
-  with pytest.raises(errors.UserError, match='compilation_cache=~/programs'):
-    _build(compilation_cache='~/programs')
+  for folder in ('~/programs', 's3://bucket/programs', __file__):
+    with pytest.raises(errors.UserError, match=f'compilation_cache={folder}'):
+      _build(compilation_cache=folder)
   _build(compilation_cache=f'{__file__.replace("setup_test.py", "new")}')
   assert update['jax_compilation_cache_dir'].endswith('tests/new')
 
