@@ -94,10 +94,12 @@ class _Mode(NamedTuple):
 
 # JAX and TensorFlow take seconds to import: each mode does so when it runs.
 def _train() -> int:
+  from alexnet_jax import files
   from alexnet_jax import setup
   from alexnet_jax import train
 
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = files.user_folder(_WORKDIR.value, '--workdir')
+  files.check_writable(workdir, '--workdir')
   return train.train(setup.build(_CONFIG.value), workdir, signals.STOP)
 
 
@@ -117,7 +119,7 @@ def _evaluate() -> int:
 def _ensemble() -> int:
   from alexnet_jax.analysis import ensemble
 
-  runs = [_open_run(workdir) for workdir in _ENSEMBLE.value]
+  runs = [_open_run(workdir, '--ensemble') for workdir in _ENSEMBLE.value]
   return ensemble.run(runs, _output(), _VIEWS.value)
 
 
@@ -153,7 +155,7 @@ def _similar() -> int:
   from alexnet_jax.input_pipeline import folder
 
   run = _open_run()
-  queries = folder.open_files(_QUERY.value)
+  queries = folder.open_files(_QUERY.value, '--query')
   source = run.split(_SPLIT.value or 'train')
   layer = _LAYER.value or run.last_hidden
   return similar.run(run, queries, source, layer, _K.value, _output())
@@ -197,13 +199,23 @@ _MODE = flags.DEFINE_enum(
 
 
 def _output() -> pathlib.Path:
-  return pathlib.Path(_OUTPUT.value or _WORKDIR.value)
+  """Returns the folder for results, if files can be written there."""
+  from alexnet_jax import files
+
+  given, flag = _OUTPUT.value, '--output'
+  if not given:
+    given, flag = _WORKDIR.value, '--workdir'
+  folder = files.user_folder(given, flag)
+  files.check_writable(folder, '--output')
+  return folder
 
 
-def _open_run(workdir: str = ''):
+def _open_run(workdir: str | None = None, flag: str = '--workdir'):
+  from alexnet_jax import files
   from alexnet_jax import inference
 
-  return inference.open_run(workdir or _WORKDIR.value, _CONFIG.value)
+  given = _WORKDIR.value if workdir is None else workdir
+  return inference.open_run(files.user_folder(given, flag), _CONFIG.value)
 
 
 def main(argv: list[str]) -> int:
@@ -285,13 +297,8 @@ def _choose_mode() -> _Mode:
 def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake ends the program with one line."""
   try:
-    rest = flags.FLAGS(argv)
-    if flags.FLAGS['config'].present:
-      name = config_flags.get_config_filename(flags.FLAGS['config'])
-      path = name.split(':')[0]  # A preset follows the colon.
-      if not pathlib.Path(path).is_file():
-        sys.exit(_fail(f'no config file {path}: see the folder configs/'))
-    return rest
+    _check_config_file(argv)
+    return flags.FLAGS(argv)
   except (
     flags.Error, errors.UserError, AttributeError, KeyError, OSError, TypeError,
     ValueError,
@@ -302,6 +309,22 @@ def _parse(argv: list[str]) -> list[str]:
     while isinstance(message, Exception) and len(message.args) == 1:
       message = message.args[0]
     sys.exit(_fail(' '.join(str(message).split())))
+
+
+def _check_config_file(argv: list[str]) -> None:
+  """Raises a UserError unless --config is a file; a FIFO would be waited for.
+
+  Parsing that flag runs the file, so this comes first.
+  """
+  only = flags.FlagValues()
+  flags.DEFINE_string('config', None, '', flag_values=only)
+  only.set_gnu_getopt()
+  only(argv, known_only=True)
+  if only.config is None:
+    return
+  path = only.config.split(':')[0]  # A preset follows the colon.
+  if not pathlib.Path(path).is_file():
+    raise errors.UserError(f'no config file {path}: see the folder configs/')
 
 
 def _fail(message: str, exit_code: int = 2) -> int:

@@ -10,6 +10,7 @@ override.
 
 from collections.abc import Mapping
 import dataclasses
+import re
 from typing import Any
 
 from alexnet_jax import errors
@@ -165,6 +166,12 @@ class Architecture:
       self._check(layer)
 
   def _check(self, layer: Layer) -> None:
+    # It becomes part of file names, and a checkpoint may be a stranger's.
+    if not re.fullmatch(r'\w{1,64}', layer.name, re.ASCII):
+      raise errors.UserError(
+        f"--config.network.layers names '{layer.name}': use up to 64 letters,"
+        ' digits and underscores'
+      )
     # The classifier may have any number of classes: see `padded_features`.
     if layer is not self.layers[-1] and layer.features % self.towers:
       raise errors.UserError(

@@ -1,6 +1,7 @@
-"""Files that are seen whole or not at all, and JSON that every parser reads.
+"""The user's paths, files written whole or not at all, JSON and CSV.
 
-Everything that a run or an analysis writes at once passes through here.
+Every text of the user that names a file or a folder becomes a path here, and
+everything that a run or an analysis writes at once is written here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import tempfile
 from typing import Any, BinaryIO
 
@@ -30,6 +32,125 @@ DISK_ERRORS = {
   errno.EFBIG: ('a file may not get larger', 'raise the limit (ulimit -f)'),
   errno.EIO: ('the disk fails', 'check it'),
 }
+_SCHEME = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://')
+_NAME_BYTES = 255  # NAME_MAX, the longest name on Linux and macOS.
+# Cells of a table that spreadsheets would take for formulas begin with one of
+# these; the last four are full-width forms (OWASP, "CSV Injection").
+_FORMULA = tuple('=+-@\t\r\n＝＋－＠')
+
+
+def user_path(text: str, flag: str) -> pathlib.Path:
+  """Returns the local path that a user has written, with ~ and ~user expanded.
+
+  Args:
+    text: the path, or a glob pattern.
+    flag: the flag that it was given with, for messages: '--workdir'.
+
+  Raises:
+    errors.UserError: when the text is empty, a URL, or not a path that this
+      machine can open. Nothing need exist under that name.
+  """
+  if not text.strip():
+    raise errors.UserError(f'{flag} is empty: give the name of a local folder')
+  if _SCHEME.match(text):
+    raise errors.UserError(
+      f'{flag}={text} is not a local folder: mount the bucket or copy it, and'
+      f' name that folder with {flag}'
+    )
+  path, text = _expanded(text), names.shorten(text, 200)
+  if path is None:
+    raise errors.UserError(
+      f'{flag}={text} begins with a home folder that is not known: write out'
+      f' the path, or {flag}=./{text} for a name that begins with ~'
+    )
+  try:
+    if max(map(len, os.fsencode(path).split(b'/'))) > _NAME_BYTES:
+      raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    with contextlib.suppress(FileNotFoundError):
+      os.stat(path)
+  except (OSError, ValueError) as error:
+    # A ValueError is of a character that no name has, such as NUL.
+    reason = error.strerror if isinstance(error, OSError) else error
+    raise errors.UserError(
+      f'{flag}={text} cannot be opened ({reason}): give another path with'
+      f' {flag}'
+    ) from error
+  return path
+
+
+def _expanded(text: str) -> pathlib.Path | None:
+  """Returns a path with ~ or ~user expanded; None if that is not known."""
+  home = text.partition('/')[0]
+  if not home.startswith('~'):
+    return pathlib.Path(text)
+  # An empty HOME would make ~/x the root's /x.
+  if home == '~' and os.environ.get('HOME') == '':
+    return None
+  expanded = os.path.expanduser(text)
+  return None if expanded == text else pathlib.Path(expanded)
+
+
+def user_folder(text: str, flag: str) -> pathlib.Path:
+  """Returns the folder that a user has written; see `user_path`.
+
+  Raises:
+    errors.UserError: also when there is something else under that name.
+  """
+  path = user_path(text, flag)
+  if os.path.lexists(path) and not path.is_dir():
+    kind = 'a broken link' if path.is_symlink() else 'a file'
+    raise errors.UserError(
+      f'{flag}={text} is {kind} and not a folder: name another with {flag}'
+    )
+  return path
+
+
+def is_file(path: pathlib.Path) -> bool:
+  """Returns whether there is a file to read under this name.
+
+  Raises:
+    errors.UserError: when there is something else, such as a FIFO, from which
+      reading may never end.
+  """
+  if os.path.lexists(path) and not path.is_file():
+    raise errors.UserError(
+      f'{path} is not a regular file: remove it, or name another place'
+    )
+  return path.is_file()
+
+
+def check_writable(folder: pathlib.Path, flag: str) -> None:
+  """Checks that a folder can be written by making another in it.
+
+  Args:
+    folder: where files will be written; need not exist.
+    flag: that names another folder.
+
+  Raises:
+    errors.UserError: when it cannot be written. Nothing is left in it.
+  """
+  try:
+    with full_disk_in_words(folder):
+      tempfile.TemporaryDirectory(prefix='.', dir=_existing(folder)).cleanup()
+  except OSError as error:
+    raise errors.UserError(
+      f'{folder} cannot be written ({error.strerror}): choose another folder'
+      f' with {flag}'
+    ) from error
+
+
+def is_writable(folder: pathlib.Path) -> bool:
+  """Returns whether the system permits to write a folder, or to make it."""
+  place = _existing(folder)
+  return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+
+
+def _existing(path: pathlib.Path) -> pathlib.Path:
+  """Returns a path, or the nearest above it that exists."""
+  path = path.absolute()
+  while not os.path.lexists(path):
+    path = path.parent
+  return path
 
 
 @contextlib.contextmanager
@@ -49,11 +170,9 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
   Raises:
     errors.UserError: when the disk is full or the folder cannot be written.
   """
-  try:
+  with _refusal_in_words(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.')
-  except OSError as error:
-    raise in_words(error, path.parent) from error
   try:
     os.close(handle)
     with full_disk_in_words(path), open(temporary, 'wb') as file:
@@ -62,10 +181,8 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
       os.fsync(file.fileno())
     # mkstemp makes the file private; a data set is often shared.
     os.chmod(temporary, 0o644)
-    try:
+    with _refusal_in_words(path):
       os.replace(temporary, path)
-    except OSError as error:  # Such as a folder of that name.
-      raise in_words(error, path) from error
   except BaseException:
     os.unlink(temporary)
     raise
@@ -75,6 +192,15 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     os.fsync(directory)
   finally:
     os.close(directory)
+
+
+@contextlib.contextmanager
+def _refusal_in_words(path: pathlib.Path) -> Iterator[None]:
+  """Turns the system's refusal to create a path into the user's error."""
+  try:
+    yield
+  except OSError as error:
+    raise in_words(error, path) from error
 
 
 @contextlib.contextmanager
@@ -126,14 +252,33 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def write_csv(
   path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-  """Writes a table; `rows` may be a generator."""
+  """Writes a table; `rows` may be a generator.
+
+  A text that a spreadsheet would take for a formula gets an apostrophe in
+  front, after which Excel and LibreOffice show it as it is: names of files and
+  classes come from strangers, and a formula can run programs. Numbers are
+  written as they are, negative ones too.
+  """
   with replacing(path) as file:
     text = io.TextIOWrapper(file, encoding='utf-8', newline='')
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(_cell, header))
+    writer.writerows(map(_cell, row) for row in rows)
     text.flush()
     text.detach()
+
+
+def _cell(value: Any) -> Any:
+  """Returns a cell in one line that no spreadsheet takes for a formula."""
+  if not isinstance(value, str):
+    return value
+  text = names.printable(value)
+  if not value.startswith(_FORMULA):
+    return text
+  with contextlib.suppress(ValueError):
+    float(text)
+    return text
+  return f"'{text}"
 
 
 def save_arrays(path: pathlib.Path, **arrays: npt.ArrayLike) -> None:
@@ -142,20 +287,31 @@ def save_arrays(path: pathlib.Path, **arrays: npt.ArrayLike) -> None:
     np.savez(file, allow_pickle=False, **arrays)
 
 
-def beside(directory: pathlib.Path | None, filename: str) -> pathlib.Path:
+def beside(directory: pathlib.Path, filename: str) -> pathlib.Path | None:
   """Returns where a file computed from the data in `directory` is kept.
 
-  Beside the data; under ~/.cache/alexnet_jax where it cannot be written, or
-  where the data is not on disk. A file that is beside the data is used.
+  Beside the data, or under ~/.cache/alexnet_jax where that cannot be written. A
+  file that is beside the data is used. None, with a warning, where neither can
+  be written.
+
+  Raises:
+    errors.UserError: when there is something of that name that is not a file.
   """
-  if directory is not None:
-    path = directory / filename
-    if path.exists() or os.access(directory, os.W_OK):
-      return path
+  path = directory / filename
+  if is_file(path) or is_writable(directory):
+    return path
   key = hashlib.sha256(str(directory).encode('utf-8', 'surrogateescape'))
-  folder = pathlib.Path.home() / '.cache' / 'alexnet_jax' / key.hexdigest()[:16]
-  logging.info('%s cannot be written: keeping %s', directory, folder / filename)
-  return folder / filename
+  cache = _expanded('~/.cache/alexnet_jax')
+  kept = cache and cache / key.hexdigest()[:16] / filename
+  if kept is None or not (is_file(kept) or is_writable(kept.parent)):
+    logging.warning(
+      'Neither %s nor ~/.cache can be written: %s is not kept',
+      directory,
+      filename,
+    )
+    return None
+  logging.info('%s cannot be written: keeping %s', directory, kept)
+  return kept
 
 
 def plain(value: Any) -> Any:

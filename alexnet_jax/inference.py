@@ -17,6 +17,7 @@ import numpy as np
 
 from alexnet_jax import checkpoint
 from alexnet_jax import errors
+from alexnet_jax import files
 from alexnet_jax import model
 from alexnet_jax import names
 from alexnet_jax import resume
@@ -49,8 +50,12 @@ class TrainedNetwork:
 
   @functools.cached_property
   def splits(self) -> Splits:
-    """The run's data; each split is opened when it is first asked for."""
-    return Splits(self.setup, self.identity)
+    """The run's data; each split is opened when it is first asked for.
+
+    Nothing is written where they are: the checkpoint's config may name folders
+    of this machine that its author has no business with.
+    """
+    return Splits(self.setup, self.identity, read_only=True)
 
   @functools.cached_property
   def transform(self) -> views.InputTransform:
@@ -109,7 +114,8 @@ def open_run(
   Args:
     workdir: of a run that has saved a checkpoint.
     config: in place of the one that the checkpoint carries, for data that have
-      moved. None uses the checkpoint's own, on all devices there are.
+      moved. None uses the checkpoint's own, but for what is this machine's
+      affair, `settings.MACHINE_KEYS`: it runs on all devices there are.
 
   Returns:
     The run with the checkpoint that `evaluate.checkpoint` chooses.
@@ -118,7 +124,7 @@ def open_run(
     UserError: if there is no checkpoint, or it is of another function than the
       config asks for.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = files.user_folder(str(workdir), '--workdir')
   if not (workdir / 'checkpoints').is_dir():
     raise errors.UserError(
       f'{workdir} holds no checkpoints: train first, with the same --workdir'
@@ -161,10 +167,7 @@ def _load(
 ) -> TrainedNetwork:
   identity = checkpoints.identity(step)
   if config is None:
-    # Where a network runs is a placement, and this may be another machine.
-    config = config_dict.ConfigDict(identity.config)
-    config.devices = 0
-    setup = setups.build(config)
+    setup = setups.build(settings.on_this_machine(identity.config))
   else:
     setup = setups.build(config)
     resume.check_config(setup.config, identity.config, workdir, training=False)

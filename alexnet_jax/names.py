@@ -9,9 +9,11 @@ backslash is not escaped, so the original cannot always be recovered.
 
 from collections.abc import Sequence
 import functools
+import hashlib
 import re
 
 _WORDNET_ID = re.compile(r'n\d{8}')
+_FILE_BYTES = 128  # half of what a file's name may have
 
 
 def printable(name: str) -> str:
@@ -101,8 +103,15 @@ def shorten(text: str, length: int) -> str:
 
 
 def for_file(name: str) -> str:
-  """Returns a name such as 'train[:90%]' as a part of a file's name."""
-  return re.sub(r'[^\w.-]', '_', name or 'all')
+  """Returns a name such as 'train[:90%]' as a part of a file's name.
+
+  It is the name of no other folder than one below, and not too long for one.
+  """
+  kept = re.sub(r'[^\w.-]|^[.]+', '_', name or 'all')
+  if len(kept.encode()) <= _FILE_BYTES:
+    return kept
+  digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()
+  return f'{kept[:32]}_{digest[:16]}'
 
 
 def classes_in_words(names: Sequence[str]) -> tuple[str, ...]:
@@ -116,12 +125,16 @@ def classes_in_words(names: Sequence[str]) -> tuple[str, ...]:
 
   Returns:
     As many names in the same order. Every other name, and an id that
-    ILSVRC-2012 does not have, stays as it is, made printable.
+    ILSVRC-2012 does not have, stays as it is, made printable; one that nobody
+    could see is quoted.
   """
-  return tuple(
-    _of_wordnet_id(name) if _WORDNET_ID.fullmatch(name) else printable(name)
-    for name in names
-  )
+  return tuple(map(_in_words, names))
+
+
+def _in_words(name: str) -> str:
+  if _WORDNET_ID.fullmatch(name):
+    return _of_wordnet_id(name)
+  return printable(name) if name.strip() else f"'{printable(name)}'"
 
 
 @functools.cache

@@ -326,10 +326,8 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     errors.UserError: if there is a file that cannot be read.
   """
   try:
-    if not path.exists():
+    if not files.is_file(path):
       return []
-    if not path.is_file():
-      raise errors.UserError(f'{path} is not a file: move it away')
     text = path.read_bytes().decode('utf-8', 'backslashreplace')
   except OSError as error:
     raise errors.UserError(

@@ -6,6 +6,7 @@ else takes the values it needs.
 """
 
 from collections.abc import Iterator, Mapping
+import copy
 import dataclasses
 import fnmatch
 from typing import Any, NamedTuple
@@ -16,6 +17,16 @@ LAST_STEP = 2**31 - 1  # Steps are counted in int32.
 _FLOAT = 1e38  # Every float becomes a float32, which ends at 3.4e38.
 _SIDE = 2**14  # Pixels; a square of this side has 0.8 GB as RGB.
 _COUNT = 2**20  # Images in a batch, units of a layer: far beyond any memory.
+
+
+# Keys that say how this machine is used, and their defaults. A checkpoint may
+# come from a stranger and from elsewhere: where it runs, and from which folder
+# compiled programs are loaded and executed, is not for its config to say.
+MACHINE_KEYS = {
+  'devices': 0,
+  'compilation_cache': '~/.cache/alexnet_jax/programs',
+  'data.threads': 0,
+}
 
 
 class Range(NamedTuple):
@@ -222,6 +233,19 @@ class Settings:
   evaluate: Evaluate
 
 
+def on_this_machine(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a checkpoint's config with the defaults of `MACHINE_KEYS`."""
+  changed = copy.deepcopy(dict(config))
+  for key, value in MACHINE_KEYS.items():
+    *groups, name = key.split('.')
+    group: Any = changed
+    for each in groups:
+      group = group.get(each)
+    if isinstance(group, dict):  # Otherwise `read` says what is missing.
+      group[name] = value
+  return changed
+
+
 def read(config: Mapping[str, Any]) -> Settings:
   """Returns the values of a config.
 
@@ -237,6 +261,11 @@ def read(config: Mapping[str, Any]) -> Settings:
 
 
 def _read_group(kind: type, group: Mapping[str, Any], prefix: str) -> Any:
+  if not isinstance(group, Mapping):
+    raise errors.UserError(
+      f'--config.{prefix[:-1]}={group!r} is not a group of keys: set one of its'
+      f' keys, such as --config.{prefix}{dataclasses.fields(kind)[0].name}'
+    )
   fields = {field.name: field for field in dataclasses.fields(kind)}
   for name in group:
     if name not in fields:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any
 import warnings
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from alexnet_jax import architecture
 from alexnet_jax import errors
+from alexnet_jax import files
 from alexnet_jax import model
 from alexnet_jax import optimizer
 from alexnet_jax import settings
@@ -60,14 +60,19 @@ class Setup:
     return list(self.mesh.devices.flat)
 
 
-def build(config: config_dict.ConfigDict) -> Setup:
+def build(config: config_dict.ConfigDict | Mapping[str, Any]) -> Setup:
   """Checks a config and builds what needs no data.
+
+  Args:
+    config: from a config file, or nested mappings as a checkpoint holds them.
 
   Raises:
     UserError: if a value is impossible.
   """
   # Through JSON, so that it compares equal to what a checkpoint brings back.
-  plain = json.loads(json.dumps(config.to_dict()))
+  if isinstance(config, config_dict.ConfigDict):
+    config = config.to_dict()
+  plain = json.loads(json.dumps(config))
   read = settings.read(plain)
   settings.check_option(
     'optimizer.schedule', read.optimizer.schedule, SCHEDULES
@@ -96,10 +101,28 @@ def build(config: config_dict.ConfigDict) -> Setup:
 
 
 def _keep_programs(folder: str) -> None:
-  """Tells JAX where to keep compiled programs, unless the environment does."""
+  """Tells JAX where to keep compiled programs, unless the environment does.
+
+  Where they cannot be kept, a run does without.
+
+  Raises:
+    UserError: if a folder other than the default is not a local folder.
+  """
   if not folder or 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return
-  path = pathlib.Path(folder).expanduser()
+  flag = '--config.compilation_cache'
+  try:
+    path = files.user_folder(folder, flag)
+  except errors.UserError as error:
+    if folder != settings.MACHINE_KEYS['compilation_cache']:
+      raise
+    logging.warning('Compiled programs are not kept: %s', error)
+    return
+  if not files.is_writable(path):
+    logging.warning(
+      'Compiled programs are not kept: %s=%s cannot be written', flag, path
+    )
+    return
   jax.config.update('jax_compilation_cache_dir', str(path))
   # By default only what took a second is kept, but a run has hundreds of
   # small programs beside the step.

@@ -35,6 +35,7 @@ class Splits:
     setup: Setup,
     identity: Identity | None = None,
     original: bool = False,
+    read_only: bool = False,
   ):
     """Remembers what to open.
 
@@ -43,10 +44,13 @@ class Splits:
       identity: of a checkpoint, whose class names and statistics are those of
         the data. None for a run that begins.
       original: whether to open the data themselves where there is a store.
+      read_only: whether a data set that is not prepared is an error, and no
+        index is written beside it.
     """
     self._setup = setup
     self._data, self._input = setup.settings.data, setup.settings.input
     self._identity = identity
+    self._read_only = read_only
     self._from_store = bool(self._data.store_dir) and not original
 
   @functools.cached_property
@@ -89,6 +93,7 @@ class Splits:
       num_classes=self._setup.network.num_classes,
       image_size=self._input.image_size,
       seed=self._setup.settings.seed,
+      read_only=self._read_only,
     )
     return opening.open_source(data.source, options)
 

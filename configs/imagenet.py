@@ -12,6 +12,7 @@ from ml_collections import config_dict
 
 from alexnet_jax import architecture
 from alexnet_jax import presets
+from alexnet_jax import settings
 from configs import runs_2012
 
 
@@ -35,8 +36,8 @@ def base(preset: str) -> config_dict.ConfigDict:
   # tower. 1 runs all towers on one device, 2 is the paper's pair, 4 two pairs.
   config.devices = 0
   # Folder for compiled programs, so that the next start with the same config
-  # need not compile; '': none.
-  config.compilation_cache = '~/.cache/alexnet_jax/programs'
+  # need not compile; '': none. By default ~/.cache/alexnet_jax/programs.
+  config.compilation_cache = settings.MACHINE_KEYS['compilation_cache']
   # Arithmetic: float32 or bfloat16. Parameters are float32 either way.
   config.compute_dtype = 'float32'
   # Images per update (Section 5).

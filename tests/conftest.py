@@ -4,6 +4,7 @@ import atexit
 import importlib.metadata
 import os
 import pathlib
+import pwd
 import shutil
 import sys
 import tempfile
@@ -75,6 +76,17 @@ def trained_run(trained):
   from alexnet_jax import inference
 
   return inference.open_run(trained / 'run')
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+  """Neither the environment nor the system knows of a home folder."""
+
+  def unknown(uid):
+    raise KeyError(uid)
+
+  monkeypatch.delenv('HOME', raising=False)
+  monkeypatch.setattr(pwd, 'getpwuid', unknown)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -99,13 +99,10 @@ def test_those_of_the_workdir_serve_other_folders(trained, tmp_path):
   assert not (tmp_path / 'output').exists()
 
 
-def test_a_folder_that_cannot_be_written_keeps_none(
-  trained_run, tmp_path, caplog
-):
+def test_a_folder_that_cannot_be_written_is_a_mistake(trained_run, tmp_path):
   (tmp_path / 'features').touch()  # No folder, for the superuser either.
-  found = _load(trained_run, tmp_path / 'features')
-  np.testing.assert_array_equal(found['features'], _outputs(trained_run))
-  assert 'features are not kept' in caplog.text
+  with pytest.raises(errors.UserError, match='cannot be written .*--output'):
+    _load(trained_run, tmp_path / 'features')
 
 
 def test_interrupted_work_leaves_nothing(trained_run, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from alexnet_jax import names
 from alexnet_jax.analysis import figures
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
@@ -170,3 +171,52 @@ def test_tile_and_resize():
   assert big.shape == (10, 14, 3)
   np.testing.assert_array_equal(big[::2, ::2], _PIXELS)
   assert figures.resize(_PIXELS, 4).shape == (4, 4, 3)
+
+
+# Formulas, words of SVG, letters that are wide, and what nobody could see.
+_ODD = (
+  '$x$',
+  'W' * 250,
+  'two\nlines',
+  '😀',
+  'שלום',
+  '#1c2230 font: id="',
+  '   ',
+)
+
+
+def test_a_card_is_as_large_whatever_the_classes_are_called():
+  plain, odd = (
+    figures.prediction_card(
+      'card', _plain(9), np.arange(5), np.full(5, 0.1), each, title=each[0]
+    )
+    for each in (('a',) * 5, _ODD[:5])
+  )
+  assert _open(plain.png).shape == _open(odd.png).shape
+  # The percentages have the right edge to themselves.
+  edge = 2 * (figures.CARD - 44)
+  below = 2 * figures.CARD + 16
+  np.testing.assert_array_equal(
+    _open(odd.png)[below:, edge:], _open(plain.png)[below:, edge:]
+  )
+
+
+@pytest.mark.parametrize('text', [*_ODD, 'a/' + 'b' * 300, ''])
+@pytest.mark.parametrize('width', [20, 100])
+def test_a_text_is_cut_to_a_width(text, width):
+  short = figures.fit(text, width)
+  assert figures._typeface().getlength(short) <= 2 * width
+  assert short == names.with_glyphs(text, [figures._FONT]) or '…' in short
+
+
+def test_a_long_note_is_broken_and_not_cut():
+  lines = figures._wrapped('W' * 250, 2 * 112)
+  assert ''.join(lines) == 'W' * 250
+  assert all(figures.fit(line, 112) == line for line in lines)
+
+
+def test_a_name_in_a_chart_is_not_rewritten():
+  def draw(axes):
+    axes.text(0, 0, names.drawable(_ODD[5]))
+
+  assert f'>{_ODD[5]}</text>' in figures.chart('c', draw, title='').svg

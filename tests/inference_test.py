@@ -118,3 +118,40 @@ def test_a_missing_run_is_a_mistake_in_one_line(tmp_path):
   (tmp_path / 'checkpoints').mkdir()
   with pytest.raises(errors.UserError, match='no last checkpoint'):
     inference.open_run(tmp_path)
+
+
+def test_a_checkpoint_says_nothing_of_this_machine(tmp_path):
+  foreign = {'compilation_cache': '/theirs', 'data.threads': 3, 'devices': 2}
+  _save(tmp_path, **foreign)
+  chosen = inference.open_run(tmp_path).setup.settings
+  found = chosen.compilation_cache, chosen.data.threads, chosen.devices
+  assert found == ('~/.cache/alexnet_jax/programs', 0, 0)
+  chosen = inference.open_run(tmp_path, _config(**foreign)).setup.settings
+  assert chosen.data.threads == 3
+
+
+@pytest.mark.parametrize('name', ['../../x', '/x', '', 'n' * 65, 'conv\n'])
+def test_a_layer_of_a_checkpoint_is_no_path(tmp_path, name):
+  def rename(config):
+    network = config['network']
+    network['layers'] = ['conv1', 'conv3', name, 'fc8']
+    network[name] = network['fc6']
+
+  _save_with(tmp_path, rename)
+  with pytest.raises(errors.UserError, match='(?s)layers names .*use up to 64'):
+    inference.open_run(tmp_path)
+
+
+def test_the_data_of_a_run_are_not_prepared_for_it(tmp_path):
+  """A checkpoint names any folder, in which nothing is to be written."""
+  folder = tmp_path / 'theirs'
+  _save_with(
+    tmp_path / 'run',
+    lambda config: config['data'].update(
+      source='tfds', name='mnist', data_dir=str(folder)
+    ),
+  )
+  run = inference.open_run(tmp_path / 'run')
+  with pytest.raises(errors.UserError, match='not prepared.*--mode=prepare'):
+    _ = run.splits.eval_source
+  assert not folder.exists()

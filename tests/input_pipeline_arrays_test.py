@@ -1,4 +1,5 @@
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -114,6 +115,13 @@ def test_idx_unknown_split(data):
 
 def test_idx_missing_file(tmp_path):
   with pytest.raises(errors.UserError, match='neither train-images-idx3-ubyte'):
+    arrays.open_idx(str(tmp_path), 'train')
+
+
+@pytest.mark.parametrize('ending', ['', '.gz'])
+def test_idx_of_a_fifo_is_refused(tmp_path, ending):
+  os.mkfifo(tmp_path / f'train-images-idx3-ubyte{ending}')
+  with pytest.raises(errors.UserError, match='not a regular file'):
     arrays.open_idx(str(tmp_path), 'train')
 
 

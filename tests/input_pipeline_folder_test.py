@@ -339,7 +339,7 @@ def test_fingerprint_is_the_same_where_the_data_has_moved(data):
 def test_missing_folder(tmp_path):
   with pytest.raises(errors.UserError, match='no data folder .*absent.*set'):
     folder.open_folder(str(tmp_path / 'absent'), 'train')
-  with pytest.raises(errors.UserError, match="no data folder ''"):
+  with pytest.raises(errors.UserError, match='data_dir is empty'):
     folder.open_folder('', 'train')
 
 
@@ -417,17 +417,33 @@ def test_brackets_in_a_name_are_no_pattern(pictures):
 
 @pytest.mark.parametrize(
   'pattern',
-  ['*.png', 'nothing.jpg', 'empty', 'pipe', 'broken.jpg', 'loop', '*/notes'],
+  ['*.png', 'nothing.jpg', 'empty', 'broken.jpg', '*/notes'],
 )
-def test_nothing_found_is_a_mistake_in_one_line(pictures, pattern, soon):
+def test_nothing_found_is_a_mistake_in_one_line(pictures, pattern):
   os.mkdir('empty')
-  os.mkfifo('pipe')
   os.symlink('gone.jpg', 'broken.jpg')
-  os.symlink('loop', 'loop')
   with pytest.raises(errors.UserError) as caught:
     folder.open_files(['class0/000.jpg', pattern])
   assert f"no images match '{pattern}'" in str(caught.value)
   assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('name', 'reason'),
+  [
+    ('pipe.jpg', 'is not a regular file'),
+    ('socket.jpg', 'is not a regular file'),
+    ('/dev/zero', 'is not a regular file'),
+    ('loop', 'cannot be opened'),
+    ('s3://bucket/a.jpg', 'is not a local folder'),
+  ],
+)
+def test_what_is_named_and_no_file_is_refused(pictures, name, reason, soon):
+  os.mkfifo('pipe.jpg')
+  os.mknod('socket.jpg', stat.S_IFSOCK | 0o600)
+  os.symlink('loop', 'loop')
+  with pytest.raises(errors.UserError, match=f'--query={name} {reason}'):
+    folder.open_files(['class0/000.jpg', name], '--query')
 
 
 def test_a_pattern_takes_the_files_among_what_it_matches(

@@ -368,6 +368,37 @@ def test_missing_archives_are_named(archives):
     tfds.check_imagenet(archives / 'absent')
 
 
+def test_an_archive_is_a_regular_file(archives):
+  (archives / VAL).unlink()
+  os.mkfifo(archives / VAL)
+  with pytest.raises(errors.UserError, match=f'{VAL} is not a regular file'):
+    tfds.check_imagenet(archives)
+
+
+def test_the_librarys_own_folder_may_be_unknown(homeless, monkeypatch):
+  monkeypatch.setattr(tfds.tfds.core.constants, 'DATA_DIR', '~/sets')
+  with pytest.raises(errors.UserError, match='data_dir=~/sets .* not known'):
+    tfds.open_tfds('mnist', 'train')
+
+
+@pytest.mark.parametrize(
+  'name', ['huggingface:a/b', '../x', '', 'mnist:9.9.9', 'mnist/none', 'a:b']
+)
+def test_a_name_of_no_set_is_a_mistake_in_one_line(tmp_path, name):
+  with pytest.raises(errors.UserError) as caught:
+    tfds.open_tfds(name, 'train', str(tmp_path))
+  message = str(caught.value)
+  assert message.startswith('tensorflow-datasets ')
+  assert repr(name) in message
+  assert '\n' not in message
+
+
+def test_a_set_is_not_prepared_for_a_reader(tmp_path):
+  with pytest.raises(errors.UserError, match='mnist is not prepared in'):
+    tfds.open_tfds('mnist', 'train', str(tmp_path / 'new'), read_only=True)
+  assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize('keep', [9000, 9 * 512])
 def test_cut_off_archive(archives, keep):
   path = archives / TRAIN
@@ -473,6 +504,16 @@ def test_index_is_made_once_and_again_when_files_change(shards, monkeypatch):
     tfds.open_tfrecords(shards[1:])
     tfds.open_tfrecords(shards)
   assert len(built) == 8
+
+
+def test_a_reader_leaves_no_index(shards, caplog):
+  folder = pathlib.Path(shards[0].filename).parent
+  before = sorted(folder.iterdir())
+  with caplog.at_level(logging.INFO, logger='absl'):
+    opened = tfds.open_tfrecords(shards, read_only=True)
+  assert opened.__getitems__(range(20)) == CONTENTS
+  assert sorted(folder.iterdir()) == before
+  assert 'Indexing 3 TFRecord files, for this run' in caplog.text
 
 
 def test_cut_off_file(shards):

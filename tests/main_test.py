@@ -1,5 +1,6 @@
 """The command line: mistakes are one line and exit code 2."""
 
+import os
 import pathlib
 import platform
 import subprocess
@@ -10,12 +11,13 @@ import pytest
 
 from alexnet_jax import reporting
 import main
+from tests import files_testing
 from tests import trained_testing
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _main(*flags, timeout=120):
+def _main(*flags, timeout=120, env=None):
   return subprocess.run(
     [sys.executable, 'main.py', *flags],
     cwd=_ROOT,
@@ -23,6 +25,7 @@ def _main(*flags, timeout=120):
     text=True,
     timeout=timeout,
     check=False,
+    env=env,
   )
 
 
@@ -36,6 +39,40 @@ def _run_here(flags, monkeypatch):
       return main.main(main._parse(sys.argv))
     except SystemExit as e:
       return e.code
+
+
+_SMOKE = '--config=configs/smoke.py'
+_BUCKET = 'gs://bucket/x'
+# Every flag whose text becomes a path.
+_PATHS = [
+  (['--config=/dev/zero'], ['/dev/zero']),
+  ([_SMOKE, f'--workdir={_BUCKET}'], [f'--workdir={_BUCKET} is not']),
+  ([_SMOKE, '--workdir=~nobody-here/x'], ['--workdir=~nobody-here/x']),
+  ([_SMOKE, '--workdir=main.py'], ['--workdir=main.py is a file']),
+  ([_SMOKE, '--workdir=main.py/x'], ['--workdir=main.py/x', 'Not a dir']),
+  ([_SMOKE, f'--workdir=new/{"n" * 256}'], ['--workdir=', 'too long']),
+  ([_SMOKE, '--workdir=/proc/x'], ['/proc/x cannot be written']),
+  (['--mode=evaluate', f'--workdir={_BUCKET}'], [f'--workdir={_BUCKET}']),
+  (['--mode=evaluate', '--ensemble=,a', '--output=x'], ['--ensemble is empty']),
+  (
+    ['--mode=evaluate', f'--ensemble={_BUCKET},b', '--output=x'],
+    [f'--ensemble={_BUCKET}'],
+  ),
+  (
+    ['--mode=predict', '--workdir=x', f'--images={_BUCKET}'],
+    [f'--images={_BUCKET}'],
+  ),
+  *(
+    (
+      [_SMOKE, '--workdir=x', *flags, f'--config.{key}={_BUCKET}'],
+      [f'--config.{key}={_BUCKET} is not a local folder'],
+    )
+    for key, flags in {
+      'data.store_dir': ['--mode=prepare'],
+      'data.data_dir': ['--config.data.source=folder'],
+    }.items()
+  ),
+]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +135,7 @@ def _run_here(flags, monkeypatch):
       ['a holds no checkpoints'],
     ),
     (['--workdir=x', '--mode=extract', '--format=csv'], ['csv', 'tfrecord']),
+    *_PATHS,
   ],
 )
 def test_mistake_is_one_line_and_exit_code_2(
@@ -136,6 +174,8 @@ def place(tmp_path_factory):
   ('flags', 'words'),
   [
     (['--mode=extract', '--layer=fc9'], ["'fc9'", 'conv5, fc7, fc8']),
+    (['--mode=evaluate', f'--output={_BUCKET}'], [f'--output={_BUCKET}']),
+    (['--mode=similar', '--query=/dev/zero'], ['--query=/dev/zero is not a']),
     (['--mode=predict', '--images=DATA/*.gif'], ['*.gif', 'no image']),
     (
       ['--mode=similar', '--query=DATA/test/class1/001b.jpg'],
@@ -164,6 +204,56 @@ def test_a_trained_run_predicts_without_a_config(place, tmp_path):
   assert (tmp_path / 'predictions.png').exists()
   # Nobody asked how Orbax and TensorFlow are.
   assert len(done.stderr.splitlines()) < 5, done.stderr
+
+
+@pytest.mark.parametrize(
+  ('flags', 'results'),
+  [
+    (['--mode=evaluate'], {'evaluation.json'}),
+    (['--mode=evaluate', '--ensemble=RUN,RUN'], {'ensemble.json'}),
+    (['--mode=report'], {'report'}),
+    (['--mode=predict', '--images=DATA/test/class0'], {'predictions.csv'}),
+    (['--mode=extract'], {'fc7-test.npz'}),
+    (['--mode=similar', '--query=DATA/test/class0'], {'features'}),
+  ],
+)
+def test_a_run_that_cannot_be_written_is_used(
+  place, tmp_path, monkeypatch, capsys, flags, results
+):
+  data, run = str(place / 'data'), str(place / 'run')
+  flags = [f.replace('DATA', data).replace('RUN', run) for f in flags]
+  flags = [f'--workdir={run}', *flags]
+  with files_testing.read_only(place):
+    assert _run_here([*flags, f'--output={tmp_path}/new'], monkeypatch) == 0
+    capsys.readouterr()
+    assert _run_here(flags, monkeypatch) == 2
+  assert {path.name for path in (tmp_path / 'new').iterdir()} >= results
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f'{run} cannot be written (Read-only file system)' in line
+  assert '--output' in line
+
+
+def test_a_config_that_would_be_waited_for_is_refused(tmp_path):
+  os.mkfifo(tmp_path / 'config.py')
+  done = _main('--mode', 'train', '--config', f'{tmp_path}/config.py')
+  assert done.returncode == 2
+  assert done.stderr == (
+    f'main.py: no config file {tmp_path}/config.py: see the folder configs/\n'
+  )
+
+
+def test_a_checkpoint_does_not_say_where_programs_are_kept(place, tmp_path):
+  """Loading a compiled program executes it: that folder is the user's."""
+  theirs, home = tmp_path / 'theirs', tmp_path / 'home'
+  trained_testing.write_run(
+    tmp_path / 'run', place / 'data', compilation_cache=str(theirs)
+  )
+  environment = {**os.environ, 'HOME': str(home)}
+  del environment['JAX_COMPILATION_CACHE_DIR']
+  done = _main(f'--workdir={tmp_path}/run', '--mode=evaluate', env=environment)
+  assert done.returncode == 0, done.stderr
+  assert not theirs.exists()
+  assert any((home / '.cache/alexnet_jax/programs').iterdir())
 
 
 def test_help_names_the_flags():

@@ -68,6 +68,8 @@ def test_class_names_are_words():
   # Ids that ILSVRC-2012 does not have, and words that look a little like ids.
   others = ('n00007846', 'n0251045', 'n025104550', 'nun')
   assert names.classes_in_words(others) == others
+  # What nobody could see is quoted.
+  assert names.classes_in_words(('', '  ', ' a')) == ("''", "'  '", ' a')
 
 
 def test_a_split_as_a_part_of_a_name():
@@ -79,3 +81,13 @@ def test_a_split_as_a_part_of_a_name():
   assert (parts[0], parts[-1]) == ('train', 'x-1.0')
   # Both halves of a set are often in one folder.
   assert len(set(parts)) == len(parts)
+
+
+def test_a_split_does_not_lead_out_of_a_folder():
+  for split in ('..', '.', '../..', '/etc', '../x', '.hidden'):
+    part = names.for_file(split)
+    assert re.fullmatch(r'[\w-][\w.-]*', part)
+  long = ['+'.join([f'train[{i}%:]'] * 40) for i in (1, 2)]
+  parts = [names.for_file(split) for split in (*long, '猫' * 100)]
+  assert len(set(parts)) == 3
+  assert all(len(part.encode()) <= 128 for part in parts)

@@ -22,11 +22,12 @@ import main
 from tests import trained_testing
 
 # Of classes, by label: the order of the names.
-_CLASSES = ('$x_1$', '猫' * 80, os.fsdecode(b'\xff\xfe\n'))
+_CLASSES = ('=$x_1$', '猫' * 80, os.fsdecode(b'\xff\xfe\n'))
 _FILES = (
   b'\xff\xfe.jpg', b'n' * 246 + b'.jpg', '😀.jpg'.encode(),
   ('猫' * 83 + '.jpg').encode(), b'two\nlines.jpg', b'$x_1$.jpg',
-  rb'$\frac{1}$.jpg', b'-dash.jpg', b'\x1b[31mred.jpg',
+  rb'$\frac{1}$.jpg', b'-dash.jpg', b'\x1b[31mred.jpg', b' .jpg',
+  'שלום.jpg'.encode(), b'W' * 246 + b'.jpg',
 )  # fmt: skip
 
 
@@ -68,6 +69,13 @@ def _names(files):
   return {names.printable(os.fsdecode(name)) for name in files}
 
 
+def _cells(classes):
+  """Returns names as tables have them: none of them is a formula."""
+  return [
+    f"'{name}" if name[0] == '=' else names.printable(name) for name in classes
+  ]
+
+
 def _column(path, key):
   with path.open(newline='', encoding='utf-8') as file:
     return [row[key] for row in csv.DictReader(file)]
@@ -84,7 +92,7 @@ def test_predict(place, tmp_path, monkeypatch):
   files = _column(tmp_path / 'predictions.csv', 'file')
   assert {name.split('/')[-1] for name in files} == _names(_FILES)
   classes = set(_column(tmp_path / 'predictions.csv', 'class'))
-  assert classes == set(map(names.printable, _CLASSES))
+  assert classes == set(_cells(_CLASSES))
   assert set(_column(tmp_path / 'predictions.csv', 'name')) == classes
   _check_png(tmp_path / 'predictions.png')
 
@@ -95,7 +103,7 @@ def test_similar(place, tmp_path, monkeypatch, capsys):
   queries = _column(tmp_path / 'similar.csv', 'query')
   assert {name.split('/')[-1] for name in queries} == _names(_FILES)
   classes = set(_column(tmp_path / 'similar.csv', 'class'))
-  assert classes <= set(map(names.printable, _CLASSES))
+  assert classes <= set(_cells(_CLASSES))
   _check_png(tmp_path / 'similar.png')
   # A line a query and six neighbors each: no name breaks one.
   assert len(capsys.readouterr().out.splitlines()) == 7 * len(_FILES)
@@ -143,7 +151,7 @@ def test_report_with_one_readable_test_image(place, monkeypatch):
     assert '\udcff' not in table
     assert 'nan' not in table
   classes = _column(folder / 'tables' / 'class_errors.csv', 'class')
-  assert classes == [names.printable(name) for name in _CLASSES]
+  assert classes == _cells(_CLASSES)
 
 
 def test_workdirs_that_checkpoints_cannot_have(place, monkeypatch, capsys):

@@ -498,3 +498,9 @@ def test_a_log_on_a_full_disk_changes_nothing(program):
     )
   assert run.communicate()[0] == b'to its end\n'
   assert run.returncode == 3
+
+
+def test_metrics_that_are_no_file_are_refused(tmp_path):
+  os.mkfifo(tmp_path / 'metrics.jsonl')
+  with pytest.raises(errors.UserError, match='not a regular file'):
+    reporting.read(tmp_path / 'metrics.jsonl')

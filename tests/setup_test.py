@@ -445,3 +445,31 @@ def test_programs_are_kept_where_the_config_says(monkeypatch, tmp_path):
     assert jax.config.jax_compilation_cache_dir == str(tmp_path)
   finally:
     jax.config.update('jax_compilation_cache_dir', kept)
+
+
+def test_the_keys_of_a_machine_have_their_defaults():
+  config = dict(settings.flatten(imagenet.get_config().to_dict()))
+  for key, value in settings.MACHINE_KEYS.items():
+    assert config[key] == value
+
+
+def test_without_a_home_no_programs_are_kept(homeless, monkeypatch, caplog):
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+  update = {}
+  monkeypatch.setattr(jax.config, 'update', update.__setitem__)
+  _build()
+  (line,) = [line for line in caplog.messages if 'not kept' in line]
+  assert '--config.compilation_cache=~/.cache/' in line
+  # A folder that the user has named is a mistake of theirs.
+  for folder in ('~/programs', 's3://bucket/programs', __file__):
+    with pytest.raises(errors.UserError, match=f'compilation_cache={folder}'):
+      _build(compilation_cache=folder)
+  _build(compilation_cache=f'{__file__.replace("setup_test.py", "new")}')
+  assert update['jax_compilation_cache_dir'].endswith('tests/new')
+
+
+def test_a_group_of_keys_is_no_value():
+  config = smoke.get_config().to_dict()
+  config['data'] = 5
+  with pytest.raises(errors.UserError, match='--config.data=5 is not a group'):
+    settings.read(config)

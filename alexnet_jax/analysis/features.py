@@ -7,10 +7,8 @@ of a split, the outputs of one layer, are kept on disk for the next time.
 from collections.abc import Callable, Iterator
 import functools
 import hashlib
-import os
 import pathlib
 import shutil
-import tempfile
 from typing import Any, BinaryIO, NamedTuple
 
 from absl import logging
@@ -160,7 +158,7 @@ def load_or_compute(
 
   They are looked for in `folder` and in the run's own `features` folder, and
   otherwise computed and written to `folder`. Those of another checkpoint or
-  other data are replaced. Nothing is kept where `folder` cannot be written.
+  other data are replaced.
 
   Args:
     run: the trained run.
@@ -179,20 +177,10 @@ def load_or_compute(
   compute = extractor(run, layer)
   name = f'{stem(layer, source)}/{_digest_of_origin(run, source)}.npy'
   for place in (folder, run.workdir / 'features'):
-    if (place / name).exists():
+    if files.is_file(place / name):
       return np.load(place / name, mmap_mode='r')
   path = folder / name
   rows = stream(run, source, compute, f'Computing {layer}')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writable = os.access(path.parent, os.W_OK)
-  except OSError:
-    writable = False
-  if not writable:
-    logging.warning('%s cannot be written: features are not kept', folder)
-    # On POSIX systems, what is mapped stays readable when its file is removed.
-    with tempfile.TemporaryDirectory() as temporary:
-      return _write(pathlib.Path(temporary) / path.name, rows, source)
   for outdated in path.parent.glob('*.npy'):
     logging.info('%s is of another checkpoint or other data', outdated)
     outdated.unlink()

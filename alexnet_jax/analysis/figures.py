@@ -6,6 +6,7 @@ it in the light theme.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import io
 import pathlib
 import re
@@ -141,12 +142,18 @@ def _for_page(svg: str, name: str) -> str:
   # The page sets the size; viewBox keeps the proportions.
   for side in ('width', 'height'):
     svg = re.sub(f'(<svg[^>]*?) {side}="[^"]*"', r'\1', svg, count=1)
-  for color, value in COLORS.items():
-    svg = svg.replace(value, f'var(--{color})')
-  svg = re.sub(r'font: ([^;\"]*)', _size_and_weight, svg)
-  svg = re.sub(r'font-family: [^;\"]*;? ?', '', svg)
-  # Ids are unique within one drawing only.
-  return re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{name}-', svg)
+
+  def change(tag: re.Match[str]) -> str:
+    text = tag[0]
+    for color, value in COLORS.items():
+      text = text.replace(value, f'var(--{color})')
+    text = re.sub(r'font: ([^;\"]*)', _size_and_weight, text)
+    text = re.sub(r'font-family: [^;\"]*;? ?', '', text)
+    # Ids are unique within one drawing only.
+    return re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{name}-', text)
+
+  # Between tags is what a reader sees, such as a class called '#1c2230'.
+  return re.sub(r'<[^>]*>', change, svg)
 
 
 def _size_and_weight(match: re.Match[str]) -> str:
@@ -207,8 +214,8 @@ def prediction_card(
         color = 'blue'
       length = max(probabilities[i], 0.012)
       bars.barh(i, length, 0.82, color=COLORS[color], alpha=0.5)
-      class_name = names.shorten(names.drawable(class_names[label]), 16)
-      bars.text(0.03, i, class_name, va='center')
+      class_name = fit(class_names[label], CARD - 56)
+      bars.text(0.03, i, names.drawable(class_name), va='center')
       percent = f'{probabilities[i]:.1%}'
       bars.text(0.985, i, percent, va='center', ha='right')
     bars.set(xlim=(0, 1), ylim=(len(classes) - 0.5, -0.5))
@@ -330,11 +337,10 @@ def _labeled(image: Image.Image, note: str, title: str = '') -> Image.Image:
   """Returns an image with its title above it and its note beneath, RGBA."""
   line = _line_height()
   above = line if title else 0
-  letters = max(1, int(image.width / _typeface().getlength('n')))
   notes = [
     wrapped
     for one in note.split('\n')
-    for wrapped in textwrap.wrap(names.with_glyphs(one, [_FONT]), letters)
+    for wrapped in _wrapped(names.with_glyphs(one, [_FONT]), image.width)
   ]
   cell = _canvas(image.width, above + image.height + line * len(notes))
   _write(cell, 0, 0, title, 'ink')
@@ -345,6 +351,12 @@ def _labeled(image: Image.Image, note: str, title: str = '') -> Image.Image:
   return cell
 
 
+def _wrapped(text: str, width: int) -> list[str]:
+  """Breaks a text into lines of about so many dots."""
+  per_letter = max(_typeface().getlength(text) / max(1, len(text)), 1)
+  return textwrap.wrap(text, max(1, int(width / per_letter)))
+
+
 def _canvas(width: int, height: int) -> Image.Image:
   return Image.new('RGBA', (width, height), COLORS['paper'] + '00')
 
@@ -353,6 +365,7 @@ def _line_height() -> int:
   return round(1.6 * _FONT_SIZE * _SCALE)
 
 
+@functools.cache
 def _typeface(size: float = 1) -> ImageFont.FreeTypeFont:
   path = font_manager.findfont(_FONT)
   return ImageFont.truetype(path, round(size * _FONT_SIZE * _SCALE))
@@ -362,13 +375,25 @@ def _write(
   image: Image.Image, left: int, top: int, text: str, color: str, size=1.0
 ) -> None:
   """Writes one line, shortened to leave a right margin like the left one."""
+  short = fit(text, (image.width - 2 * left) / _SCALE, size)
+  ImageDraw.Draw(image).text((left, top), short, COLORS[color], _typeface(size))
+
+
+def fit(text: str, width: float, size: float = 1) -> str:
+  """Returns a text shortened to a width, with characters of the font only.
+
+  Args:
+    text: a name or some words.
+    width: in pixels of the page.
+    size: of the letters, relative to the page's.
+  """
   typeface = _typeface(size)
   text = names.with_glyphs(text, [_FONT])
   short, length = text, len(text)
-  while length > 1 and typeface.getlength(short) > image.width - 2 * left:
+  while length > 1 and typeface.getlength(short) > width * _SCALE:
     length -= 1
     short = names.shorten(text, length)
-  ImageDraw.Draw(image).text((left, top), short, COLORS[color], typeface)
+  return short
 
 
 def tile(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:

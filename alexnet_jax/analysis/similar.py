@@ -156,7 +156,8 @@ def _rows(
   for q, image in enumerate(images):
     own = slice(q * k, (q + 1) * k)
     notes = [
-      f'{each.class_name}\n{_short(each.distance)}' for each in shown[own]
+      f'{names.shorten(each.class_name, 40)}\n{_short(each.distance)}'
+      for each in shown[own]
     ]
     title = pathlib.PurePath(shown[q * k].query).name
     rows.append(

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_jax import errors
+from alexnet_jax import files
 from alexnet_jax.input_pipeline import sources
 
 _PREFIXES = {'train': 'train', 'test': 't10k'}
@@ -73,7 +74,7 @@ def open_idx(
     raise errors.UserError(
       f'IDX data has no split {split!r}: choose train or test'
     )
-  directory = pathlib.Path(data_dir).expanduser().absolute()
+  directory = files.user_folder(data_dir, '--config.data.data_dir').absolute()
   names = [f'{_PREFIXES[split]}-{kind}-ubyte' for kind in _MAGICS]
   contents = [_read(directory, name) for name in names]
   images, labels = map(_parse, contents, _MAGICS.values(), names)
@@ -102,9 +103,9 @@ def open_idx(
 
 def _read(directory: pathlib.Path, filename: str) -> bytes:
   plain, zipped = directory / filename, directory / f'{filename}.gz'
-  if plain.is_file():
+  if files.is_file(plain):
     return plain.read_bytes()
-  if not zipped.is_file():
+  if not files.is_file(zipped):
     raise errors.UserError(
       f'{directory} has neither {plain.name} nor {zipped.name}: set '
       '--config.data.data_dir to the folder of the IDX files'

@@ -18,6 +18,7 @@ from PIL import Image
 import tensorflow as tf
 
 from alexnet_jax import errors
+from alexnet_jax import files
 from alexnet_jax.input_pipeline import retry
 from alexnet_jax.input_pipeline import sources
 
@@ -89,9 +90,9 @@ def open_folder(data_dir: str, split: str, name: str = '') -> Folder:
   Raises:
     errors.UserError: when a folder is missing, empty or without images.
   """
-  directory = pathlib.Path(data_dir).expanduser().absolute()
+  directory = files.user_folder(data_dir, '--config.data.data_dir').absolute()
   root = directory / split
-  if not data_dir or not directory.is_dir():
+  if not directory.is_dir():
     raise errors.UserError(
       f'there is no data folder {data_dir!r}: set --config.data.data_dir to '
       f'the folder that holds {split or "the classes"!r}'
@@ -137,32 +138,39 @@ def open_folder(data_dir: str, split: str, name: str = '') -> Folder:
   )
 
 
-def open_files(patterns: Sequence[str]) -> Folder:
+def open_files(patterns: Sequence[str], flag: str = '--images') -> Folder:
   """Opens unlabeled files, each once, by pattern and then by name.
 
   Args:
     patterns: each a file, whatever its extension; a folder, for all image files
       below it; or a glob pattern of files such as 'photos/**/*.png'.
+    flag: that they were given with.
 
   Raises:
-    errors.UserError: when no file matches a pattern.
+    errors.UserError: when no file matches a pattern, or one is the name of
+      something else than a file or a folder, such as a FIFO.
   """
   listing = _Listing()
   for pattern in patterns:
-    if not _expand(os.path.expanduser(pattern), listing):
+    path = files.user_path(pattern, flag)
+    if path.exists() and not path.is_file() and not path.is_dir():
+      raise errors.UserError(
+        f'{flag}={pattern} is not a regular file: name a file or a folder'
+      )
+    if not _expand(os.fspath(path), listing):
       raise errors.UserError(
         f"no images match '{pattern}': name a file, a folder with images, or a"
-        " pattern in quotes such as '*.jpg'"
+        f" pattern in quotes such as {flag}='*.jpg'"
       )
   listing.report(' '.join(patterns))
-  files = listing.files()
+  fields = listing.files()
   return Folder(
     name='files',
     split='files',
     directory=None,
     class_names=(),
-    labels=np.full(len(files['ends']) - 1, NO_LABEL, np.int32),
-    **files,
+    labels=np.full(len(fields['ends']) - 1, NO_LABEL, np.int32),
+    **fields,
   )
 
 

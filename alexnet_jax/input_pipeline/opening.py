@@ -24,6 +24,7 @@ class Options(NamedTuple):
     num_classes: of 'synthetic'.
     image_size: of 'synthetic', side of the images, pixels.
     seed: of 'synthetic'.
+    read_only: of 'tfds', whether nothing may be prepared or written.
   """
 
   split: str
@@ -35,6 +36,7 @@ class Options(NamedTuple):
   num_classes: int = 0
   image_size: int = 0
   seed: int = 0
+  read_only: bool = False
 
 
 def _open_folder(options: Options) -> Source:
@@ -62,7 +64,11 @@ def _open_tfds(options: Options) -> Source:
   from alexnet_jax.input_pipeline import tfds
 
   return tfds.open_tfds(
-    options.name, options.split, options.data_dir, options.manual_dir
+    options.name,
+    options.split,
+    options.data_dir,
+    options.manual_dir,
+    read_only=options.read_only,
   )
 
 

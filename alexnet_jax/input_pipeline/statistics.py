@@ -98,7 +98,7 @@ def _products(image: np.ndarray) -> np.ndarray:
 def stored_path(
   source: sources.Source, decoder: decoding.Options
 ) -> pathlib.Path | None:
-  """Returns the file for a source's statistics; None for data not on disk."""
+  """Returns the file for a source's statistics; None where none is kept."""
   if source.directory is None:
     return None
   split = names.for_file(source.split)

@@ -128,7 +128,7 @@ def _file(directory: pathlib.Path, index: int) -> pathlib.Path:
 
 
 def _split_folder(store_dir: str, split: str) -> pathlib.Path:
-  root = pathlib.Path(store_dir).expanduser().absolute()
+  root = files.user_folder(store_dir, '--config.data.store_dir').absolute()
   return root / names.for_file(split)
 
 
@@ -224,6 +224,7 @@ def write(
       process is writing it, or the disk is full.
   """
   directory = _split_folder(store_dir, source.split)
+  files.check_writable(directory, '--config.data.store_dir')
   directory.mkdir(parents=True, exist_ok=True)
   identity = {
     'format': _FORMAT,

@@ -83,7 +83,11 @@ class Tfds(sources.Defaults):
 
 
 def open_tfds(
-  name: str, split: str, data_dir: str = '', manual_dir: str = ''
+  name: str,
+  split: str,
+  data_dir: str = '',
+  manual_dir: str = '',
+  read_only: bool = False,
 ) -> Tfds:
   """Opens a data set, and prepares it first if necessary.
 
@@ -93,13 +97,23 @@ def open_tfds(
     data_dir: where prepared sets are; empty for the library's default.
     manual_dir: where archives are that must be downloaded by hand; empty for
       downloads/manual in the folder of prepared sets.
+    read_only: whether to refuse a set that is not prepared, and to write
+      nothing.
 
   Raises:
     errors.UserError: when the set, its split or its archives are missing or
       damaged, it could not be downloaded, or it does not pair one image with
       one class.
   """
-  builder = _prepare(name, data_dir, manual_dir)
+  builder = _open_builder(name, data_dir)
+  if not (builder.info.file_format and builder.is_prepared()):
+    if read_only:
+      raise errors.UserError(
+        f'{name} is not prepared in {builder.data_dir}: run --mode=prepare with'
+        ' the --config of the run, or name its folder with that and'
+        ' --config.data.data_dir'
+      )
+    _prepare(builder, name, manual_dir)
   image_key, label_key, class_names = _supervised(builder)
   try:
     shards = builder.info.splits[split].file_instructions
@@ -119,27 +133,44 @@ def open_tfds(
     directory=pathlib.Path(builder.data_dir),
     class_names=class_names,
     fingerprint=_fingerprint(builder.info.full_name, split, shards),
-    records=_open_records(builder, shards),
+    records=_open_records(builder, shards, read_only),
     image_key=image_key,
     label_key=label_key,
   )
 
 
-def _prepare(name: str, data_dir: str, manual_dir: str) -> Any:
-  """Returns the builder of a set that is prepared on disk."""
+def _open_builder(name: str, data_dir: str) -> Any:
+  """Returns the builder of a set, which may not be prepared yet."""
+  # The library's default begins with ~ where the home folder is not known.
+  folder = files.user_folder(
+    data_dir or tfds.core.constants.DATA_DIR, '--config.data.data_dir'
+  )
   try:
-    builder = tfds.builder(name, data_dir=data_dir or None)
+    if name.startswith('huggingface:'):  # Such a set may bring a program along.
+      raise tfds.core.DatasetNotFoundError(name)
+    return tfds.builder(name, data_dir=str(folder) if data_dir else None)
   except tfds.core.DatasetNotFoundError as error:
     raise errors.UserError(
       f'tensorflow-datasets has no data set {name!r}: see '
       'https://www.tensorflow.org/datasets/catalog for the names'
     ) from error
-  if builder.info.file_format and builder.is_prepared():
-    return builder
+  except (AssertionError, ValueError) as error:  # Of its version, or the name.
+    reason = str(error).splitlines()[0]
+    raise errors.UserError(
+      f'tensorflow-datasets cannot open {name!r} ({reason}): change'
+      ' --config.data.name'
+    ) from error
+
+
+def _prepare(builder: Any, name: str, manual_dir: str) -> None:
+  """Downloads a set and writes its records."""
   _supervised(builder)  # Before hours of download.
+  files.check_writable(pathlib.Path(builder.data_dir), '--config.data.data_dir')
   folder = pathlib.Path(builder.data_path).parents[len(name.split('/'))]
-  manual = pathlib.Path(manual_dir or folder / 'downloads' / 'manual')
-  manual = manual.expanduser().absolute()
+  manual = folder / 'downloads' / 'manual'
+  if manual_dir:
+    manual = files.user_folder(manual_dir, '--config.data.manual_dir')
+  manual = manual.absolute()
   if builder.name == 'imagenet2012':
     check_imagenet(manual)
   logging.info('Preparing %s in %s', name, builder.data_dir)
@@ -154,7 +185,6 @@ def _prepare(name: str, data_dir: str, manual_dir: str) -> Any:
       f'{name} could not be downloaded ({reason}): connect to the '
       f'network, or copy a prepared set to {builder.data_dir}'
     ) from error
-  return builder
 
 
 def check_imagenet(folder: pathlib.Path) -> None:
@@ -165,7 +195,7 @@ def check_imagenet(folder: pathlib.Path) -> None:
   Raises:
     errors.UserError: when one is missing, not a tar archive, or truncated.
   """
-  missing = [n for n in IMAGENET_ARCHIVES if not (folder / n).is_file()]
+  missing = [n for n in IMAGENET_ARCHIVES if not files.is_file(folder / n)]
   if missing:
     raise errors.UserError(
       f'{folder} lacks {" and ".join(missing)}: log in at '
@@ -235,13 +265,15 @@ def _fingerprint(full_name: str, split: str, shards: Sequence[Shard]) -> str:
   return digest.hexdigest()
 
 
-def _open_records(builder: Any, shards: Sequence[Shard]) -> _Records:
+def _open_records(
+  builder: Any, shards: Sequence[Shard], read_only: bool
+) -> _Records:
   file_format = builder.info.file_format.value
   if file_format == 'array_record':
     _allow_open_files(len(shards))
     return ArrayRecords(shards)
   if file_format == 'tfrecord':
-    return open_tfrecords(shards)
+    return open_tfrecords(shards, read_only)
   raise errors.UserError(
     f'{builder.data_dir} is in {file_format} format, not array_record or '
     'tfrecord: prepare it in another --config.data.data_dir'
@@ -333,18 +365,23 @@ class TFRecords:
     return content
 
 
-def open_tfrecords(shards: Sequence[Shard]) -> TFRecords:
+def open_tfrecords(
+  shards: Sequence[Shard], read_only: bool = False
+) -> TFRecords:
   """Opens parts of TFRecord files through an index kept beside them.
 
   Args:
     shards: what to read, in order; all in one folder.
+    read_only: whether not to write an index that is missing.
 
   Raises:
     errors.UserError: when a file is not a TFRecord file or is truncated.
   """
   paths = [pathlib.Path(shard.filename) for shard in shards]
   offsets, lengths = [], []
-  for shard, (starts, sizes) in zip(shards, _indices(paths), strict=True):
+  for shard, (starts, sizes) in zip(
+    shards, _indices(paths, read_only), strict=True
+  ):
     if len(starts) != shard.examples_in_shard:
       raise errors.UserError(
         f'{shard.filename} has {len(starts)} records, the data set expects '
@@ -361,7 +398,7 @@ def open_tfrecords(shards: Sequence[Shard]) -> TFRecords:
 
 
 def _indices(
-  paths: Sequence[pathlib.Path],
+  paths: Sequence[pathlib.Path], read_only: bool
 ) -> list[tuple[np.ndarray, np.ndarray]]:
   """Returns each file's offsets and lengths, from a current index if any."""
   status = [path.stat() for path in paths]
@@ -371,15 +408,23 @@ def _indices(
   digest = hashlib.sha256(names.encode()).hexdigest()[:8]
   stem = paths[0].name.split('.tfrecord')[0]
   path = files.beside(paths[0].parent, f'{stem}.{digest}.index.npz')
-  stored = _load_arrays(path) if path.exists() else None
+  stored = _load_arrays(path) if path and path.exists() else None
   if stored and np.array_equal(stored['stamps'], stamps):
     ends = np.cumsum(stored['counts'])[:-1]
     offsets, lengths = (
       np.split(stored[key], ends) for key in ('offsets', 'lengths')
     )
     return list(zip(offsets, lengths, strict=True))
-  logging.info('Indexing %d TFRecord files, once, into %s', len(paths), path)
-  tables = [index_file(path) for path in paths]
+  if read_only:
+    path = None
+  logging.info(
+    'Indexing %d TFRecord files, %s',
+    len(paths),
+    f'once, into {path}' if path else 'for this run',
+  )
+  tables = [index_file(each) for each in paths]
+  if path is None:
+    return tables
   offsets, lengths = zip(*tables, strict=True)
   files.save_arrays(
     path,

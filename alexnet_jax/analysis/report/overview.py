@@ -226,11 +226,11 @@ def _layers(subject: Subject) -> page.Table:
 
 
 def _versions(path: pathlib.Path) -> page.Block:
+  if not files.is_file(path):
+    return page.Note('Versions are unknown: the run has no run.json.')
   try:
     record = files.loads(path.read_text())
     versions = sorted(record.pop('versions').items())
-  except FileNotFoundError:
-    return page.Note('Versions are unknown: the run has no run.json.')
   except (ValueError, KeyError, TypeError, AttributeError):
     return page.Note('Versions are unknown: run.json is damaged.')
   rows = [*((_plain(key).replace('_', ' '), record[key]) for key in record)]

@@ -159,7 +159,7 @@ def _error_bars(title: str, errors: np.ndarray, labels) -> figures.Panel:
 
   def draw(axes: Axes) -> None:
     axes.barh(range(len(errors)), errors, 0.7, color=figures.COLORS['blue'])
-    axes.set_yticks(range(len(errors)), _short(labels, 18))
+    axes.set_yticks(range(len(errors)), _short(labels, 126))
     for i, error in enumerate(errors):
       style = {'va': 'center', 'color': figures.COLORS['muted']}
       axes.text(error + 0.013 * right, i, f'{error:.1f}', **style)
@@ -173,8 +173,8 @@ def _error_bars(title: str, errors: np.ndarray, labels) -> figures.Panel:
   return figures.chart(name, draw, title=title, height=height)
 
 
-def _short(labels: Sequence[str], length: int) -> list[str]:
-  return [names.shorten(names.drawable(label), length) for label in labels]
+def _short(labels: Sequence[str], pixels: int) -> list[str]:
+  return [names.drawable(figures.fit(label, pixels)) for label in labels]
 
 
 def _matrix(counts: np.ndarray, class_names: Sequence[str]) -> figures.Panel:
@@ -191,7 +191,7 @@ def _matrix(counts: np.ndarray, class_names: Sequence[str]) -> figures.Panel:
       axes.barh(i, 0.92, 0.92, left=j - 0.46, color=color, alpha=alpha)
       if share >= 0.5:
         axes.text(j, i, f'{share:.0f}', ha='center', va='center', fontsize=8)
-    labels = _short(class_names, 12)
+    labels = _short(class_names, 84)
     axes.set_xticks(range(len(counts)), labels, rotation=90)
     axes.set_yticks(range(len(counts)), labels)
     axes.set(xlim=(-0.5, end), ylim=(end, -0.5), aspect='equal')
