@@ -18,6 +18,7 @@ from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax import identity as identities
 from alexnet_jax import model
+from alexnet_jax import tensorstore_leak
 from alexnet_jax import train_state
 
 # The validation figure by which a checkpoint is the best.
@@ -44,6 +45,7 @@ class Checkpoints:
       UserError: for a name that TensorStore does not accept.
     """
     _check_name(workdir.absolute())
+    tensorstore_leak.avoid()
     self._folder = (workdir / 'checkpoints').absolute()
     self._keep = keep
     self._read_only = read_only
