@@ -36,6 +36,7 @@ from alexnet_jax import identity as identities
 from alexnet_jax import model
 from alexnet_jax import optimizer
 from alexnet_jax import processes
+from alexnet_jax import tensorstore_leak
 from alexnet_jax import train_state
 
 # The validation figure by which a checkpoint is the best.
@@ -78,6 +79,7 @@ class Checkpoints:
       UserError: for a name that TensorStore does not accept.
     """
     _check_name(workdir.absolute())
+    tensorstore_leak.avoid()
     self._folder = (workdir / 'checkpoints').absolute()
     self._keep = keep
     # If the folder were created in the background and could not be, the writes

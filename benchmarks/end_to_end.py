@@ -12,7 +12,6 @@ ImageNet in ALEXNET_DATA or on synthetic images. The speed that a run prints is
 compared with the times at which its lines arrive.
 """
 
-from collections.abc import Mapping
 import os
 import pathlib
 import tempfile
@@ -21,18 +20,14 @@ from typing import Any
 from absl import app
 from absl import flags
 from ml_collections import config_dict
-from ml_collections import config_flags
 
 from benchmarks import harness
 from benchmarks import pillow_pipelines
+from benchmarks import training_run
 from configs import imagenet
-import main as program  # noqa: F401 - defines --config
 
 HEADER = ('what', 'images/s', 'lowest to highest', 'data wait')
 
-_STEPS = flags.DEFINE_integer(
-  'steps', 100, 'Updates per run; the first tenth is not counted.', 20
-)
 # How far the printed speed may be from the clock.
 _TOLERANCE = 0.1
 
@@ -42,11 +37,8 @@ def chosen_config(folder: str) -> tuple[list[str], config_dict.ConfigDict]:
 
   `folder` is an empty one, for the images of the sample.
   """
-  if flags.FLAGS.config is not None:
-    flag = flags.FLAGS['config']
-    path = config_flags.get_config_filename(flag)
-    overrides = config_flags.get_override_values(flag)
-    return _as_flags(path, overrides), flags.FLAGS.config
+  if given := training_run.given_flags():
+    return given, flags.FLAGS.config
   overrides: dict[str, Any] = {
     'batch_size': harness.BATCH_SIZE.value,
     'data.source': 'synthetic',
@@ -62,12 +54,7 @@ def chosen_config(folder: str) -> tuple[list[str], config_dict.ConfigDict]:
     }
   config = imagenet.get_config()
   config.update_from_flattened_dict(overrides)
-  return _as_flags('configs/imagenet.py', overrides), config
-
-
-def _as_flags(path: str, overrides: Mapping[str, Any]) -> list[str]:
-  values = [f'--config.{name}={value}' for name, value in overrides.items()]
-  return [f'--config={path}', *values]
+  return training_run.as_flags('configs/imagenet.py', overrides), config
 
 
 def measure() -> dict[str, list[float]]:
@@ -77,8 +64,8 @@ def measure() -> dict[str, list[float]]:
     SystemExit: if a run's printed speed is not what the clock measured.
   """
   with tempfile.TemporaryDirectory() as folder:
-    config_flags, config = chosen_config(folder)
-    run_settings = {'steps': _STEPS.value, 'config_flags': config_flags}
+    run_flags, config = chosen_config(folder)
+    run_settings = {'steps': training_run.STEPS.value, 'run_flags': run_flags}
     workers = [
       harness.Worker(name, f'benchmarks.{factory}', settings, timeout=None)
       for name, factory, settings in (

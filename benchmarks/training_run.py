@@ -10,15 +10,50 @@ import tempfile
 import time
 from typing import Any
 
+from absl import flags
+from ml_collections import config_flags
+
+import main as program  # noqa: F401 - defines --config
+
+STEPS = flags.DEFINE_integer('steps', 100, 'Updates per run.', 20)
 _MAIN = pathlib.Path(__file__).parents[1] / 'main.py'
+
+
+def given_flags() -> list[str]:
+  """Returns --config and its overrides as they were given; [] if not."""
+  flag = flags.FLAGS['config']
+  if flag.value is None:
+    return []
+  path = config_flags.get_config_filename(flag)
+  return as_flags(path, config_flags.get_override_values(flag))
+
+
+def as_flags(path: str, overrides: Mapping[str, Any]) -> list[str]:
+  """Returns the flags that select a config file and override its keys."""
+  values = [f'--config.{name}={value}' for name, value in overrides.items()]
+  return [f'--config={path}', *values]
+
+
+def launch(workdir: str, run_flags: Iterable[str]) -> subprocess.Popen[str]:
+  """Starts main.py; its log is the process's `stderr`."""
+  command = [sys.executable, str(_MAIN), f'--workdir={workdir}', *run_flags]
+  return subprocess.Popen(
+    command, cwd=_MAIN.parent, stderr=subprocess.PIPE, text=True
+  )
+
+
+def step_of(line: str) -> int | None:
+  """Returns the step of a log line for a window; None for other lines."""
+  found = re.search(r' step (\d+)/', line)
+  return int(found[1]) if found else None
 
 
 class TrainingRun:
   """Runs main.py; a turn is a whole run."""
 
-  def __init__(self, steps: int, config_flags: Sequence[str]):
+  def __init__(self, steps: int, run_flags: Sequence[str]):
     """Keeps the number of updates, and --config with its overrides."""
-    self._steps, self._flags = steps, config_flags
+    self._steps, self._flags = steps, run_flags
 
   def run(self, count: int) -> None:
     """Does nothing: a run needs no warm-up."""
@@ -30,20 +65,18 @@ class TrainingRun:
     """
     arrivals, log = [], []
     with tempfile.TemporaryDirectory() as workdir:
-      command = [
-        sys.executable, str(_MAIN), f'--workdir={workdir}', *self._flags,
+      run_flags = [
+        *self._flags,
         f'--config.max_steps={self._steps}',
         f'--config.log.every_steps={self._steps // 10}',
         f'--config.validate_every_steps={self._steps}',
         f'--config.checkpoint.every_steps={self._steps}',
-      ]  # fmt: skip
-      with subprocess.Popen(
-        command, cwd=_MAIN.parent, stderr=subprocess.PIPE, text=True
-      ) as process:
+      ]
+      with launch(workdir, run_flags) as process:
         for line in process.stderr or ():
           log.append(line)
-          if found := re.search(r' step (\d+)/', line):
-            arrivals.append((int(found[1]), time.perf_counter()))
+          if step := step_of(line):
+            arrivals.append((step, time.perf_counter()))
       if process.returncode:
         raise RuntimeError(f'main.py failed: {"".join(log[-1:])}')
       config = json.loads(pathlib.Path(workdir, 'config.json').read_text())

@@ -9,6 +9,7 @@ import pathlib
 import pkgutil
 import subprocess
 import sys
+import threading
 import time
 
 from absl import flags
@@ -28,6 +29,7 @@ from benchmarks import input_pipeline
 from benchmarks import layer_passes
 from benchmarks import layers
 from benchmarks import scaling
+from benchmarks import soak
 from benchmarks import train_step
 from benchmarks import training_run
 from benchmarks import workload
@@ -368,6 +370,45 @@ def test_end_to_end(in_process, monkeypatch, capsys):
   # A printed speed that the clock contradicts.
   with _flags(rounds=1), pytest.raises(SystemExit, match=r'800.0 .* 41.0'):
     end_to_end.main([])
+
+
+def test_soak_samples_a_process():
+  before = soak.sample(7, os.getpid())
+  assert before.step == 7
+  assert before.threads >= threading.active_count()
+  held, stop = np.ones(2**24), threading.Event()  # 128 MiB
+  thread = threading.Thread(target=stop.wait)
+  thread.start()
+  with open(os.devnull), open(os.devnull):
+    after = soak.sample(8, os.getpid())
+  stop.set()
+  thread.join()
+  assert held.nbytes / 2**20 - 20 < after.memory - before.memory
+  assert after.threads == before.threads + 1
+  assert after.files == before.files + 2
+
+
+def test_soak(monkeypatch, capsys):
+  held = [
+    soak.Sample(step, 500 + 0.003 * step, 9, 7 + (step % 10 == 0))
+    for step in range(5, 61, 5)
+  ]
+  given = []
+  monkeypatch.setattr(soak, 'watch', lambda flags: given.append(flags) or held)
+  with _flags(steps=60, every=25, warm_up=20):
+    soak.main([])
+  out = capsys.readouterr().out
+  (rows,) = _tables(out)
+  assert [row['steps'] for row in rows] == ['1 to 25', '26 to 50', '51 to 60']
+  assert [row['threads'] for row in rows] == ['9'] * 3
+  assert '\nPer 1,000 steps after step 20: +3.00 MiB, +0.00 threads,' in out
+  assert given == [[*soak._SMOKE, '--config.max_steps=60']]
+
+
+def test_soak_reports_a_run_that_fails():
+  run_flags = ['--config=configs/smoke.py', '--config.batch_size=0']
+  with pytest.raises(SystemExit, match=r'main\.py failed: .*batch_size'):
+    list(soak.watch(run_flags))
 
 
 def test_torch_computes_the_same_function():
