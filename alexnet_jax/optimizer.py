@@ -2,7 +2,8 @@
 
 A schedule is a pure function of the step and of the plateau state, which are
 both in the checkpoint. It yields `Rates`: everything that changes during a run,
-the learning rates and the magnitude of the color shift.
+the learning rates and the magnitude of the color shift. `lars` and
+`scaled_schedule` are for batches larger than the paper's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,11 @@ class Rates(flax.struct.PyTreeNode):
   bias_rate: jax.Array
   color_noise: jax.Array
   layer_rates: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+  def map_rates(self, function: Callable[[jax.Array], jax.Array]) -> 'Rates':
+    """Applies a function to every learning rate, not to the color shift."""
+    changed = jax.tree.map(function, self)
+    return changed.replace(color_noise=self.color_noise)
 
 
 class PlateauState(flax.struct.PyTreeNode):
@@ -156,15 +162,33 @@ def phase_schedule(
 
 def cosine_schedule(
   learning_rate: float,
-  warmup_steps: int,
+  first_step: int,
   total_steps: int,
   end_rate: float,
   color_noise: float,
 ) -> Schedule:
-  """A linear warm-up from 0, then a cosine down to `end_rate` (optax)."""
-  rate_at = optax.warmup_cosine_decay_schedule(
-    0.0, learning_rate, warmup_steps, total_steps, end_rate
+  """Lowers the rate to `end_rate` by half a cosine, from `first_step` on."""
+  rate_at = optax.cosine_decay_schedule(
+    learning_rate,
+    total_steps - first_step,
+    end_rate / learning_rate if learning_rate else 0.0,
   )
+
+  def schedule(step, plateau):
+    del plateau
+    falling = rate_at(step - first_step)
+    rate = jnp.where(step < first_step, learning_rate, falling)
+    rate = jnp.asarray(rate, jnp.float32)
+    return Rates(rate, rate, jnp.float32(color_noise))
+
+  return schedule
+
+
+def polynomial_schedule(
+  learning_rate: float, total_steps: int, power: float, color_noise: float
+) -> Schedule:
+  """Lowers the rate to 0: rate * (1 - step / total_steps) ** power."""
+  rate_at = optax.polynomial_schedule(learning_rate, 0.0, power, total_steps)
 
   def schedule(step, plateau):
     del plateau
@@ -177,6 +201,40 @@ def cosine_schedule(
 def constant_schedule(learning_rate: float, color_noise: float) -> Schedule:
   """Returns the same learning rate at every step."""
   return phase_schedule([(0, learning_rate, learning_rate, color_noise)], 1)
+
+
+def scaled_schedule(
+  schedule: Schedule, scale: float, warmup_steps: int, start: float
+) -> Schedule:
+  """Multiplies a schedule's learning rates, by less during a warm-up.
+
+  With `start` = 1 these are the linear scaling rule and the gradual warm-up of
+  Goyal et al. 2017 (arXiv 1706.02677, Section 2): the rates of a k-fold batch
+  are k-fold, and rise to that from the unscaled ones by equal increments.
+
+  Args:
+    schedule: its rates are multiplied, its color noise is not.
+    scale: the factor from the end of the warm-up on.
+    warmup_steps: over which the factor rises from `start` to `scale`.
+    start: the factor at step 0 if there is a warm-up.
+
+  Returns:
+    The schedule of the product.
+  """
+
+  def scaled(step, plateau):
+    def factor(rate):
+      full = rate * scale
+      if not warmup_steps:
+        return full
+      # As `optax.linear_schedule` computes it: from 0 these are its very bits.
+      left = 1 - step / float(warmup_steps)
+      rising = (rate * start - full) * left + full
+      return jnp.where(step < warmup_steps, rising, full)
+
+    return schedule(step, plateau).map_rates(factor)
+
+  return scaled
 
 
 def rate_tree(
@@ -231,11 +289,67 @@ def momentum_sgd(
     An optax transformation. Its state is the velocity; its `update` takes the
     keyword `rates`, the output of `rate_tree`.
   """
-  steps = optax.chain(
+  return _momentum(momentum, *_decay(weight_decay, bias_decay))
+
+
+def lars(
+  momentum: float,
+  weight_decay: float,
+  bias_decay: float,
+  trust_coefficient: float,
+  eps: float,
+) -> optax.GradientTransformationExtraArgs:
+  """Layer-wise adaptive rate scaling: `momentum_sgd` with a rate per layer.
+
+  For the weights w of a layer, of all its towers together, with gradient g:
+
+    u <- g + decay * w
+    u <- trust_coefficient * |w| / (|u| + eps) * u, unless |w| or |u| is 0
+    v <- momentum * v - rate * u
+    w <- w + v
+
+  Biases follow `momentum_sgd`. The order is that of `optax.lars`; the paper
+  divides by |g| + decay * |w|, which is at least |u|.
+
+  Args:
+    momentum: 0.9 in the paper.
+    weight_decay: of weights; 0.0005 in the paper.
+    bias_decay: of biases.
+    trust_coefficient: how far a step at rate 1 moves the weights, as a fraction
+      of their norm; 0.001 in the paper.
+    eps: added to the norm of the update.
+
+  Returns:
+    An optax transformation with the state and the keyword of `momentum_sgd`.
+
+  Reference:
+    You, Gitman and Ginsburg, Large Batch Training of Convolutional Networks,
+    2017 (arXiv 1708.03888).
+  """
+  trust_ratio = optax.scale_by_trust_ratio(
+    trust_coefficient=trust_coefficient, eps=eps
+  )
+  return _momentum(
+    momentum,
+    *_decay(weight_decay, bias_decay),
+    optax.masked(trust_ratio, _mask('kernel')),
+  )
+
+
+def _decay(
+  weight_decay: float, bias_decay: float
+) -> tuple[optax.GradientTransformation, ...]:
+  return (
     optax.add_decayed_weights(weight_decay, mask=_mask('kernel')),
     optax.add_decayed_weights(bias_decay, mask=_mask('bias')),
-    scale_by_rates(),
   )
+
+
+def _momentum(
+  momentum: float, *parts: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+  """Puts the learning rates and the velocity after stateless parts."""
+  steps = optax.chain(*parts, scale_by_rates())
   trace = optax.trace(momentum)
 
   def init(params):
@@ -245,7 +359,6 @@ def momentum_sgd(
     updates: Any, state: Any, params: Any = None, **extra_args: Any
   ) -> tuple[Any, Any]:
     rates = extra_args['rates']
-    # The parts of the chain are stateless.
     updates, _ = steps.update(updates, steps.init(params), params, rates=rates)
     # The trace's output is both the update and the new velocity.
     velocity, _ = trace.update(updates, optax.TraceState(state))

@@ -152,16 +152,33 @@ class Phases:
 class Cosine:
   """`config.optimizer.cosine`."""
 
-  warmup_epochs: float = _number(0.0, 1e6, zero='no warm-up')
   end_rate: float = _number(0.0, _FLOAT)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Polynomial:
+  """`config.optimizer.polynomial`."""
+
+  power: float = _number(0.0, 1e6, zero='constant')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lars:
+  """`config.optimizer.lars`."""
+
+  trust_coefficient: float = _number(0.0, _FLOAT, excluded=0.0)
+  eps: float = _number(0.0, _FLOAT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
   """The update rule and its schedule: `config.optimizer`."""
 
+  rule: str = _choice('momentum', 'lars')
   schedule: str
   learning_rate: float = _number(0.0, _FLOAT, zero='nothing is learned')
+  base_batch_size: int = _number(0, _COUNT, zero='rates are as given')
+  warmup_epochs: float = _number(0.0, 1e6, zero='no warm-up')
   momentum: float = _number(0.0, 1.0, excluded=1.0)
   weight_decay: float = _number(0.0, _FLOAT)
   bias_decay: float = _number(0.0, _FLOAT)
@@ -172,6 +189,8 @@ class Optimizer:
   plateau: Plateau
   phases: Phases
   cosine: Cosine
+  polynomial: Polynomial
+  lars: Lars
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

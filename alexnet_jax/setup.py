@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import config_dict
 import numpy as np
+import optax
 
 from alexnet_jax import architecture
 from alexnet_jax import errors
@@ -178,18 +179,23 @@ def _phases(
 def _cosine(
   chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
 ) -> optimizer.Schedule:
-  warmup = round(chosen.cosine.warmup_epochs * steps_per_epoch)
-  if warmup >= total_steps:
-    raise errors.UserError(
-      f'--config.optimizer.cosine.warmup_epochs={chosen.cosine.warmup_epochs}'
-      f' is {warmup} steps of a run of {total_steps}: set'
-      ' --config.optimizer.cosine.warmup_epochs to less'
-    )
   return optimizer.cosine_schedule(
     chosen.learning_rate,
-    warmup,
+    _warmup_steps(chosen, steps_per_epoch),
     total_steps,
     chosen.cosine.end_rate,
+    chosen.color_noise,
+  )
+
+
+def _polynomial(
+  chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
+) -> optimizer.Schedule:
+  del steps_per_epoch
+  return optimizer.polynomial_schedule(
+    chosen.learning_rate,
+    total_steps,
+    chosen.polynomial.power,
     chosen.color_noise,
   )
 
@@ -205,6 +211,7 @@ SCHEDULES: dict[str, _MakeSchedule] = {
   'plateau': _plateau,
   'phases': _phases,
   'cosine': _cosine,
+  'polynomial': _polynomial,
   'constant': _constant,
 }
 
@@ -214,6 +221,10 @@ def total_steps(setup: Setup, epochs: Epochs) -> int:
   return setup.settings.max_steps or epochs.step(setup.settings.num_epochs)
 
 
+def _warmup_steps(chosen: settings.Optimizer, steps_per_epoch: int) -> int:
+  return round(chosen.warmup_epochs * steps_per_epoch)
+
+
 def make_schedule(setup: Setup, epochs: Epochs) -> optimizer.Schedule:
   """Returns the schedule, a function of `epochs.place(step)`.
 
@@ -221,8 +232,41 @@ def make_schedule(setup: Setup, epochs: Epochs) -> optimizer.Schedule:
     UserError: if the config's schedule does not fit the run.
   """
   chosen = setup.settings.optimizer
-  last = epochs.place(total_steps(setup, epochs))
-  return SCHEDULES[chosen.schedule](chosen, epochs.steps, last)
+  # At least 1: a run may have passed an end that was moved to an earlier step.
+  last = max(1, epochs.place(total_steps(setup, epochs)))
+  warmup = _warmup_steps(chosen, epochs.steps)
+  if warmup >= last:
+    raise errors.UserError(
+      f'--config.optimizer.warmup_epochs={chosen.warmup_epochs} is {warmup}'
+      f' steps of a run of {last}: set --config.optimizer.warmup_epochs to less'
+    )
+  base = chosen.base_batch_size
+  return optimizer.scaled_schedule(
+    SCHEDULES[chosen.schedule](chosen, epochs.steps, last),
+    scale=setup.settings.batch_size / base if base else 1.0,
+    warmup_steps=warmup,
+    start=1.0 if base else 0.0,
+  )
+
+
+def plateau_rules(setup: Setup, epochs: Epochs, step: int) -> bool:
+  """Whether the plateau rule counts the validation at a step.
+
+  It judges a learning rate, so it does not count under other schedules, nor
+  before the warm-up has reached the rate.
+  """
+  chosen = setup.settings.optimizer
+  warmup = _warmup_steps(chosen, epochs.steps)
+  return chosen.schedule == 'plateau' and epochs.place(step) > warmup
+
+
+def _make_rule(
+  chosen: settings.Optimizer,
+) -> optax.GradientTransformationExtraArgs:
+  common = (chosen.momentum, chosen.weight_decay, chosen.bias_decay)
+  if chosen.rule == 'lars':
+    return optimizer.lars(*common, **dataclasses.asdict(chosen.lars))
+  return optimizer.momentum_sgd(*common)
 
 
 def make_recipe(
@@ -247,9 +291,7 @@ def make_recipe(
       )
   return train_step.Recipe(
     schedule=make_schedule(setup, epochs),
-    optimizer=optimizer.momentum_sgd(
-      chosen.momentum, chosen.weight_decay, chosen.bias_decay
-    ),
+    optimizer=_make_rule(chosen),
     multipliers=chosen.rate_multipliers,
     mean=mean,
     pixel_scale=setup.settings.input.pixel_scale,

@@ -386,16 +386,14 @@ def _validate(run: Run, stop: StopSignal) -> dict[str, float] | None:
     run.reporter.write(step, 'epoch', training)
   run.reporter.write(step, 'validation', {'epoch': epoch, **result})
   logging.info('%s', validation_line(step, epoch, result))
-  plateau = optimizer.plateau_update(
-    state.plateau, result['top1_error'], run.setup.plateau_rule
-  )
+  plateau = state.plateau
+  if setups.plateau_rules(run.setup, run.epochs, step):
+    plateau = optimizer.plateau_update(
+      plateau, result['top1_error'], run.setup.plateau_rule
+    )
   run.place(plateau=plateau, validated=jnp.int32(step))
   run.validated = step
-  if (
-    run.settings.optimizer.schedule == 'plateau'
-    and int(plateau.drops) > int(state.plateau.drops)
-    and not run.plateau_ended
-  ):
+  if int(plateau.drops) > int(state.plateau.drops) and not run.plateau_ended:
     rates = run.recipe.schedule(run.epochs.place(step), plateau)
     logging.info(
       'No better validation error: learning rate %.2g', float(rates.rate)

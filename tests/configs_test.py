@@ -73,7 +73,7 @@ def test_three_steps_and_a_validation(
 ):
   config = module.get_config(preset)
   if config.optimizer.schedule == 'cosine':
-    overrides = {'optimizer.cosine.warmup_epochs': 0.0, **overrides}
+    overrides = {'optimizer.warmup_epochs': 0.0, **overrides}
   config.update_from_flattened_dict(
     {**_SHORT, 'data.data_dir': str(folders / folder), **overrides}
   )

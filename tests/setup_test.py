@@ -413,7 +413,7 @@ def test_schedules_end_where_the_config_says():
   parts = _build(
     **{
       'optimizer.schedule': 'cosine',
-      'optimizer.cosine.warmup_epochs': 1.0,
+      'optimizer.warmup_epochs': 1.0,
       'num_epochs': 4,
     }
   )
