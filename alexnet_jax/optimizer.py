@@ -32,10 +32,10 @@ class Rates(flax.struct.PyTreeNode):
   color_noise: jax.Array
   layer_rates: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
 
-  def map_rates(self, function: Callable[[jax.Array], jax.Array]) -> 'Rates':
-    """Applies a function to every learning rate, not to the color shift."""
-    changed = jax.tree.map(function, self)
-    return changed.replace(color_noise=self.color_noise)
+  def times(self, factor: float | jax.Array) -> 'Rates':
+    """Multiplies every learning rate, but not the color shift."""
+    multiplied = jax.tree.map(lambda rate: rate * factor, self)
+    return multiplied.replace(color_noise=self.color_noise)
 
 
 class PlateauState(flax.struct.PyTreeNode):
@@ -107,6 +107,11 @@ def plateau_update(
   )
 
 
+def plateau_restart(state: PlateauState) -> PlateauState:
+  """Forgets past errors, with which later ones cannot be compared."""
+  return plateau_init().replace(drops=state.drops)
+
+
 def plateau_finished(state: PlateauState, rule: PlateauRule) -> bool:
   """Whether the error has stopped improving again after the last drop."""
   return int(state.drops) > rule.max_drops
@@ -161,24 +166,21 @@ def phase_schedule(
 
 
 def cosine_schedule(
+  first_rate: float,
   learning_rate: float,
-  first_step: int,
+  warmup_steps: int,
   total_steps: int,
   end_rate: float,
   color_noise: float,
 ) -> Schedule:
-  """Lowers the rate to `end_rate` by half a cosine, from `first_step` on."""
-  rate_at = optax.cosine_decay_schedule(
-    learning_rate,
-    total_steps - first_step,
-    end_rate / learning_rate if learning_rate else 0.0,
+  """A linear warm-up, then a cosine down to `end_rate` (optax)."""
+  rate_at = optax.warmup_cosine_decay_schedule(
+    first_rate, learning_rate, warmup_steps, total_steps, end_rate
   )
 
   def schedule(step, plateau):
     del plateau
-    falling = rate_at(step - first_step)
-    rate = jnp.where(step < first_step, learning_rate, falling)
-    rate = jnp.asarray(rate, jnp.float32)
+    rate = jnp.asarray(rate_at(step), jnp.float32)
     return Rates(rate, rate, jnp.float32(color_noise))
 
   return schedule
@@ -203,38 +205,34 @@ def constant_schedule(learning_rate: float, color_noise: float) -> Schedule:
   return phase_schedule([(0, learning_rate, learning_rate, color_noise)], 1)
 
 
-def scaled_schedule(
-  schedule: Schedule, scale: float, warmup_steps: int, start: float
+def warm_schedule(
+  schedule: Schedule, warmup_steps: int, start: float
 ) -> Schedule:
-  """Multiplies a schedule's learning rates, by less during a warm-up.
+  """Lets a schedule's learning rates rise to their values linearly.
 
-  With `start` = 1 these are the linear scaling rule and the gradual warm-up of
-  Goyal et al. 2017 (arXiv 1706.02677, Section 2): the rates of a k-fold batch
-  are k-fold, and rise to that from the unscaled ones by equal increments.
+  The gradual warm-up of Goyal et al. 2017 (arXiv 1706.02677, Section 2.2).
 
   Args:
-    schedule: its rates are multiplied, its color noise is not.
-    scale: the factor from the end of the warm-up on.
-    warmup_steps: over which the factor rises from `start` to `scale`.
-    start: the factor at step 0 if there is a warm-up.
-
-  Returns:
-    The schedule of the product.
+    schedule: its learning rates are multiplied, its color noise is not.
+    warmup_steps: over which the factor rises to 1.
+    start: the factor at step 0.
   """
 
-  def scaled(step, plateau):
-    def factor(rate):
-      full = rate * scale
-      if not warmup_steps:
-        return full
-      # As `optax.linear_schedule` computes it: from 0 these are its very bits.
-      left = 1 - step / float(warmup_steps)
-      rising = (rate * start - full) * left + full
-      return jnp.where(step < warmup_steps, rising, full)
+  def warm(step, plateau):
+    rising = 1 - (1 - start) * (1 - step / float(warmup_steps))
+    factor = jnp.where(step < warmup_steps, rising, 1.0)
+    return schedule(step, plateau).times(factor)
 
-    return schedule(step, plateau).map_rates(factor)
+  return warm if warmup_steps else schedule
 
-  return scaled
+
+def scaled_schedule(schedule: Schedule, scale: float) -> Schedule:
+  """Multiplies a schedule's learning rates.
+
+  With the factor by which a batch is larger it is the linear scaling rule of
+  Goyal et al. 2017 (arXiv 1706.02677, Section 2.1).
+  """
+  return lambda step, plateau: schedule(step, plateau).times(scale)
 
 
 def rate_tree(

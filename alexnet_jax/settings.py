@@ -61,6 +61,10 @@ class Range(NamedTuple):
     )
 
 
+# Keys that have another name now.
+_FORMER_KEYS = {'optimizer.cosine.warmup_epochs': 'optimizer.warmup_epochs'}
+
+
 def _number(*limits: Any, **notes: Any) -> Any:
   return dataclasses.field(metadata={'range': Range(*limits, **notes)})
 
@@ -259,8 +263,14 @@ def _read_group(kind: type, group: Mapping[str, Any], prefix: str) -> Any:
   fields = {field.name: field for field in dataclasses.fields(kind)}
   for name in group:
     if name not in fields:
+      key = prefix + name
+      remedy = (
+        f'it is now called {_FORMER_KEYS[key]}'
+        if key in _FORMER_KEYS
+        else 'leave it out'
+      )
       raise errors.UserError(
-        f'nothing reads the key {prefix}{name} of the config: leave it out'
+        f'nothing reads the key {key} of the config: {remedy}'
       )
   values = {}
   for name, field in fields.items():

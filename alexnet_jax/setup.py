@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 import warnings
 
 from absl import logging
@@ -128,23 +128,33 @@ def _choose_devices(wanted: int, num_towers: int) -> list[jax.Device]:
   return devices[:wanted] if wanted else devices
 
 
-# From the settings, the steps of an epoch and the steps of the whole run.
-_MakeSchedule = Callable[[settings.Optimizer, int, int], optimizer.Schedule]
+class Span(NamedTuple):
+  """The length of a run, to which a schedule is fitted.
+
+  Attributes:
+    epoch: steps of an epoch.
+    total: steps of the whole run.
+    warmup: steps of the warm-up.
+    start: by what the learning rates are multiplied at step 0 of a warm-up.
+  """
+
+  epoch: int
+  total: int
+  warmup: int
+  start: float
 
 
-def _plateau(
-  chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
-) -> optimizer.Schedule:
-  del steps_per_epoch, total_steps
+_MakeSchedule = Callable[[settings.Optimizer, Span], optimizer.Schedule]
+
+
+def _plateau(chosen: settings.Optimizer, span: Span) -> optimizer.Schedule:
+  del span
   return optimizer.plateau_schedule(
     chosen.learning_rate, chosen.plateau.factor, chosen.color_noise
   )
 
 
-def _phases(
-  chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
-) -> optimizer.Schedule:
-  del total_steps
+def _phases(chosen: settings.Optimizer, span: Span) -> optimizer.Schedule:
   rows, layers = chosen.phases.rows, chosen.phases.layers
   for layer in layers:
     if layer not in chosen.rate_multipliers:
@@ -167,43 +177,37 @@ def _phases(
       f'--config.optimizer.phases.rows start at epochs {starts}: needed are'
       ' rising epochs, the first 0'
     )
-  if starts[-1] * steps_per_epoch > settings.LAST_STEP:
+  if starts[-1] * span.epoch > settings.LAST_STEP:
     raise errors.UserError(
       f'--config.optimizer.phases.rows start at epoch {starts[-1]}, which at'
-      f' {steps_per_epoch} steps per epoch is beyond step {settings.LAST_STEP}:'
+      f' {span.epoch} steps per epoch is beyond step {settings.LAST_STEP}:'
       ' leave out phases that are never reached'
     )
-  return optimizer.phase_schedule(rows, steps_per_epoch, layers)
+  return optimizer.phase_schedule(rows, span.epoch, layers)
 
 
-def _cosine(
-  chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
-) -> optimizer.Schedule:
+def _cosine(chosen: settings.Optimizer, span: Span) -> optimizer.Schedule:
   return optimizer.cosine_schedule(
+    span.start * chosen.learning_rate,
     chosen.learning_rate,
-    _warmup_steps(chosen, steps_per_epoch),
-    total_steps,
+    span.warmup,
+    span.total,
     chosen.cosine.end_rate,
     chosen.color_noise,
   )
 
 
-def _polynomial(
-  chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
-) -> optimizer.Schedule:
-  del steps_per_epoch
+def _polynomial(chosen: settings.Optimizer, span: Span) -> optimizer.Schedule:
   return optimizer.polynomial_schedule(
     chosen.learning_rate,
-    total_steps,
+    span.total,
     chosen.polynomial.power,
     chosen.color_noise,
   )
 
 
-def _constant(
-  chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
-) -> optimizer.Schedule:
-  del steps_per_epoch, total_steps
+def _constant(chosen: settings.Optimizer, span: Span) -> optimizer.Schedule:
+  del span
   return optimizer.constant_schedule(chosen.learning_rate, chosen.color_noise)
 
 
@@ -241,12 +245,12 @@ def make_schedule(setup: Setup, epochs: Epochs) -> optimizer.Schedule:
       f' steps of a run of {last}: set --config.optimizer.warmup_epochs to less'
     )
   base = chosen.base_batch_size
-  return optimizer.scaled_schedule(
-    SCHEDULES[chosen.schedule](chosen, epochs.steps, last),
-    scale=setup.settings.batch_size / base if base else 1.0,
-    warmup_steps=warmup,
-    start=1.0 if base else 0.0,
-  )
+  scale = setup.settings.batch_size / base if base else 1.0
+  span = Span(epochs.steps, last, warmup, start=1 / scale if base else 0.0)
+  schedule = SCHEDULES[chosen.schedule](chosen, span)
+  if chosen.schedule != 'cosine':  # It begins to fall after its own warm-up.
+    schedule = optimizer.warm_schedule(schedule, span.warmup, span.start)
+  return optimizer.scaled_schedule(schedule, scale)
 
 
 def plateau_rules(setup: Setup, epochs: Epochs, step: int) -> bool:

@@ -122,6 +122,8 @@ class Run:
     self.views = {'center_view': transform.views['center_view']}
     if saved is not None:
       self._warn_of_another_rate(saved)
+      if self.identity.validation.fingerprint != saved.validation.fingerprint:
+        self.place(plateau=optimizer.plateau_restart(self.state.plateau))
     # Copies on the host of the values that decide what is due: reading the
     # state itself would wait for the running step.
     self.step = int(self.state.step)

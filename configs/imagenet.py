@@ -156,9 +156,9 @@ def _optimizer(network: architecture.Architecture) -> config_dict.ConfigDict:
   optimizer.rate_multipliers = config_dict.ConfigDict(
     {'bias': 1.0, **{layer.name: 1.0 for layer in network.layers}}
   )
-  # Of rule=lars: how far a step at rate 1 moves a layer's weights, as a fraction
-  # of their norm (0.001 in You et al. 2017), and what is added to the norm of
-  # the update that it is divided by.
+  # Of rule=lars: how far a step at rate 1 moves the weights of a layer, as a
+  # fraction of their norm (0.001 in You et al. 2017), and what is added to the
+  # norm of the update, by which it is divided.
   optimizer.lars = config_dict.ConfigDict()
   optimizer.lars.trust_coefficient = 0.001
   optimizer.lars.eps = 0.0

@@ -29,6 +29,7 @@ _NARROW_FOUR = {
 }
 _SHORT = {
   'max_steps': 3,
+  'optimizer.warmup_epochs': 0.5,
   'batch_size': 4,
   'log.every_steps': 1,
   'evaluate.batch_size': 4,
@@ -72,8 +73,6 @@ def test_three_steps_and_a_validation(
   folders, tmp_path, module, preset, folder, overrides
 ):
   config = module.get_config(preset)
-  if config.optimizer.schedule == 'cosine':
-    overrides = {'optimizer.warmup_epochs': 0.0, **overrides}
   config.update_from_flattened_dict(
     {**_SHORT, 'data.data_dir': str(folders / folder), **overrides}
   )
