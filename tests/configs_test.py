@@ -13,6 +13,7 @@ from configs import cifar10_four_layer
 from configs import fashion_mnist
 from configs import imagenet
 from configs import imagenet2010
+from configs import imagenet_large_batch
 from tests import input_pipeline_testing as testing
 
 _CLASSES = 4
@@ -66,6 +67,17 @@ def folders(tmp_path_factory):
       {**_NARROW, 'data.source': 'folder', 'data.eval_split': 'test'},
     ),
     (imagenet2010, 'cuda_convnet', '256', _NARROW),
+    (
+      imagenet_large_batch,
+      'paper',
+      '256',
+      {
+        **_NARROW,
+        'accumulation': 2,
+        'data.source': 'folder',
+        'data.eval_split': 'test',
+      },
+    ),
   ],
   ids=lambda value: getattr(value, '__name__', None),
 )
