@@ -131,7 +131,7 @@ class Identity:
     """The inverse of `to_json` and `arrays`."""
     measured = values['statistics']
     return cls(
-      config=_with_new_names(values['config']),
+      config=_with_new_keys(_with_new_names(values['config'])),
       class_names=tuple(values['class_names']),
       statistics=Statistics(
         mean_image=arrays['mean_image'],
@@ -158,6 +158,28 @@ def _with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
         "The checkpoint's %s.%s='%s' is now called '%s'", group, key, old, new
       )
   return config
+
+
+def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns a checkpoint's config with the keys that it was written without.
+
+  They say what was done before they were introduced.
+  """
+  chosen = config.get('optimizer')
+  if chosen is None or 'rule' in chosen:
+    return config
+  # Only the cosine schedule had a warm-up.
+  cosine = dict(chosen['cosine'])
+  warmup = cosine.pop('warmup_epochs')
+  added = {
+    'rule': 'momentum',
+    'base_batch_size': 0,
+    'warmup_epochs': warmup if chosen['schedule'] == 'cosine' else 0.0,
+    'cosine': cosine,
+    'polynomial': {'power': 2.0},
+    'lars': {'trust_coefficient': 0.001, 'eps': 0.0},
+  }
+  return {**config, 'optimizer': {**chosen, **added}}
 
 
 def check_class_names(

@@ -2,7 +2,8 @@
 
 A schedule is a pure function of the step and of the plateau state, which are
 both in the checkpoint. It yields `Rates`: everything that changes during a run,
-the learning rates and the magnitude of the color shift.
+the learning rates and the magnitude of the color shift. `lars` and
+`scaled_schedule` are for batches larger than the paper's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,11 @@ class Rates(flax.struct.PyTreeNode):
   bias_rate: jax.Array
   color_noise: jax.Array
   layer_rates: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+  def times(self, factor: float | jax.Array) -> 'Rates':
+    """Multiplies every learning rate, but not the color shift."""
+    multiplied = jax.tree.map(lambda rate: rate * factor, self)
+    return multiplied.replace(color_noise=self.color_noise)
 
 
 class PlateauState(flax.struct.PyTreeNode):
@@ -101,6 +107,11 @@ def plateau_update(
   )
 
 
+def plateau_restart(state: PlateauState) -> PlateauState:
+  """Forgets past errors, with which later ones cannot be compared."""
+  return plateau_init().replace(drops=state.drops)
+
+
 def plateau_finished(state: PlateauState, rule: PlateauRule) -> bool:
   """Whether the error has stopped improving again after the last drop."""
   return int(state.drops) > rule.max_drops
@@ -155,16 +166,31 @@ def phase_schedule(
 
 
 def cosine_schedule(
+  first_rate: float,
   learning_rate: float,
   warmup_steps: int,
   total_steps: int,
   end_rate: float,
   color_noise: float,
 ) -> Schedule:
-  """A linear warm-up from 0, then a cosine down to `end_rate` (optax)."""
+  """A linear warm-up, then a cosine down to `end_rate` (optax)."""
   rate_at = optax.warmup_cosine_decay_schedule(
-    0.0, learning_rate, warmup_steps, total_steps, end_rate
+    first_rate, learning_rate, warmup_steps, total_steps, end_rate
   )
+
+  def schedule(step, plateau):
+    del plateau
+    rate = jnp.asarray(rate_at(step), jnp.float32)
+    return Rates(rate, rate, jnp.float32(color_noise))
+
+  return schedule
+
+
+def polynomial_schedule(
+  learning_rate: float, total_steps: int, power: float, color_noise: float
+) -> Schedule:
+  """Lowers the rate to 0: rate * (1 - step / total_steps) ** power."""
+  rate_at = optax.polynomial_schedule(learning_rate, 0.0, power, total_steps)
 
   def schedule(step, plateau):
     del plateau
@@ -177,6 +203,36 @@ def cosine_schedule(
 def constant_schedule(learning_rate: float, color_noise: float) -> Schedule:
   """Returns the same learning rate at every step."""
   return phase_schedule([(0, learning_rate, learning_rate, color_noise)], 1)
+
+
+def warm_schedule(
+  schedule: Schedule, warmup_steps: int, start: float
+) -> Schedule:
+  """Lets a schedule's learning rates rise to their values linearly.
+
+  The gradual warm-up of Goyal et al. 2017 (arXiv 1706.02677, Section 2.2).
+
+  Args:
+    schedule: its learning rates are multiplied, its color noise is not.
+    warmup_steps: over which the factor rises to 1.
+    start: the factor at step 0.
+  """
+
+  def warm(step, plateau):
+    rising = 1 - (1 - start) * (1 - step / float(warmup_steps))
+    factor = jnp.where(step < warmup_steps, rising, 1.0)
+    return schedule(step, plateau).times(factor)
+
+  return warm if warmup_steps else schedule
+
+
+def scaled_schedule(schedule: Schedule, scale: float) -> Schedule:
+  """Multiplies a schedule's learning rates.
+
+  With the factor by which a batch is larger it is the linear scaling rule of
+  Goyal et al. 2017 (arXiv 1706.02677, Section 2.1).
+  """
+  return lambda step, plateau: schedule(step, plateau).times(scale)
 
 
 def rate_tree(
@@ -231,11 +287,67 @@ def momentum_sgd(
     An optax transformation. Its state is the velocity; its `update` takes the
     keyword `rates`, the output of `rate_tree`.
   """
-  steps = optax.chain(
+  return _momentum(momentum, *_decay(weight_decay, bias_decay))
+
+
+def lars(
+  momentum: float,
+  weight_decay: float,
+  bias_decay: float,
+  trust_coefficient: float,
+  eps: float,
+) -> optax.GradientTransformationExtraArgs:
+  """Layer-wise adaptive rate scaling: `momentum_sgd` with a rate per layer.
+
+  For the weights w of a layer, of all its towers together, with gradient g:
+
+    u <- g + decay * w
+    u <- trust_coefficient * |w| / (|u| + eps) * u, unless |w| or |u| is 0
+    v <- momentum * v - rate * u
+    w <- w + v
+
+  Biases follow `momentum_sgd`. The order is that of `optax.lars`; the paper
+  divides by |g| + decay * |w|, which is at least |u|.
+
+  Args:
+    momentum: 0.9 in the paper.
+    weight_decay: of weights; 0.0005 in the paper.
+    bias_decay: of biases.
+    trust_coefficient: how far a step at rate 1 moves the weights, as a fraction
+      of their norm; 0.001 in the paper.
+    eps: added to the norm of the update.
+
+  Returns:
+    An optax transformation with the state and the keyword of `momentum_sgd`.
+
+  Reference:
+    You, Gitman and Ginsburg, Large Batch Training of Convolutional Networks,
+    2017 (arXiv 1708.03888).
+  """
+  trust_ratio = optax.scale_by_trust_ratio(
+    trust_coefficient=trust_coefficient, eps=eps
+  )
+  return _momentum(
+    momentum,
+    *_decay(weight_decay, bias_decay),
+    optax.masked(trust_ratio, _mask('kernel')),
+  )
+
+
+def _decay(
+  weight_decay: float, bias_decay: float
+) -> tuple[optax.GradientTransformation, ...]:
+  return (
     optax.add_decayed_weights(weight_decay, mask=_mask('kernel')),
     optax.add_decayed_weights(bias_decay, mask=_mask('bias')),
-    scale_by_rates(),
   )
+
+
+def _momentum(
+  momentum: float, *parts: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+  """Puts the learning rates and the velocity after stateless parts."""
+  steps = optax.chain(*parts, scale_by_rates())
   trace = optax.trace(momentum)
 
   def init(params):
@@ -245,7 +357,6 @@ def momentum_sgd(
     updates: Any, state: Any, params: Any = None, **extra_args: Any
   ) -> tuple[Any, Any]:
     rates = extra_args['rates']
-    # The parts of the chain are stateless.
     updates, _ = steps.update(updates, steps.init(params), params, rates=rates)
     # The trace's output is both the update and the new velocity.
     velocity, _ = trace.update(updates, optax.TraceState(state))

@@ -72,6 +72,10 @@ class Range(NamedTuple):
     )
 
 
+# Keys that have another name now.
+_FORMER_KEYS = {'optimizer.cosine.warmup_epochs': 'optimizer.warmup_epochs'}
+
+
 def _number(*limits: Any, **notes: Any) -> Any:
   return dataclasses.field(metadata={'range': Range(*limits, **notes)})
 
@@ -163,16 +167,33 @@ class Phases:
 class Cosine:
   """`config.optimizer.cosine`."""
 
-  warmup_epochs: float = _number(0.0, 1e6, zero='no warm-up')
   end_rate: float = _number(0.0, _FLOAT)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Polynomial:
+  """`config.optimizer.polynomial`."""
+
+  power: float = _number(0.0, 1e6, zero='constant')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lars:
+  """`config.optimizer.lars`."""
+
+  trust_coefficient: float = _number(0.0, _FLOAT, excluded=0.0)
+  eps: float = _number(0.0, _FLOAT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
   """The update rule and its schedule: `config.optimizer`."""
 
+  rule: str = _choice('momentum', 'lars')
   schedule: str
   learning_rate: float = _number(0.0, _FLOAT, zero='nothing is learned')
+  base_batch_size: int = _number(0, _COUNT, zero='rates are as given')
+  warmup_epochs: float = _number(0.0, 1e6, zero='no warm-up')
   momentum: float = _number(0.0, 1.0, excluded=1.0)
   weight_decay: float = _number(0.0, _FLOAT)
   bias_decay: float = _number(0.0, _FLOAT)
@@ -183,6 +204,8 @@ class Optimizer:
   plateau: Plateau
   phases: Phases
   cosine: Cosine
+  polynomial: Polynomial
+  lars: Lars
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -269,8 +292,14 @@ def _read_group(kind: type, group: Mapping[str, Any], prefix: str) -> Any:
   fields = {field.name: field for field in dataclasses.fields(kind)}
   for name in group:
     if name not in fields:
+      key = prefix + name
+      remedy = (
+        f'it is now called {_FORMER_KEYS[key]}'
+        if key in _FORMER_KEYS
+        else 'leave it out'
+      )
       raise errors.UserError(
-        f'nothing reads the key {prefix}{name} of the config: leave it out'
+        f'nothing reads the key {key} of the config: {remedy}'
       )
   values = {}
   for name, field in fields.items():

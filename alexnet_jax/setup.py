@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 import warnings
 
 from absl import logging
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import config_dict
 import numpy as np
+import optax
 
 from alexnet_jax import architecture
 from alexnet_jax import errors
@@ -150,23 +151,33 @@ def _choose_devices(wanted: int, num_towers: int) -> list[jax.Device]:
   return devices[:wanted] if wanted else devices
 
 
-# From the settings, the steps of an epoch and the steps of the whole run.
-_MakeSchedule = Callable[[settings.Optimizer, int, int], optimizer.Schedule]
+class Span(NamedTuple):
+  """The length of a run, to which a schedule is fitted.
+
+  Attributes:
+    epoch: steps of an epoch.
+    total: steps of the whole run.
+    warmup: steps of the warm-up.
+    start: by what the learning rates are multiplied at step 0 of a warm-up.
+  """
+
+  epoch: int
+  total: int
+  warmup: int
+  start: float
 
 
-def _plateau(
-  chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
-) -> optimizer.Schedule:
-  del steps_per_epoch, total_steps
+_MakeSchedule = Callable[[settings.Optimizer, Span], optimizer.Schedule]
+
+
+def _plateau(chosen: settings.Optimizer, span: Span) -> optimizer.Schedule:
+  del span
   return optimizer.plateau_schedule(
     chosen.learning_rate, chosen.plateau.factor, chosen.color_noise
   )
 
 
-def _phases(
-  chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
-) -> optimizer.Schedule:
-  del total_steps
+def _phases(chosen: settings.Optimizer, span: Span) -> optimizer.Schedule:
   rows, layers = chosen.phases.rows, chosen.phases.layers
   for layer in layers:
     if layer not in chosen.rate_multipliers:
@@ -189,38 +200,37 @@ def _phases(
       f'--config.optimizer.phases.rows start at epochs {starts}: needed are'
       ' rising epochs, the first 0'
     )
-  if starts[-1] * steps_per_epoch > settings.LAST_STEP:
+  if starts[-1] * span.epoch > settings.LAST_STEP:
     raise errors.UserError(
       f'--config.optimizer.phases.rows start at epoch {starts[-1]}, which at'
-      f' {steps_per_epoch} steps per epoch is beyond step {settings.LAST_STEP}:'
+      f' {span.epoch} steps per epoch is beyond step {settings.LAST_STEP}:'
       ' leave out phases that are never reached'
     )
-  return optimizer.phase_schedule(rows, steps_per_epoch, layers)
+  return optimizer.phase_schedule(rows, span.epoch, layers)
 
 
-def _cosine(
-  chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
-) -> optimizer.Schedule:
-  warmup = round(chosen.cosine.warmup_epochs * steps_per_epoch)
-  if warmup >= total_steps:
-    raise errors.UserError(
-      f'--config.optimizer.cosine.warmup_epochs={chosen.cosine.warmup_epochs}'
-      f' is {warmup} steps of a run of {total_steps}: set'
-      ' --config.optimizer.cosine.warmup_epochs to less'
-    )
+def _cosine(chosen: settings.Optimizer, span: Span) -> optimizer.Schedule:
   return optimizer.cosine_schedule(
+    span.start * chosen.learning_rate,
     chosen.learning_rate,
-    warmup,
-    total_steps,
+    span.warmup,
+    span.total,
     chosen.cosine.end_rate,
     chosen.color_noise,
   )
 
 
-def _constant(
-  chosen: settings.Optimizer, steps_per_epoch: int, total_steps: int
-) -> optimizer.Schedule:
-  del steps_per_epoch, total_steps
+def _polynomial(chosen: settings.Optimizer, span: Span) -> optimizer.Schedule:
+  return optimizer.polynomial_schedule(
+    chosen.learning_rate,
+    span.total,
+    chosen.polynomial.power,
+    chosen.color_noise,
+  )
+
+
+def _constant(chosen: settings.Optimizer, span: Span) -> optimizer.Schedule:
+  del span
   return optimizer.constant_schedule(chosen.learning_rate, chosen.color_noise)
 
 
@@ -228,6 +238,7 @@ SCHEDULES: dict[str, _MakeSchedule] = {
   'plateau': _plateau,
   'phases': _phases,
   'cosine': _cosine,
+  'polynomial': _polynomial,
   'constant': _constant,
 }
 
@@ -237,6 +248,10 @@ def total_steps(setup: Setup, epochs: Epochs) -> int:
   return setup.settings.max_steps or epochs.step(setup.settings.num_epochs)
 
 
+def _warmup_steps(chosen: settings.Optimizer, steps_per_epoch: int) -> int:
+  return round(chosen.warmup_epochs * steps_per_epoch)
+
+
 def make_schedule(setup: Setup, epochs: Epochs) -> optimizer.Schedule:
   """Returns the schedule, a function of `epochs.place(step)`.
 
@@ -244,8 +259,41 @@ def make_schedule(setup: Setup, epochs: Epochs) -> optimizer.Schedule:
     UserError: if the config's schedule does not fit the run.
   """
   chosen = setup.settings.optimizer
-  last = epochs.place(total_steps(setup, epochs))
-  return SCHEDULES[chosen.schedule](chosen, epochs.steps, last)
+  # At least 1: a run may have passed an end that was moved to an earlier step.
+  last = max(1, epochs.place(total_steps(setup, epochs)))
+  warmup = _warmup_steps(chosen, epochs.steps)
+  if warmup >= last:
+    raise errors.UserError(
+      f'--config.optimizer.warmup_epochs={chosen.warmup_epochs} is {warmup}'
+      f' steps of a run of {last}: set --config.optimizer.warmup_epochs to less'
+    )
+  base = chosen.base_batch_size
+  scale = setup.settings.batch_size / base if base else 1.0
+  span = Span(epochs.steps, last, warmup, start=1 / scale if base else 0.0)
+  schedule = SCHEDULES[chosen.schedule](chosen, span)
+  if chosen.schedule != 'cosine':  # It begins to fall after its own warm-up.
+    schedule = optimizer.warm_schedule(schedule, span.warmup, span.start)
+  return optimizer.scaled_schedule(schedule, scale)
+
+
+def plateau_rules(setup: Setup, epochs: Epochs, step: int) -> bool:
+  """Whether the plateau rule counts the validation at a step.
+
+  It judges a learning rate, so it does not count under other schedules, nor
+  before the warm-up has reached the rate.
+  """
+  chosen = setup.settings.optimizer
+  warmup = _warmup_steps(chosen, epochs.steps)
+  return chosen.schedule == 'plateau' and epochs.place(step) > warmup
+
+
+def _make_rule(
+  chosen: settings.Optimizer,
+) -> optax.GradientTransformationExtraArgs:
+  common = (chosen.momentum, chosen.weight_decay, chosen.bias_decay)
+  if chosen.rule == 'lars':
+    return optimizer.lars(*common, **dataclasses.asdict(chosen.lars))
+  return optimizer.momentum_sgd(*common)
 
 
 def make_recipe(
@@ -270,9 +318,7 @@ def make_recipe(
       )
   return train_step.Recipe(
     schedule=make_schedule(setup, epochs),
-    optimizer=optimizer.momentum_sgd(
-      chosen.momentum, chosen.weight_decay, chosen.bias_decay
-    ),
+    optimizer=_make_rule(chosen),
     multipliers=chosen.rate_multipliers,
     mean=mean,
     pixel_scale=setup.settings.input.pixel_scale,

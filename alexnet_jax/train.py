@@ -80,6 +80,8 @@ class Run:
     self.views = {'center_view': transform.views['center_view']}
     if saved is not None:
       self._warn_of_another_rate(saved)
+      if self.identity.validation.fingerprint != saved.validation.fingerprint:
+        self.place(plateau=optimizer.plateau_restart(self.state.plateau))
     # Copies on the host of the values that decide what is due: reading the
     # state itself would wait for the running step.
     self.step = int(self.state.step)
@@ -452,7 +454,7 @@ def _validated(run: Run, result: dict[str, float]) -> None:
   run.reporter.write(step, 'validation', {'epoch': epoch, **result})
   logging.info('%s', validation_line(step, epoch, result))
   plateau = state.plateau
-  if run.settings.optimizer.schedule == 'plateau':
+  if setups.plateau_rules(run.setup, run.epochs, step):
     rule = run.setup.plateau_rule
     plateau = optimizer.plateau_update(plateau, result['top1_error'], rule)
   run.place(plateau=plateau, validated=np.int32(step))

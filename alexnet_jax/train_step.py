@@ -31,7 +31,7 @@ class Recipe:
 
   Attributes:
     schedule: yields the learning rates of a step.
-    optimizer: the update rule, from `optimizer.momentum_sgd`.
+    optimizer: the update rule, `optimizer.momentum_sgd` or `optimizer.lars`.
     multipliers: learning-rate multipliers, see `optimizer.rate_tree`.
     mean: float32 [crop, crop, 3] or [3], gray levels to subtract.
     pixel_scale: multiplies centered pixels.

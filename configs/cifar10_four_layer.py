@@ -31,6 +31,7 @@ def get_config(preset: str = 'four_layer') -> config_dict.ConfigDict:
   # Rates and pixels of 0..255 as in cuda-convnet's layer-params-19pct.cfg.
   config.input.pixel_scale = 1.0
   config.optimizer.schedule = 'constant'
+  config.optimizer.warmup_epochs = 0.0
   config.optimizer.learning_rate = 0.001
   config.optimizer.rate_multipliers.bias = 2.0
   return config

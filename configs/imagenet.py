@@ -132,11 +132,21 @@ def _input() -> config_dict.ConfigDict:
 def _optimizer(network: architecture.Architecture) -> config_dict.ConfigDict:
   """The update rule and its schedule."""
   optimizer = config_dict.ConfigDict()
-  # plateau, phases, cosine or constant.
+  # momentum (Section 5), or lars for batches of thousands (You et al. 2017,
+  # arXiv 1708.03888); docs/large_batches.md.
+  optimizer.rule = 'momentum'
+  # plateau, phases, cosine, polynomial or constant.
   optimizer.schedule = 'plateau'
-  # Of schedules plateau (before its first drop), cosine (its top) and constant.
-  # A run that is resumed with another rate uses that one.
+  # Of schedules plateau (before its first drop), cosine, polynomial (their top)
+  # and constant. A run that is resumed with another rate uses that one.
   optimizer.learning_rate = 0.01
+  # Images for which the rates are given: every schedule's learning rates are
+  # multiplied by batch_size / base_batch_size, the linear scaling rule of Goyal
+  # et al. 2017 (arXiv 1706.02677, Section 2.1). 0: rates are as given.
+  optimizer.base_batch_size = 0
+  # Epochs in which the rates of any schedule rise linearly from those of the
+  # base batch, from 0 if there is none; 5 in Goyal et al. (Section 2.2).
+  optimizer.warmup_epochs = 0.0
   optimizer.momentum = 0.9
   optimizer.weight_decay = 0.0005
   # Decay of biases: 0 in the 2012 code; the paper does not say.
@@ -147,6 +157,12 @@ def _optimizer(network: architecture.Architecture) -> config_dict.ConfigDict:
   optimizer.rate_multipliers = config_dict.ConfigDict(
     {'bias': 1.0, **{layer.name: 1.0 for layer in network.layers}}
   )
+  # Of rule=lars: how far a step at rate 1 moves the weights of a layer, as a
+  # fraction of their norm (0.001 in You et al. 2017), and what is added to the
+  # norm of the update, by which it is divided.
+  optimizer.lars = config_dict.ConfigDict()
+  optimizer.lars.trust_coefficient = 0.001
+  optimizer.lars.eps = 0.0
   _schedules(optimizer)
   return optimizer
 
@@ -168,9 +184,12 @@ def _schedules(optimizer: config_dict.ConfigDict) -> None:
   optimizer.phases = config_dict.ConfigDict()
   optimizer.phases.layers = ('conv1',)
   optimizer.phases.rows = runs_2012.phases(runs_2012.RUNS['cuda_convnet'])
+  # Falls by half a cosine from the end of the warm-up to that of the run.
   optimizer.cosine = config_dict.ConfigDict()
-  optimizer.cosine.warmup_epochs = 5.0
   optimizer.cosine.end_rate = 0.0
+  # (1 - step / steps) ** power of the rate; 2 in You et al. 2017.
+  optimizer.polynomial = config_dict.ConfigDict()
+  optimizer.polynomial.power = 2.0
 
 
 def _checkpoint() -> config_dict.ConfigDict:

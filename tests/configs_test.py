@@ -13,6 +13,7 @@ from configs import cifar10_four_layer
 from configs import fashion_mnist
 from configs import imagenet
 from configs import imagenet2010
+from configs import imagenet_large_batch
 from tests import input_pipeline_testing as testing
 
 _CLASSES = 4
@@ -29,6 +30,7 @@ _NARROW_FOUR = {
 }
 _SHORT = {
   'max_steps': 3,
+  'optimizer.warmup_epochs': 0.5,
   'batch_size': 4,
   'log.every_steps': 1,
   'evaluate.batch_size': 4,
@@ -65,6 +67,17 @@ def folders(tmp_path_factory):
       {**_NARROW, 'data.source': 'folder', 'data.eval_split': 'test'},
     ),
     (imagenet2010, 'cuda_convnet', '256', _NARROW),
+    (
+      imagenet_large_batch,
+      'paper',
+      '256',
+      {
+        **_NARROW,
+        'accumulation': 2,
+        'data.source': 'folder',
+        'data.eval_split': 'test',
+      },
+    ),
   ],
   ids=lambda value: getattr(value, '__name__', None),
 )
@@ -72,8 +85,6 @@ def test_three_steps_and_a_validation(
   folders, tmp_path, module, preset, folder, overrides
 ):
   config = module.get_config(preset)
-  if config.optimizer.schedule == 'cosine':
-    overrides = {'optimizer.cosine.warmup_epochs': 0.0, **overrides}
   config.update_from_flattened_dict(
     {**_SHORT, 'data.data_dir': str(folders / folder), **overrides}
   )

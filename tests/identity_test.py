@@ -5,6 +5,7 @@ import pytest
 
 from alexnet_jax import errors
 from alexnet_jax import identity
+from configs import imagenet
 
 
 def _identity():
@@ -39,6 +40,28 @@ def test_json_and_arrays_are_all_of_it():
     empty = identity.Identity.abstract_arrays(values)[name]
     assert (empty.shape, empty.dtype) == (array.shape, array.dtype)
   assert after.statistics.num_examples == 7
+
+
+@pytest.mark.parametrize('schedule', ['plateau', 'cosine'])
+def test_a_config_of_an_earlier_version_gets_the_new_keys(schedule):
+  values = json.loads(json.dumps(_identity().to_json()))
+  today = imagenet.get_config().to_dict()
+  today['optimizer'].update(schedule=schedule)
+  values['config'] = json.loads(json.dumps(today))
+  chosen = values['config']['optimizer']
+  for name in (
+    'rule',
+    'base_batch_size',
+    'warmup_epochs',
+    'polynomial',
+    'lars',
+  ):
+    del chosen[name]
+  chosen['cosine']['warmup_epochs'] = 5.0
+  read = identity.Identity.from_json(values, _identity().arrays()).config
+  # The warm-up was that of the cosine, and no other schedule's.
+  today['optimizer']['warmup_epochs'] = 5.0 if schedule == 'cosine' else 0.0
+  assert read == json.loads(json.dumps(today))
 
 
 @pytest.mark.parametrize(

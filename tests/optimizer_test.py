@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from alexnet_jax import optimizer
+from alexnet_jax import sharding
 from configs import imagenet
 
 _LAYERS = ('conv1', 'conv2', 'fc8')
@@ -227,8 +228,15 @@ def test_rates_of_a_layer_and_of_biases():
   assert float(tree['conv1']['bias']) == pytest.approx(1e-3)
 
 
-def test_a_rate_of_zero_freezes_weights_and_velocity():
-  rule = optimizer.momentum_sgd(0.9, 0.3, 0.2)
+@pytest.mark.parametrize(
+  'rule',
+  [
+    optimizer.momentum_sgd(0.9, 0.3, 0.2),
+    optimizer.lars(0.9, 0.3, 0.2, 0.02, 0.0),
+  ],
+  ids=['momentum', 'lars'],
+)
+def test_a_rate_of_zero_freezes_weights_and_velocity(rule):
   moving = (_rates(0.01), _params(seed=1))
   frozen = (_rates(0.01, conv1=0.0), _params(seed=2))
   params, velocity = _run(rule, [moving])
@@ -254,6 +262,107 @@ def test_a_thawed_layer_goes_on_with_the_velocity_it_had():
   np.testing.assert_allclose(
     thawed['conv1']['kernel'], 0.9 * velocity['conv1']['kernel'], rtol=1e-6
   )
+
+
+_LARS = {'trust_coefficient': 0.02, 'eps': 0.0}
+
+
+@pytest.mark.parametrize('eps', [0.0, 0.5])
+def test_lars_at_a_constant_rate_is_that_of_optax(eps):
+  rule = optimizer.lars(0.9, 0.3, 0.0, 0.02, eps)
+  given = optax.lars(
+    2.0, 0.3, _only_weights, 0.02, eps, _only_weights, momentum=0.9
+  )
+  steps = _steps([2.0] * 6)
+  # Compiled, XLA would round the two differently.
+  with jax.disable_jit():
+    actual, _ = _run(rule, steps)
+    expected = _params()
+    state = given.init(expected)
+    for _, gradients in steps:
+      updates, state = given.update(gradients, state, expected)
+      expected = optax.apply_updates(expected, updates)
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def _lars(rates, momentum, decay, bias_decay, trust_coefficient, eps):
+  """One local rate per layer, for the weights of both towers. In float64."""
+  w = jax.tree.map(lambda x: x.astype(np.float64), _params())
+  v = jax.tree.map(np.zeros_like, w)
+  for (_, g), rate in zip(_steps(rates), rates, strict=True):
+    for layer in w:
+      for name in w[layer]:
+        weights = w[layer][name]
+        local = 1.0
+        u = (
+          g[layer][name] + (decay if name == 'kernel' else bias_decay) * weights
+        )
+        if name == 'kernel':
+          norms = [np.sqrt((x * x).sum()) for x in (weights, u)]
+          local = trust_coefficient * norms[0] / (norms[1] + eps)
+        v[layer][name] = momentum * v[layer][name] - rate * local * u
+        w[layer][name] = weights + v[layer][name]
+  return w, v
+
+
+@pytest.mark.parametrize('eps', [0.0, 0.5])
+def test_lars_against_a_plain_reference(eps):
+  rates = [0.2 * i for i in range(1, 11)] + [2 * (1 - i / 10) for i in range(9)]
+  numbers = (0.9, 0.3, 0.2, 0.02, eps)
+  params, velocity = _run(optimizer.lars(*numbers), _steps(rates))
+  w, v = _lars(rates, *numbers)
+  _all_close(params, w, 1e-5)
+  _all_close(velocity, v, 1e-5)
+
+
+def test_lars_moves_weights_by_a_fraction_of_their_norm():
+  # Whatever the gradient's scale; biases move by it.
+  rule = optimizer.lars(0.9, 0.0, 0.0, 0.001, 0.0)
+  before = _params()
+  for scale in (1e-4, 1.0, 1e4):
+    gradients = jax.tree.map(lambda x, s=scale: s * x, _params(seed=3))
+    after, _ = _run(rule, [(_rates(10.0), gradients)])
+    moved = after['conv2']['kernel'] - before['conv2']['kernel']
+    norm = np.linalg.norm(before['conv2']['kernel'])
+    assert np.linalg.norm(moved) == pytest.approx(0.01 * norm, rel=1e-4)
+    np.testing.assert_allclose(
+      after['conv2']['bias'] - before['conv2']['bias'],
+      -10 * gradients['conv2']['bias'],
+      rtol=1e-3,
+      atol=1e-6,
+    )
+
+
+def test_lars_without_weights_or_gradients_is_the_plain_rule():
+  zeros = jax.tree.map(np.zeros_like, _params())
+  rule = optimizer.lars(0.9, 0.0, 0.0, 0.001, 0.0)
+  still, velocity = _run(rule, [(_rates(1.0), zeros)])
+  jax.tree.map(np.testing.assert_array_equal, still, _params())
+  jax.tree.map(np.testing.assert_array_equal, velocity, zeros)
+  gradients = _params(seed=3)
+  tree = optimizer.rate_tree(zeros, _rates(0.5), _ONES)
+  updates, _ = rule.update(gradients, rule.init(zeros), zeros, rates=tree)
+  expected = jax.tree.map(lambda g: -0.5 * g, gradients)
+  jax.tree.map(np.testing.assert_array_equal, updates, expected)
+
+
+@pytest.mark.parametrize('num_devices', [2, 4])
+def test_lars_over_devices_is_lars_on_one(num_devices):
+  # As in training: each device holds its towers, and norms are of all.
+  mesh = sharding.make_mesh(2, jax.devices()[:num_devices])
+  place = jax.sharding.NamedSharding(mesh, sharding.by_tower(mesh))
+  rule = optimizer.lars(0.9, 0.3, 0.2, **_LARS)
+  params = jax.device_put(_params(), place)
+  velocity = jax.device_put(rule.init(params), place)
+  update = jax.jit(rule.update, out_shardings=place)
+  steps = _steps([2.0, 1.0, 0.5])
+  for rates, gradients in steps:
+    tree = optimizer.rate_tree(params, rates, _ONES)
+    gradients = jax.device_put(gradients, place)
+    updates, velocity = update(gradients, velocity, params, rates=tree)
+    params = optax.apply_updates(params, updates)
+  _all_close(params, _run(rule, steps)[0], 1e-6)
+  _all_close(velocity, _run(rule, steps)[1], 1e-6)
 
 
 def _at(schedule, step, plateau=None):
@@ -327,7 +436,7 @@ def test_phases_of_any_layers():
 
 
 def test_cosine():
-  schedule = optimizer.cosine_schedule(0.4, 10, 110, 0.1, 0.3)
+  schedule = optimizer.cosine_schedule(0.0, 0.4, 10, 110, 0.1, 0.3)
   rates = {step: _at(schedule, step) for step in (0, 5, 10, 60, 110, 500)}
   # All layers and biases go along; the noise stays.
   assert all(len(row) == 3 and row[0] == row[1] for row in rates.values())
@@ -343,10 +452,52 @@ def test_cosine():
 
 
 def test_cosine_without_a_warm_up_starts_at_the_top():
-  schedule = optimizer.cosine_schedule(0.4, 0, 100, 0.0, 0.0)
+  schedule = optimizer.cosine_schedule(0.0, 0.4, 0, 100, 0.0, 0.0)
   assert _at(schedule, 0)[0] == pytest.approx(0.4)
   assert _at(schedule, 50)[0] == pytest.approx(0.2, rel=1e-5)
   assert _at(schedule, 100)[0] == pytest.approx(0.0, abs=1e-8)
+
+
+def test_polynomial():
+  schedule = optimizer.polynomial_schedule(10.0, 15_600, 2.0, 0.1)
+  for step in (0, 600, 7_800, 15_599, 15_600, 10**6):
+    rate = 10 * max(0.0, 1 - step / 15_600) ** 2
+    expected = pytest.approx([rate, rate, 0.1], rel=1e-5, abs=1e-9)
+    assert _at(schedule, step) == expected
+  linear = optimizer.polynomial_schedule(0.4, 100, 1.0, 0.1)
+  assert _at(linear, 25)[0] == pytest.approx(0.3)
+
+
+def test_linear_scaling_and_gradual_warm_up():
+  # Goyal et al. 2017: from the base rate to its k-fold by equal increments.
+  schedule = optimizer.constant_schedule(0.1, 0.3)
+  warm = optimizer.warm_schedule(schedule, 10, 1 / 32)
+  warm = optimizer.scaled_schedule(warm, 32.0)
+  for step in range(20):
+    rate = 0.1 * min(1 + 31 * step / 10, 32)
+    expected = pytest.approx([rate, rate, 0.3], rel=1e-6)
+    assert _at(warm, step) == expected
+  at_once = optimizer.scaled_schedule(schedule, 32.0)
+  assert [_at(warm, step) for step in (10, 11, 99)] == [_at(at_once, 0)] * 3
+
+
+def test_a_warm_up_multiplies_what_a_schedule_yields():
+  # Ten steps per epoch: the warm-up is longer than the first phase.
+  rows = [(0, 0.1, 0.2, 0.5, 1.0, 0.5), (1, 0.01, 0.2, 0.4, 1.0, 0.0)]
+  phases = optimizer.phase_schedule(rows, 10, ('conv1', 'fc8'))
+  warm = optimizer.warm_schedule(phases, 20, 0.0)
+  for step in (0, 5, 9, 10, 15, 20, 25):
+    factor = min(step / 20, 1)
+    rate, bias_rate, noise, *by_layer = _at(phases, step)
+    expected = [factor * rate, factor * bias_rate, noise]
+    expected += [factor * rate for rate in by_layer]
+    assert _at(warm, step) == pytest.approx(expected, rel=1e-6)
+  # A drop of the plateau rule divides the rate of the warm-up.
+  plateau = optimizer.plateau_schedule(0.12, 10.0, 0.1)
+  warm = optimizer.warm_schedule(plateau, 10, 0.25)
+  state = optimizer.plateau_init().replace(drops=jnp.int32(1))
+  rates = [_at(warm, step, state)[0] for step in (0, 5, 10)]
+  assert rates == pytest.approx([0.003, 0.0075, 0.012])
 
 
 def test_constant():

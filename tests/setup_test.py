@@ -17,12 +17,14 @@ from alexnet_jax import optimizer
 from alexnet_jax import presets
 from alexnet_jax import settings
 from alexnet_jax import setup
+from alexnet_jax import train_step
 from alexnet_jax.epochs import Epochs
 from configs import cifar10
 from configs import cifar10_four_layer
 from configs import fashion_mnist
 from configs import imagenet
 from configs import imagenet2010
+from configs import imagenet_large_batch
 from configs import runs_2012
 from configs import smoke
 
@@ -53,6 +55,7 @@ def _build(**overrides):
     ('network.dropout_rate', 1.0, ['1.0', '0..1 (1 excluded)']),
     ('compute_dtype', 'float16', ["compute_dtype='float16'", 'bfloat16']),
     ('optimizer.schedule', 'step', ["schedule='step'", 'plateau']),
+    ('optimizer.rule', 'adam', ["rule='adam'", 'momentum, lars']),
     ('input.color', 'lighting', ["color='lighting'", 'paper']),
     ('input.color', 'source', ["is now called 'cuda_convnet'"]),
     ('input.mean', 'image', ["mean='image'", 'pixel']),
@@ -114,6 +117,11 @@ def test_a_choice_names_its_flag(key):
     ('optimizer.learning_rate', math.nan, '0..1e+38 (0: nothing is learned)'),
     ('optimizer.learning_rate', math.inf, '0..1e+38 (0: nothing is learned)'),
     ('optimizer.momentum', 1.0, '0..1 (1 excluded)'),
+    ('optimizer.base_batch_size', -1, '0..1048576 (0: rates are as given)'),
+    ('optimizer.warmup_epochs', -0.5, '0..1e+06 (0: no warm-up)'),
+    ('optimizer.polynomial.power', -1.0, '0..1e+06 (0: constant)'),
+    ('optimizer.lars.trust_coefficient', 0.0, '0..1e+38 (0 excluded)'),
+    ('optimizer.lars.eps', -1e-9, '0..1e+38'),
     ('optimizer.rate_multipliers.conv1', -1.0, '0..1e+38 (0: frozen)'),
     ('optimizer.plateau.patience', 0, '1..2147483647'),
     ('optimizer.plateau.factor', 1.0, '1..1e+38 (1 excluded)'),
@@ -170,7 +178,8 @@ def _ranges(kind=settings.Settings, prefix=''):
 
 _RANGES = dict(_ranges())
 _CONFIGS = [
-  cifar10, cifar10_four_layer, fashion_mnist, imagenet, imagenet2010, smoke
+  cifar10, cifar10_four_layer, fashion_mnist, imagenet, imagenet2010,
+  imagenet_large_batch, smoke,
 ]  # fmt: skip
 
 
@@ -213,8 +222,12 @@ def _fields(kind=settings.Settings):
 
 
 def test_every_key_is_read():
-  # Those of the plateau rule and of the network are passed on as a whole.
-  whole = {field.name for field in dataclasses.fields(settings.Plateau)}
+  # Those of the plateau rule, LARS and the network are passed on as a whole.
+  whole = {
+    field.name
+    for group in (settings.Plateau, settings.Lars)
+    for field in dataclasses.fields(group)
+  }
   assert set(_fields()) - whole <= _attributes_read()
 
 
@@ -233,6 +246,10 @@ def test_every_config_can_be_read(module, preset):
   [
     (lambda c: c['log'].pop('every_steps'), 'has no log.every_steps: .*--conf'),
     (lambda c: c.update(momentum=0.9), 'nothing reads the key momentum'),
+    (
+      lambda c: c['optimizer']['cosine'].update(warmup_epochs=1.0),
+      'cosine.warmup_epochs .* is now called optimizer.warmup_epochs',
+    ),
     (lambda c: c['input'].update(flip='yes'), "input.flip='yes' .* to a bool"),
   ],
 )
@@ -368,10 +385,152 @@ def test_figure_1_has_no_regularization():
   assert config.input.color == 'none'
 
 
-def test_warm_up_longer_than_the_run():
-  parts = _build(**{'optimizer.schedule': 'cosine', 'max_steps': 10})
-  with pytest.raises(errors.UserError, match='warmup_epochs'):
+def _rates(steps, epochs, **overrides):
+  """Returns (rate, bias rate, noise, layers' rates) at each of the steps."""
+  schedule = setup.make_schedule(_build(**overrides), epochs)
+  state = optimizer.plateau_init()
+  return [
+    [float(rate) for rate in jax.tree.leaves(schedule(step, state))]
+    for step in steps
+  ]
+
+
+# 32 of 512 images per batch: 16 steps per epoch.
+_EVERY = range(0, 4 * 16 + 1, 4)
+_FOUR_EPOCHS = {'num_epochs': 4, 'optimizer.cosine.end_rate': 0.001}
+
+
+@pytest.mark.parametrize('schedule', list(setup.SCHEDULES))
+def test_every_schedule_scales_with_the_batch_size(schedule):
+  chosen = {**_FOUR_EPOCHS, 'optimizer.schedule': schedule}
+  plain = _rates(_EVERY, Epochs(16), **chosen)
+  given = {'optimizer.base_batch_size': 8}
+  scaled = _rates(_EVERY, Epochs(16), **chosen, **given)
+  # 32 of 8. The third value is the magnitude of the color shift.
+  for rates in plain:
+    rates[:] = [4 * r if i != 2 else r for i, r in enumerate(rates)]
+  np.testing.assert_allclose(scaled, plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize('schedule', list(setup.SCHEDULES))
+@pytest.mark.parametrize('base', [0, 8])
+def test_every_schedule_warms_up(schedule, base):
+  chosen = {
+    **_FOUR_EPOCHS,
+    'optimizer.schedule': schedule,
+    'optimizer.base_batch_size': base,
+  }
+  cold = _rates(_EVERY, Epochs(16), **chosen)
+  warm = _rates(_EVERY, Epochs(16), **chosen, **{'optimizer.warmup_epochs': 2})
+  start = 8 / 32 if base else 0.0
+  for step, before, after in zip(_EVERY, cold, warm, strict=True):
+    factor = start + (1 - start) * min(1, step / 32)
+    if schedule == 'cosine':
+      # It falls from the end of the warm-up to that of the run.
+      left = (1 + math.cos(math.pi * max(0, step - 32) / 32)) / 2
+      rate = (0.001 + 0.009 * left) * (4 if base else 1)
+      before[:2] = [rate, rate]
+    expected = [r * (factor if i != 2 else 1) for i, r in enumerate(before)]
+    assert after == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_a_warm_up_goes_on_in_epochs_after_another_batch_size():
+  # Ten steps at 32 images, in the first of four epochs of warm-up; then 64.
+  chosen = {
+    'optimizer.base_batch_size': 32,
+    'optimizer.warmup_epochs': 4.0,
+    'optimizer.schedule': 'constant',
+    'num_epochs': 8,
+  }
+  epochs = Epochs(16).changed(10, 8)
+  assert epochs.at(10) == 1
+  places = [epochs.place(step) for step in (10, 18, 26, 34, 42)]
+  rates = [row[0] for row in _rates(places, epochs, batch_size=64, **chosen)]
+  # From 0.01 to twice that in four epochs, one of which has passed.
+  expected = [0.01 * (1 + min(4, epoch) / 4) for epoch in (1, 2, 3, 4, 5)]
+  assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('schedule', list(setup.SCHEDULES))
+def test_warm_up_longer_than_the_run(schedule):
+  parts = _build(
+    **{
+      'optimizer.schedule': schedule,
+      'optimizer.warmup_epochs': 5.0,
+      'max_steps': 10,
+    }
+  )
+  with pytest.raises(errors.UserError) as caught:
     setup.make_recipe(parts, Epochs(16), np.zeros(3))
+  assert str(caught.value) == (
+    '--config.optimizer.warmup_epochs=5.0 is 80 steps of a run of 10: set'
+    ' --config.optimizer.warmup_epochs to less'
+  )
+
+
+@pytest.mark.parametrize('schedule', list(setup.SCHEDULES))
+def test_a_run_beyond_its_end_has_a_schedule(schedule):
+  # Epochs became shorter at step 100, and the end was moved before it.
+  epochs = Epochs(10).changed(100, 2)
+  assert epochs.place(50) < 0
+  chosen = {'optimizer.schedule': schedule, 'max_steps': 50}
+  (rates,) = _rates([epochs.place(100)], epochs, **chosen)
+  assert all(map(math.isfinite, rates))
+
+
+def _counts(place, **overrides):
+  return setup.plateau_rules(_build(**overrides), Epochs(16, -16), place + 16)
+
+
+def test_the_plateau_rule_counts_where_it_rules():
+  for schedule in setup.SCHEDULES:
+    chosen = {'optimizer.schedule': schedule}
+    assert _counts(1, **chosen) == (schedule == 'plateau')
+  # Not before the rate is that of the config.
+  warm = {'optimizer.warmup_epochs': 2.0}
+  counts = [_counts(16 * epoch, **warm) for epoch in (1, 2, 3)]
+  assert counts == [False, False, True]
+
+
+@pytest.mark.parametrize('num_devices', [2, 4])
+def test_a_step_of_lars_on_several_devices(num_devices):
+  narrow = {f'network.conv{i}.features': 8 for i in (1, 2, 3, 4, 5)}
+  chosen = {
+    'optimizer.rule': 'lars',
+    'optimizer.schedule': 'constant',
+    'optimizer.learning_rate': 10.0,
+    'optimizer.rate_multipliers.bias': 0.001,
+    'batch_size': 8,
+    **narrow,
+    'network.layers': ('conv1', 'conv3', 'fc7', 'fc8'),
+    'network.fc7.features': 16,
+  }
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': rng.integers(0, 256, (8, 28, 28, 3), np.uint8),
+    'label': np.arange(8, dtype=np.int32),
+    'mask': np.ones(8, np.float32),
+    'unreadable': np.zeros(8, np.float32),
+    'lighting': np.zeros((8, 3), np.float32),
+  }
+  params = []
+  for devices in (1, num_devices):
+    parts = _build(devices=devices, **chosen)
+    recipe = setup.make_recipe(parts, Epochs(16), np.zeros(3, np.float32))
+    step = train_step.make_train_step(parts.network, parts.mesh, recipe)
+    state = setup.first_state(parts)
+    before = jax.tree.map(np.asarray, state.params)
+    for _ in range(2):
+      state, _ = step(state, train_step.put_batch(batch, 1, parts.mesh))
+    params.append(jax.tree.map(np.asarray, state.params))
+  moved = params[0]['conv3']['kernel'] - before['conv3']['kernel']
+  # Both towers by 0.01 of their norm, then by that and 0.9 of the first step.
+  share = np.linalg.norm(moved) / np.linalg.norm(before['conv3']['kernel'])
+  assert 0.01 < share < 0.03
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+    *params,
+  )
 
 
 def test_phases_must_rise_from_zero():
@@ -413,7 +572,7 @@ def test_schedules_end_where_the_config_says():
   parts = _build(
     **{
       'optimizer.schedule': 'cosine',
-      'optimizer.cosine.warmup_epochs': 1.0,
+      'optimizer.warmup_epochs': 1.0,
       'num_epochs': 4,
     }
   )

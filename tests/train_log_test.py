@@ -46,7 +46,6 @@ _CONFIG = {
   'log.every_steps': _EVERY,
   'checkpoint.every_steps': 30,
   'num_epochs': 4,
-  'optimizer.cosine.warmup_epochs': 1.0,
   'optimizer.plateau.patience': 9,
 }
 _LINE = re.compile(

@@ -259,10 +259,7 @@ def test_a_schedule_that_ends_earlier_says_so(made_up, caplog):
 
 
 def test_a_cosine_of_another_length_says_so(made_up, caplog):
-  schedule = {
-    'optimizer.schedule': 'cosine',
-    'optimizer.cosine.warmup_epochs': 0,
-  }
+  schedule = {'optimizer.schedule': 'cosine'}
   longer = _made_up(**schedule, max_steps=9)
   with caplog.at_level(logging.INFO, logger='absl'):
     assert _train(longer, made_up) == 0
