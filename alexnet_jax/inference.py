@@ -130,6 +130,7 @@ def open_run(
       # Where a network runs is a placement, and this may be another machine.
       wanted = config_dict.ConfigDict(checkpoints.identity(last).config)
       wanted.devices = 0
+      wanted.parallelism = 'both'
     setup = setups.build(wanted)
     which = setup.settings.evaluate.checkpoint
     step = checkpoint.choose(checkpoints, which, workdir)

@@ -206,6 +206,7 @@ class Settings:
   # jax.random.key keeps the lower 32 bits alone: larger seeds would repeat.
   seed: int = _number(0, LAST_STEP)
   devices: int = _number(0, 1024, zero='all available')
+  parallelism: str
   compilation_cache: str
   compute_dtype: str = _choice('float32', 'bfloat16')
   batch_size: int = _number(1, _COUNT)

@@ -37,16 +37,24 @@ class Setup:
   Attributes:
     config: what the user asked for, as JSON types.
     settings: the same, checked and typed.
-    network: the architecture.
-    mesh: the devices.
+    placement: of the network on the devices.
     dtype: of the arithmetic.
   """
 
   config: Mapping[str, Any]
   settings: settings.Settings
-  network: architecture.Architecture
-  mesh: Mesh
+  placement: sharding.Placement
   dtype: Any
+
+  @property
+  def network(self) -> architecture.Architecture:
+    """The architecture."""
+    return self.placement.network
+
+  @property
+  def mesh(self) -> Mesh:
+    """The devices in use, by axis."""
+    return self.placement.mesh
 
   @property
   def plateau_rule(self) -> optimizer.PlateauRule:
@@ -90,9 +98,9 @@ def build(config: config_dict.ConfigDict) -> Setup:
       ' --config.input.mean=channel, or --config.data.statistics=computed'
     )
   devices = _choose_devices(read.devices, network.towers)
-  mesh = sharding.make_mesh(network.towers, devices)
-  sharding.check_batch(read.batch_size, read.accumulation, mesh)
-  return Setup(plain, read, network, mesh, _DTYPES[read.compute_dtype])
+  placement = sharding.place(network, devices, read.parallelism)
+  placement.check_batch(read.batch_size, read.accumulation)
+  return Setup(plain, read, placement, _DTYPES[read.compute_dtype])
 
 
 def _keep_programs(folder: str) -> None:
@@ -264,8 +272,7 @@ def make_recipe(
 def first_state(setup: Setup) -> train_state.TrainState:
   """Returns the state before the first step."""
   return train_state.create(
-    setup.network,
-    setup.mesh,
+    setup.placement,
     seed=setup.settings.seed,
     crop_size=setup.settings.input.crop_size,
   )
@@ -274,7 +281,7 @@ def first_state(setup: Setup) -> train_state.TrainState:
 def abstract_state(setup: Setup) -> train_state.TrainState:
   """Returns the shapes and shardings of any state of the run."""
   return train_state.abstract(
-    setup.network, setup.mesh, crop_size=setup.settings.input.crop_size
+    setup.placement, crop_size=setup.settings.input.crop_size
   )
 
 

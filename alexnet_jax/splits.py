@@ -9,7 +9,6 @@ import numpy as np
 from alexnet_jax import errors
 from alexnet_jax import identity as identities
 from alexnet_jax import progress
-from alexnet_jax import sharding
 from alexnet_jax.identity import Identity
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import opening
@@ -232,14 +231,14 @@ class Splits:
       )
 
   def _evaluation_rows(self, total: int) -> int:
-    """Returns the rows of a batch: a multiple of the network's copies.
+    """Returns the rows of a batch: a multiple of the devices' shares.
 
     Padding makes up for a batch size that the devices do not divide. A few
     images are no reason to compute a whole batch.
     """
-    copies = self._setup.mesh.shape[sharding.DATA]
+    shares = self._setup.placement.shares
     rows = min(self._setup.settings.evaluate.batch_size, total)
-    return -(-rows // copies) * copies
+    return -(-rows // shares) * shares
 
   def check_unreadable(self, unreadable: float, num_examples: int) -> None:
     """Stops the run when too many files cannot be read.

@@ -113,12 +113,8 @@ class Run:
     self.total_steps = setups.total_steps(setup, self.epochs)
     transform = setups.input_transform(setup, self.identity.statistics)
     self.recipe = setups.make_recipe(setup, self.epochs, transform.mean)
-    self.train_step = train_step.make_train_step(
-      setup.network, setup.mesh, self.recipe
-    )
-    self.evaluator = evaluate.Evaluator(
-      setup.network, setup.mesh, transform, setup.dtype
-    )
+    self.train_step = train_step.make_train_step(setup.placement, self.recipe)
+    self.evaluator = evaluate.Evaluator(setup.placement, transform, setup.dtype)
     self.views = {'center_view': transform.views['center_view']}
     if saved is not None:
       self._warn_of_another_rate(saved)
@@ -302,7 +298,7 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> None:
     batch = next(batches)
     run.readable += int(batch['mask'].sum())
     batch = train_step.put_batch(
-      batch, run.settings.accumulation, run.setup.mesh
+      batch, run.settings.accumulation, run.setup.placement
     )
   run.state, loss = run.train_step(run.state, batch)
   run.meter.add(loss)
