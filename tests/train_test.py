@@ -374,19 +374,18 @@ def test_state_is_saved_before_it_is_donated(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
   data = Splits(parts)
   step = train.train_step.make_train_step(
-    parts.network,
-    parts.mesh,
+    parts.placement,
     setup.make_recipe(parts, data.identity().epochs, np.zeros(3, np.float32)),
   )
   state = setup.first_state(parts)
   batches = data.train_batches(0)
   state, _ = step(
-    state, train.train_step.put_batch(next(batches), 1, parts.mesh)
+    state, train.train_step.put_batch(next(batches), 1, parts.placement)
   )
   expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
   checkpoints.save(state, data.identity())
   for _ in range(5):  # overwrites the buffers while they are being written
-    batch = train.train_step.put_batch(next(batches), 1, parts.mesh)
+    batch = train.train_step.put_batch(next(batches), 1, parts.placement)
     state, _ = step(state, batch)
   checkpoints.close()
   _, saved = _saved(parts, tmp_path)
