@@ -294,6 +294,7 @@ class Placement(Whole):
     )
 
 
+@dataclasses.dataclass(frozen=True)
 class OneWeirdTrick(Placement):
   """Convolutions by example, fully connected layers by feature.
 
