@@ -122,17 +122,25 @@ def _keep_programs(folder: str) -> None:
 def _choose_devices(wanted: int, num_towers: int) -> list[jax.Device]:
   """Returns the devices to run on; on a CPU, simulates as many as asked for.
 
-  Must come before JAX first touches a device.
+  Must come before JAX first touches a device. Of several processes each has
+  its own devices; they follow one another in the order of the processes.
   """
-  sharding.simulate_devices(wanted or num_towers)
-  devices = jax.devices()
+  if not jax.distributed.is_initialized():
+    sharding.simulate_devices(wanted or num_towers)
+  devices = sorted(jax.devices(), key=lambda device: device.process_index)
   if wanted > len(devices):
     raise errors.UserError(
       f'--config.devices={wanted}, but there are {len(devices)}'
       f' {devices[0].platform} devices: set --config.devices to at most'
       f' {len(devices)}, or to 0 for all of them'
     )
-  return devices[:wanted] if wanted else devices
+  chosen = devices[:wanted] if wanted else devices
+  if chosen[-1].process_index != devices[-1].process_index:
+    raise errors.UserError(
+      f'--config.devices={wanted} leaves processes without a device: set'
+      f' --config.devices to {len(devices)}, or to 0 for all of them'
+    )
+  return chosen
 
 
 # From the settings, the steps of an epoch and the steps of the whole run.
