@@ -8,7 +8,6 @@ from typing import Any
 from absl import logging
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
@@ -16,9 +15,10 @@ import numpy as np
 from alexnet_jax import files
 from alexnet_jax import metrics
 from alexnet_jax import model
+from alexnet_jax import processes
 from alexnet_jax import sharding
-from alexnet_jax.architecture import Architecture
 from alexnet_jax.inference import TrainedNetwork
+from alexnet_jax.sharding import Placement
 from alexnet_jax.views import InputTransform
 from alexnet_jax.views import View
 from alexnet_jax.views import cut
@@ -27,8 +27,7 @@ Batch = Mapping[str, np.ndarray]
 
 
 def make_log_probs(
-  network: Architecture,
-  mesh: Mesh,
+  placement: Placement,
   transform: InputTransform,
   dtype: Any = jnp.float32,
 ) -> Callable[[model.Params, jax.Array, Sequence[View]], jax.Array]:
@@ -39,28 +38,30 @@ def make_log_probs(
   function, computed one after another, so ten need no more memory than one.
 
   Args:
-    network: the architecture.
-    mesh: the devices.
+    placement: of the network.
     transform: how squares become what the network reads.
     dtype: of the arithmetic.
   """
-  join = sharding.make_join(mesh)
 
   def local(params, images, top, left, mirror):
     crops = cut(images, top, left, mirror, transform.crop_size)
     logits = model.forward(
-      network, params, transform(crops), join=join, dtype=dtype
+      placement.network,
+      params,
+      transform(crops),
+      placement=placement,
+      dtype=dtype,
     )
     return jax.nn.log_softmax(logits)
 
   everywhere = PartitionSpec()
-  example = sharding.by_example(mesh)
+  mesh, rows = placement.mesh, placement.rows()
   one_view = jax.jit(
     sharding.shard_map(
       local,
       mesh,
-      in_specs=(sharding.by_tower(mesh), example) + (everywhere,) * 3,
-      out_specs=example,
+      in_specs=(placement.params(), rows) + (everywhere,) * 3,
+      out_specs=rows,
     ),
     compiler_options=sharding.compiler_options(mesh, dtype),
   )
@@ -81,15 +82,16 @@ class Evaluator:
 
   def __init__(
     self,
-    network: Architecture,
-    mesh: Mesh,
+    placement: Placement,
     transform: InputTransform,
     dtype: Any = jnp.float32,
   ):
     """Takes what `make_log_probs` takes."""
-    self._placement = NamedSharding(mesh, sharding.by_example(mesh))
-    self._log_probs = make_log_probs(network, mesh, transform, dtype)
-    self._score = jax.jit(metrics.score)
+    self._placement = placement
+    self._log_probs = make_log_probs(placement, transform, dtype)
+    # Every process reads the sums.
+    everywhere = NamedSharding(placement.mesh, PartitionSpec())
+    self._score = jax.jit(metrics.score, out_shardings=everywhere)
 
   def __call__(
     self,
@@ -103,7 +105,7 @@ class Evaluator:
     Args:
       params: the parameters.
       batches: image uint8 [N, S, S, 3], label int32 [N], mask and unreadable
-        float32 [N], N divisible by the copies of the network.
+        float32 [N]: this process's rows (see `Placement.local_rows`).
       views: what to cut out of every image, by the name of the result.
       interrupted: asked after every batch whether to give up.
 
@@ -115,7 +117,7 @@ class Evaluator:
     totals = {name: np.zeros(5) for name in views}  # in the order of `Sums`
     for batch in batches:
       arrays = {
-        name: jax.device_put(batch[name], self._placement)
+        name: self._placement.put(batch[name])
         for name in ('image', 'label', 'mask', 'unreadable')
       }
       for name, cuts in views.items():
@@ -153,19 +155,14 @@ def make_predictor(
     views: what to cut out of every image.
 
   Returns:
-    A function of uint8 [N, S, S, 3], N divisible by the copies of the network,
-    to float32 [N, classes].
+    A function of uint8 [N, S, S, 3], N divisible by the placement's shares, to
+    float32 [N, classes].
   """
-  mesh = run.setup.mesh
-  log_probs = make_log_probs(
-    run.setup.network, mesh, run.transform, run.setup.dtype
-  )
-  placement = NamedSharding(mesh, sharding.by_example(mesh))
+  placement = run.setup.placement
+  log_probs = make_log_probs(placement, run.transform, run.setup.dtype)
 
   def predict(images):
-    return np.asarray(
-      log_probs(run.params, jax.device_put(images, placement), views)
-    )
+    return np.asarray(log_probs(run.params, placement.put(images), views))
 
   return predict
 
@@ -186,18 +183,17 @@ def run(trained: TrainedNetwork, output: pathlib.Path) -> int:
     UserError: if the data are missing or do not fit, or no image can be read.
   """
   setup, splits = trained.setup, trained.splits
-  evaluator = Evaluator(
-    setup.network, setup.mesh, trained.transform, setup.dtype
-  )
+  evaluator = Evaluator(setup.placement, trained.transform, setup.dtype)
   source = splits.eval_source
   batches = splits.read(source, 'Evaluating', checked=True)
   results = evaluator(trained.params, batches, trained.transform.views) or {}
   for name, result in results.items():
     splits.check_result(source, result['examples'], result['unreadable'])
     logging.info('%-11s %s', name.replace('_', ' '), in_words(result))
-  files.write_json(
-    output / 'evaluation.json', {'step': trained.step, **results}
-  )
+  if processes.is_first():
+    files.write_json(
+      output / 'evaluation.json', {'step': trained.step, **results}
+    )
   return 0
 
 

@@ -292,6 +292,8 @@ def dropout(
   scaling: str,
   key: jax.Array | None = None,
   positions: jax.Array | None = None,
+  part: jax.Array | int = 0,
+  parts: int = 1,
 ) -> jax.Array:
   """Dropout (paper, Section 4.2; 2012 code, layer.cu:1126-1134).
 
@@ -307,6 +309,8 @@ def dropout(
     positions: int32 [N], each example's place in the whole batch. A mask is a
       function of the key and that place, so it does not depend on how many
       devices or pieces the batch is divided among.
+    part: which part of all features `x` holds; it gets that part of the mask.
+    parts: the number of equal parts of the last axis.
 
   Returns:
     An array like `x`.
@@ -314,10 +318,13 @@ def dropout(
   keep = 1.0 - rate
   if key is None:
     return x * keep if scaling == 'test' else x
+  *sides, features = x.shape[1:]
   masks = jax.vmap(
     lambda place: jax.random.bernoulli(
-      jax.random.fold_in(key, place), keep, x.shape[1:]
+      jax.random.fold_in(key, place), keep, (*sides, parts * features)
     )
   )(positions)
+  if parts > 1:
+    masks = lax.dynamic_slice_in_dim(masks, part * features, features, axis=-1)
   kept = jnp.where(masks, x, jnp.zeros((), x.dtype))
   return kept if scaling == 'test' else kept / keep

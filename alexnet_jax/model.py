@@ -1,8 +1,9 @@
 """The network: stages as Linen modules, initial values, the forward pass.
 
 The parameters are a plain dict, `{'conv1': {'kernel', 'bias'}, ...}`, in which
-every array has the towers on its leading axis. A function here works on as many
-towers as it is given: both on one device, one on each of two.
+every array has the towers on its leading axis. A function here works on what it
+is given of them: all on one device, one tower or a part of a layer's features
+on each of several.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +18,13 @@ import jax.numpy as jnp
 from alexnet_jax import errors
 from alexnet_jax import layers
 from alexnet_jax import onednn
+from alexnet_jax import sharding
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.architecture import Conv
 from alexnet_jax.architecture import Layer
 
 Params = dict[str, dict[str, jax.Array]]
-# (outputs of the towers at hand, each [N, ..., C]; whether these are the
-# logits) -> the outputs of all towers concatenated, [N, ..., towers * C].
-Join = Callable[[Sequence[jax.Array], bool], jax.Array]
+_WHOLE = sharding.Whole()
 
 
 class Convolution(nn.Conv):
@@ -51,6 +51,8 @@ class Stage(nn.Module):
     towers: how many towers' maps are concatenated on the last axis.
     summed: whether the input is its first layer's weighted sums instead of that
       layer's inputs.
+    parts: into how many equal parts the features are divided among devices.
+    product: see `sharding.Portion`.
   """
 
   network: Architecture
@@ -58,6 +60,8 @@ class Stage(nn.Module):
   dtype: Any = jnp.float32
   towers: int = 1
   summed: bool = False
+  parts: int = 1
+  product: Callable[..., jax.Array] = lax.dot_general
 
   @nn.compact
   def __call__(
@@ -65,6 +69,7 @@ class Stage(nn.Module):
     x: jax.Array,
     keys: Sequence[jax.Array] = (),
     positions: jax.Array | None = None,
+    part: jax.Array | int = 0,
   ) -> tuple[jax.Array, ...]:
     """Applies the stage.
 
@@ -72,6 +77,7 @@ class Stage(nn.Module):
       x: what its first layer reads, [N, ..., C].
       keys: in training a PRNG key for each of its towers.
       positions: as for `layers.dropout`.
+      part: which of `parts`.
 
     Returns:
       The output of each layer; the last one is the stage's.
@@ -83,12 +89,13 @@ class Stage(nn.Module):
       for operation in layer.order:
         # Names the compiled program's parts, for profiles and benchmarks.
         with jax.named_scope(operation):
-          x = self._apply(operation, layer, x, keys, positions)
+          x = self._apply(operation, layer, x, keys, positions, part)
       outputs.append(x)
     return tuple(outputs)
 
   def _weighted_sum(self, layer: Layer, x: jax.Array) -> jax.Array:
     features = self.towers * self.network.features_per_tower(layer)
+    features //= self.parts
     makes_logits = layer.name == self.network.layers[-1].name
     initial: dict[str, Any] = {
       'kernel_init': nn.initializers.normal(layer.init_std),
@@ -107,9 +114,10 @@ class Stage(nn.Module):
         **initial,
       )
       return convolution(x)
-    return nn.Dense(features, **initial)(x.reshape(x.shape[0], -1))
+    dense = nn.Dense(features, dot_general=self.product, **initial)
+    return dense(x.reshape(x.shape[0], -1))
 
-  def _apply(self, operation, layer, x, keys, positions):
+  def _apply(self, operation, layer, x, keys, positions, part):
     network = self.network
     match operation:
       case 'activation':
@@ -124,10 +132,10 @@ class Stage(nn.Module):
       case 'pool':
         return layers.max_pool(x, network.pool)
       case 'dropout':
-        return self._dropout(layer, x, keys, positions)
+        return self._dropout(layer, x, keys, positions, part)
     raise ValueError(f'{operation!r} is no operation')
 
-  def _dropout(self, layer, x, keys, positions):
+  def _dropout(self, layer, x, keys, positions, part):
     rate, scaling = self.network.dropout_rate, self.network.dropout_scaling
     if not keys:
       return layers.dropout(x, rate, scaling)
@@ -135,7 +143,13 @@ class Stage(nn.Module):
     place = self.network.layers.index(layer)
     pieces = [
       layers.dropout(
-        piece, rate, scaling, jax.random.fold_in(key, place), positions
+        piece,
+        rate,
+        scaling,
+        jax.random.fold_in(key, place),
+        positions,
+        part,
+        self.parts,
       )
       for piece, key in zip(jnp.split(x, self.towers, -1), keys, strict=True)
     ]
@@ -162,12 +176,6 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
       ' --config.network.activation to relu, tanh, gelu, ...'
     )
   return function
-
-
-def concatenate(outputs: Sequence[jax.Array], is_logits: bool) -> jax.Array:
-  """The join on one device."""
-  del is_logits  # Matters only between devices.
-  return jnp.concatenate(outputs, axis=-1)
 
 
 def first_layer(
@@ -244,7 +252,7 @@ def init(network: Architecture, key: jax.Array, crop_size: int) -> Params:
     outputs, variables = jax.vmap(stage.init_with_output, (0, None))(keys, x)
     params |= variables['params']
     # The next stage needs only the shape.
-    x = jnp.zeros_like(concatenate(list(outputs[-1]), False))
+    x = jnp.zeros_like(jnp.concatenate(list(outputs[-1]), axis=-1))
   return params
 
 
@@ -253,23 +261,25 @@ def forward(
   params: Params,
   images: jax.Array,
   *,
-  join: Join = concatenate,
+  placement: sharding.Whole = _WHOLE,
   **options: Any,
 ) -> jax.Array:
   """Computes the logits.
 
   Args:
     network: the architecture.
-    params: of the towers at hand, on each leading axis.
+    params: what this device holds of them.
     images: float32 [N, H, W, 3], centered.
-    join: concatenates all towers' outputs.
+    placement: what this device computes, and with whom it exchanges what.
     **options: the others of `walk`.
 
   Returns:
     float32 [N, classes], the same on every tower's device.
   """
-  *_, (_, outputs) = walk(network, params, images, join=join, **options)
-  return join_logits(network, outputs, join)
+  *_, (_, outputs) = walk(
+    network, params, images, placement=placement, **options
+  )
+  return join_logits(network, outputs, placement)
 
 
 def walk(
@@ -277,8 +287,7 @@ def walk(
   params: Params,
   images: jax.Array,
   *,
-  join: Join = concatenate,
-  first_tower: jax.Array | int = 0,
+  placement: sharding.Whole = _WHOLE,
   key: jax.Array | None = None,
   positions: jax.Array | None = None,
   dtype: Any = jnp.float32,
@@ -290,10 +299,10 @@ def walk(
 
   Args:
     network: the architecture.
-    params: of the towers at hand, on each leading axis.
+    params: what this device holds of them; the towers at hand are on each
+      leading axis.
     images: float32 [N, H, W, 3], centered.
-    join: concatenates all towers' outputs.
-    first_tower: the number of the first tower at hand.
+    placement: what this device computes, and with whom it exchanges what.
     key: a PRNG key in training, None at test time.
     positions: int32 [N], each example's place in the whole batch; in training.
     dtype: of the arithmetic.
@@ -301,38 +310,66 @@ def walk(
   Yields:
     Each layer, and what it passes on in each tower at hand, [N, ..., C].
   """
-  towers = jax.tree.leaves(params)[0].shape[0]
-  keys: list[tuple[jax.Array, ...]] = [()] * towers
-  if key is not None:
-    keys = [
-      (jax.random.fold_in(key, first_tower + tower),) for tower in range(towers)
-    ]
-  images = images.astype(dtype)
-  xs = first_layer(network, params, images, sum(keys, ()), positions, dtype)
-  yield network.layers[0], xs
+
+  def portion_and_keys(layer):
+    portion = placement.portion(layer, positions)
+    towers = range(len(params[layer.name]['kernel']))
+    if key is None:
+      return portion, [()] * len(towers)
+    first = portion.first_tower
+    return portion, [(jax.random.fold_in(key, first + t),) for t in towers]
+
+  first, *_ = network.layers
+  portion, keys = portion_and_keys(first)
+  xs = first_layer(
+    network,
+    params,
+    images.astype(dtype),
+    sum(keys, ()),
+    portion.positions,
+    dtype,
+  )
+  yield first, xs
   (_, *rest), *later = network.stages
   for i, stage_layers in enumerate([tuple(rest), *later]):
     if i > 0:
-      xs = [join(xs, False)] * towers
-    stage = Stage(network, stage_layers, dtype)
+      reader = stage_layers[0]
+      portion, keys = portion_and_keys(reader)
+      xs = [placement.join(xs, reader)] * len(keys)
+    stage = Stage(
+      network,
+      stage_layers,
+      dtype,
+      parts=portion.parts,
+      product=portion.product,
+    )
     names = [layer.name for layer in stage_layers]
     by_tower = [
-      _apply(stage, _tower(params, names, t), xs[t], keys[t], positions)
-      for t in range(towers)
+      _apply(
+        stage,
+        _tower(params, names, t),
+        x,
+        keys[t],
+        portion.positions,
+        portion.part,
+      )
+      for t, x in enumerate(xs)
     ]
     for layer, *xs in zip(stage_layers, *by_tower, strict=True):
       yield layer, xs
 
 
 def join_logits(
-  network: Architecture, outputs: Sequence[jax.Array], join: Join
+  network: Architecture,
+  outputs: Sequence[jax.Array],
+  placement: sharding.Whole = _WHOLE,
 ) -> jax.Array:
   """Returns the logits of all classes, float32 [N, classes].
 
   Units beyond the last class, where towers cannot share them equally, are cut
   off.
   """
-  logits = join(outputs, True).astype(jnp.float32)
+  logits = placement.join(outputs, None).astype(jnp.float32)
   return logits[..., : network.num_classes]
 
 
@@ -342,5 +379,7 @@ def _tower(params: Params, names: Sequence[str], tower: int) -> Params:
   return jax.tree.map(lambda x: x[tower], chosen)
 
 
-def _apply(stage, params, x, keys=(), positions=None) -> tuple[jax.Array, ...]:
-  return stage.apply({'params': params}, x, keys, positions)
+def _apply(
+  stage, params, x, keys=(), positions=None, part=0
+) -> tuple[jax.Array, ...]:
+  return stage.apply({'params': params}, x, keys, positions, part)

@@ -25,7 +25,7 @@ _LAUNCHERS = (
   ('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK'),
 )
 
-_index, _joined = 0, False  # Known before JAX may touch its devices.
+_index, _count = 0, 1  # Known before JAX may touch its devices.
 
 
 def join(
@@ -48,7 +48,7 @@ def join(
     UserError: if the arguments do not make a job, or the processes do not find
       each other.
   """
-  global _index, _joined
+  global _index, _count
   size, rank = _launched()
   if num_processes is None:
     num_processes = size
@@ -84,13 +84,9 @@ def join(
       f' ({" ".join(str(error).split())[:200]}): start all of them, and name'
       ' host:port of process 0 with --coordinator'
     ) from error
-  _joined = True
-  _index = int(
-    process_id
-    if process_id is not None
-    else os.environ.get('JOB_COMPLETION_INDEX')
-    or os.environ.get('TPU_WORKER_ID', 0)
-  )
+  # Where a cluster tells JAX alone, JAX has to touch its devices for it.
+  _index = jax.process_index() if process_id is None else process_id
+  _count = jax.process_count() if num_processes is None else num_processes
 
 
 def _launched() -> tuple[int | None, int | None]:
@@ -115,7 +111,7 @@ def _is_in_cluster() -> bool:
 
 def joined() -> bool:
   """Whether this is one of several processes."""
-  return _joined
+  return _count > 1
 
 
 def index() -> int:
@@ -124,8 +120,8 @@ def index() -> int:
 
 
 def count() -> int:
-  """Returns the number of processes; JAX touches its devices."""
-  return jax.process_count() if _joined else 1
+  """Returns the number of processes."""
+  return _count
 
 
 def is_first() -> bool:

@@ -46,6 +46,7 @@ _ON_CHANGE = {
   'data.max_pixels': OnChange.WARNS,
   'data.*': OnChange.APPLIES,
   'devices': OnChange.APPLIES,
+  'parallelism': OnChange.APPLIES,
   'accumulation': OnChange.APPLIES,
   'compilation_cache': OnChange.APPLIES,
   'checkpoint.*': OnChange.APPLIES,

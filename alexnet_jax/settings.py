@@ -24,6 +24,7 @@ _COUNT = 2**20  # Images in a batch, units of a layer: far beyond any memory.
 # compiled programs are loaded and executed, is not for its config to say.
 MACHINE_KEYS = {
   'devices': 0,
+  'parallelism': 'both',
   'compilation_cache': '~/.cache/alexnet_jax/programs',
   'data.threads': 0,
 }
@@ -240,6 +241,7 @@ class Settings:
   # jax.random.key keeps the lower 32 bits alone: larger seeds would repeat.
   seed: int = _number(0, LAST_STEP)
   devices: int = _number(0, 1024, zero='all available')
+  parallelism: str
   compilation_cache: str
   compute_dtype: str = _choice('float32', 'bfloat16')
   batch_size: int = _number(1, _COUNT)

@@ -20,6 +20,7 @@ from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax import model
 from alexnet_jax import optimizer
+from alexnet_jax import processes
 from alexnet_jax import settings
 from alexnet_jax import sharding
 from alexnet_jax import train_state
@@ -38,16 +39,24 @@ class Setup:
   Attributes:
     config: what the user asked for, as JSON types.
     settings: the same, checked and typed.
-    network: the architecture.
-    mesh: the devices.
+    placement: of the network on the devices.
     dtype: of the arithmetic.
   """
 
   config: Mapping[str, Any]
   settings: settings.Settings
-  network: architecture.Architecture
-  mesh: Mesh
+  placement: sharding.Placement
   dtype: Any
+
+  @property
+  def network(self) -> architecture.Architecture:
+    """The architecture."""
+    return self.placement.network
+
+  @property
+  def mesh(self) -> Mesh:
+    """The devices in use, by axis."""
+    return self.placement.mesh
 
   @property
   def plateau_rule(self) -> optimizer.PlateauRule:
@@ -96,9 +105,9 @@ def build(config: config_dict.ConfigDict | Mapping[str, Any]) -> Setup:
       ' --config.input.mean=channel, or --config.data.statistics=computed'
     )
   devices = _choose_devices(read.devices, network.towers)
-  mesh = sharding.make_mesh(network.towers, devices)
-  sharding.check_batch(read.batch_size, read.accumulation, mesh)
-  return Setup(plain, read, network, mesh, _DTYPES[read.compute_dtype])
+  placement = sharding.place(network, devices, read.parallelism)
+  placement.check_batch(read.batch_size, read.accumulation)
+  return Setup(plain, read, placement, _DTYPES[read.compute_dtype])
 
 
 def _keep_programs(folder: str) -> None:
@@ -138,17 +147,24 @@ def _keep_programs(folder: str) -> None:
 def _choose_devices(wanted: int, num_towers: int) -> list[jax.Device]:
   """Returns the devices to run on; on a CPU, simulates as many as asked for.
 
-  Must come before JAX first touches a device.
+  Must come before JAX first touches a device. Of several processes each has
+  its own devices; they follow one another in the order of the processes.
   """
-  sharding.simulate_devices(wanted or num_towers)
-  devices = jax.devices()
+  sharding.simulate_devices(-(-(wanted or num_towers) // processes.count()))
+  devices = sorted(jax.devices(), key=lambda device: device.process_index)
   if wanted > len(devices):
     raise errors.UserError(
       f'--config.devices={wanted}, but there are {len(devices)}'
       f' {devices[0].platform} devices: set --config.devices to at most'
       f' {len(devices)}, or to 0 for all of them'
     )
-  return devices[:wanted] if wanted else devices
+  chosen = devices[:wanted] if wanted else devices
+  if chosen[-1].process_index != devices[-1].process_index:
+    raise errors.UserError(
+      f'--config.devices={wanted} leaves processes without a device: set'
+      f' --config.devices to {len(devices)}, or to 0 for all of them'
+    )
+  return chosen
 
 
 class Span(NamedTuple):
@@ -333,8 +349,7 @@ def make_recipe(
 def first_state(setup: Setup) -> train_state.TrainState:
   """Returns the state before the first step."""
   return train_state.create(
-    setup.network,
-    setup.mesh,
+    setup.placement,
     seed=setup.settings.seed,
     crop_size=setup.settings.input.crop_size,
   )
@@ -343,7 +358,7 @@ def first_state(setup: Setup) -> train_state.TrainState:
 def abstract_state(setup: Setup) -> train_state.TrainState:
   """Returns the shapes and shardings of any state of the run."""
   return train_state.abstract(
-    setup.network, setup.mesh, crop_size=setup.settings.input.crop_size
+    setup.placement, crop_size=setup.settings.input.crop_size
   )
 
 

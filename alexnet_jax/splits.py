@@ -10,7 +10,6 @@ from alexnet_jax import errors
 from alexnet_jax import identity as identities
 from alexnet_jax import names
 from alexnet_jax import progress
-from alexnet_jax import sharding
 from alexnet_jax import signals
 from alexnet_jax.identity import Identity
 from alexnet_jax.input_pipeline import decoding
@@ -215,10 +214,11 @@ class Splits:
     *,
     indices: np.ndarray | None = None,
     batch_size: int | None = None,
-    rows: np.ndarray | None = None,
     checked: bool = False,
   ) -> Iterator[pipeline.Batch]:
     """Yields all images of a source once, in its order, with progress lines.
+
+    Of several processes, each gets its own rows of every batch.
 
     Every loop over images that does not train is one over this. Photographs
     that a user names, which have no classes, are turned upright.
@@ -228,12 +228,10 @@ class Splits:
       what: the task, for the progress lines.
       indices: int [N], which of the examples to read, in this order; None for
         all.
-      batch_size: rows of a batch; None for `evaluation_batch_size`.
-      rows: int [N], the places of every batch that this process makes; None for
-        all.
-      checked: whether the caller counts what cannot be read and uses
-        `check_result`, as it must where there are `rows`. Otherwise a warning
-        says how many images are left out.
+      batch_size: rows of a batch; None for what the config says.
+      checked: whether the caller counts what cannot be read, in all processes,
+        and uses `check_result`. Otherwise a warning says how many images are
+        left out.
 
     Yields:
       Batches, see `pipeline.eval_batches`: rows with a mask of 0 are padding or
@@ -243,13 +241,13 @@ class Splits:
     if indices is not None:
       source = sources.Subset(source, np.asarray(indices, np.int64))
     total = source.num_examples
-    batch_size = batch_size or self.evaluation_batch_size(total)
+    batch_size = batch_size or self._evaluation_batch_size(total)
     batches = pipeline.eval_batches(
       source,
       batch_size=batch_size,
       decoder=self.decoder(upright=not source.class_names),
       threads=self._data.threads,
-      rows=rows,
+      rows=self._setup.placement.local_rows(batch_size),
     )
     shown = progress.Progress(what, total)
     unreadable = 0
@@ -262,15 +260,15 @@ class Splits:
         '%d of %d files could not be read and are left out', unreadable, total
       )
 
-  def evaluation_batch_size(self, num_examples: int) -> int:
-    """Returns the batch size of `read`, a multiple of the network's copies.
+  def _evaluation_batch_size(self, num_examples: int) -> int:
+    """Returns the batch size of `read`, a multiple of the devices' shares.
 
     Padding makes up for a batch size that the devices do not divide. A few
     images are no reason to compute a whole batch.
     """
-    copies = self._setup.mesh.shape[sharding.DATA]
+    shares = self._setup.placement.shares
     rows = min(self._setup.settings.evaluate.batch_size, num_examples)
-    return -(-rows // copies) * copies
+    return -(-rows // shares) * shares
 
   def check_result(
     self, source: sources.Source, examples: float, unreadable: float

@@ -67,16 +67,15 @@ class Run:
     saved, restored = self._restore(workdir)
     self._open_data(saved, restored)
     self.state = setups.first_state(setup) if restored is None else restored
+    self.rows = setup.placement.local_rows(
+      self.settings.batch_size, self.settings.accumulation
+    )
     self.epochs = self.identity.epochs
     self.total_steps = setups.total_steps(setup, self.epochs)
     transform = setups.input_transform(setup, self.identity.statistics)
     self.recipe = setups.make_recipe(setup, self.epochs, transform.mean)
-    self.train_step = train_step.make_train_step(
-      setup.network, setup.mesh, self.recipe
-    )
-    self.evaluator = evaluate.Evaluator(
-      setup.network, setup.mesh, transform, setup.dtype
-    )
+    self.train_step = train_step.make_train_step(setup.placement, self.recipe)
+    self.evaluator = evaluate.Evaluator(setup.placement, transform, setup.dtype)
     self.views = {'center_view': transform.views['center_view']}
     if saved is not None:
       self._warn_of_another_rate(saved)
@@ -327,9 +326,9 @@ def _stopped(run: Run, stop: signals.StopSignal) -> bool:
 def _train_batches(run: Run, stop: signals.StopSignal) -> waiting.Watched:
   """Returns the batches from this step on, this process's rows of each."""
   return waiting.Watched(
-    run.splits.train_batches(run.epochs.place(run.step)),
+    run.splits.train_batches(run.epochs.place(run.step), run.rows),
     _may_give_up(stop),
-    lambda: run.splits.describe_step(run.epochs.place(run.step)),
+    lambda: run.splits.describe_step(run.epochs.place(run.step), run.rows),
   )
 
 
@@ -351,7 +350,7 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> bool:
     except waiting.GivenUpError:
       return False
     batch = train_step.put_batch(
-      batch, run.settings.accumulation, run.setup.mesh
+      batch, run.settings.accumulation, run.setup.placement
     )
   run.state, loss = run.train_step(run.state, batch)
   run.meter.add(loss)

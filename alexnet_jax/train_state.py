@@ -7,15 +7,14 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from alexnet_jax import metrics
 from alexnet_jax import model
 from alexnet_jax import optimizer
-from alexnet_jax import sharding
 from alexnet_jax.architecture import Architecture
+from alexnet_jax.sharding import Placement
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -44,47 +43,45 @@ class TrainState(flax.struct.PyTreeNode):
   bad_step: jax.Array
 
 
-def shardings(mesh: Mesh) -> TrainState:
+def shardings(placement: Placement) -> TrainState:
   """Returns the sharding of each field, as a prefix of the state's tree.
 
-  Parameters and velocity are sharded by tower, the rest is replicated.
+  Parameters and velocity are where the placement has them, the rest is
+  replicated.
   """
-  tower = NamedSharding(mesh, sharding.by_tower(mesh))
+  mesh = placement.mesh
+  params = jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec), placement.params()
+  )
   everywhere = NamedSharding(mesh, PartitionSpec())
   fields: dict[str, Any] = {
     field.name: everywhere for field in dataclasses.fields(TrainState)
   }
   prefix: Any = TrainState  # of shardings, where a state has arrays
-  return prefix(**{**fields, 'params': tower, 'velocity': tower})
+  return prefix(**{**fields, 'params': params, 'velocity': params})
 
 
-def create(
-  network: Architecture, mesh: Mesh, *, seed: int, crop_size: int
-) -> TrainState:
+def create(placement: Placement, *, seed: int, crop_size: int) -> TrainState:
   """Returns the state before the first step, created on its devices.
 
   Args:
-    network: the architecture.
-    mesh: the devices.
+    placement: of the network.
     seed: of initial values and dropout masks.
     crop_size: side of the input images, pixels.
   """
-  make = _maker(network, seed, crop_size)
-  return jax.jit(make, out_shardings=shardings(mesh))()
+  make = _maker(placement.network, seed, crop_size)
+  return jax.jit(make, out_shardings=shardings(placement))()
 
 
-def abstract(
-  network: Architecture, mesh: Mesh, *, crop_size: int
-) -> TrainState:
+def abstract(placement: Placement, *, crop_size: int) -> TrainState:
   """Returns the shapes, dtypes and shardings of a state; computes nothing.
 
   Args:
-    network: the architecture.
-    mesh: the devices.
+    placement: of the network.
     crop_size: side of the input images, pixels.
   """
-  shapes = jax.eval_shape(_maker(network, 0, crop_size))
-  where = jax.tree.broadcast(shardings(mesh), shapes)
+  shapes = jax.eval_shape(_maker(placement.network, 0, crop_size))
+  where = jax.tree.broadcast(shardings(placement), shapes)
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
@@ -18,8 +17,8 @@ from alexnet_jax import optimizer
 from alexnet_jax import sharding
 from alexnet_jax import train_state
 from alexnet_jax import views
-from alexnet_jax.architecture import Architecture
 from alexnet_jax.epochs import Epochs
+from alexnet_jax.sharding import Placement
 from alexnet_jax.train_state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -56,7 +55,7 @@ class Recipe:
 
 
 def make_loss(
-  network: Architecture, mesh: Mesh, recipe: Recipe
+  placement: Placement, recipe: Recipe
 ) -> Callable[..., tuple[jax.Array, metrics.Sums]]:
   """Returns loss(params, batch, key, color_noise) over all devices.
 
@@ -67,7 +66,6 @@ def make_loss(
   Differentiate it from outside: `shard_map` knows which parameters are
   replicated and adds their gradients itself.
   """
-  join = sharding.make_join(mesh)
 
   def local_loss(params, batch, key, color_noise):
     lighting = batch['lighting'] * color_noise
@@ -76,11 +74,10 @@ def make_loss(
       scale = scale / (1 + color_noise)
     images = views.to_input(batch['image'], recipe.mean, scale, lighting)
     logits = model.forward(
-      network,
+      placement.network,
       params,
       images,
-      join=join,
-      first_tower=sharding.first_tower(mesh, network.towers),
+      placement=placement,
       key=jax.random.wrap_key_data(key),
       positions=batch['position'],
       dtype=recipe.dtype,
@@ -91,28 +88,27 @@ def make_loss(
       batch['mask'],
       batch['unreadable'],
     )
-    sums = sharding.sum_over_data(sums, mesh)
+    sums = placement.add_up(sums)
     return sums.nll, sums
 
-  example, tower = sharding.by_example(mesh), sharding.by_tower(mesh)
   everywhere = PartitionSpec()
   return sharding.shard_map(
     local_loss,
-    mesh,
-    in_specs=(tower, example, everywhere, everywhere),
+    placement.mesh,
+    in_specs=(placement.params(), placement.rows(), everywhere, everywhere),
     out_specs=everywhere,
   )
 
 
 def make_gradient(
-  network: Architecture, mesh: Mesh, recipe: Recipe
+  placement: Placement, recipe: Recipe
 ) -> Callable[..., tuple[model.Params, metrics.Sums]]:
   """Returns gradient(params, batch, key, color_noise) of the mean loss.
 
   The batch is [pieces, N / pieces, ...]; pieces are computed one after another
   and their gradients added, so that only one piece's activations are in memory.
   """
-  loss = make_loss(network, mesh, recipe)
+  loss = make_loss(placement, recipe)
   value_and_grad = jax.value_and_grad(loss, has_aux=True)
 
   def gradient(params, batch, key, color_noise):
@@ -137,20 +133,19 @@ def make_gradient(
 
 
 def make_train_step(
-  network: Architecture, mesh: Mesh, recipe: Recipe
+  placement: Placement, recipe: Recipe
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
   """Returns the jitted step; it donates the state it is given.
 
   Args:
-    network: the architecture.
-    mesh: the devices.
+    placement: of the network.
     recipe: the rest.
 
   Returns:
     step(state, batch) -> (state, mean loss of the batch). The batch is what
     `put_batch` makes.
   """
-  gradient = make_gradient(network, mesh, recipe)
+  gradient = make_gradient(placement, recipe)
 
   def step(state, batch):
     place = recipe.epochs.place(state.step)
@@ -179,12 +174,13 @@ def make_train_step(
     )
     return state, loss
 
+  mesh = placement.mesh
   everywhere = NamedSharding(mesh, PartitionSpec())
   return jax.jit(
     step,
     donate_argnums=0,
     compiler_options=sharding.compiler_options(mesh, recipe.dtype),
-    out_shardings=(train_state.shardings(mesh), everywhere),
+    out_shardings=(train_state.shardings(placement), everywhere),
   )
 
 
@@ -195,26 +191,28 @@ def _restart(sums, step, every):
 
 
 def put_batch(
-  batch: Mapping[str, np.ndarray], accumulation: int, mesh: Mesh
+  batch: Mapping[str, np.ndarray], accumulation: int, placement: Placement
 ) -> Batch:
   """Puts a batch of the pipeline on the devices, as the step expects it.
 
   Args:
-    batch: image uint8 [N, H, W, 3], label int32 [N], mask, unreadable float32
-      [N] and lighting float32 [N, 3].
+    batch: this process's rows (see `Placement.local_rows`): image uint8
+      [N, H, W, 3], label int32 [N], mask, unreadable float32 [N] and lighting
+      float32 [N, 3].
     accumulation: the number of pieces.
-    mesh: the devices.
+    placement: of the network.
 
   Returns:
-    The same arrays as [pieces, N / pieces, ...] on the devices, and `position`.
+    The same arrays of all processes as [pieces, N / pieces, ...] on the
+    devices, and `position`.
   """
-  rows = batch['label'].shape[0]
-  batch = {**batch, 'position': np.arange(rows, dtype=np.int32)}
-  placement = NamedSharding(mesh, sharding.by_piece(mesh))
+  positions = placement.local_rows(
+    placement.all_rows(len(batch['label'])), accumulation
+  )
+  batch = {**batch, 'position': positions.astype(np.int32)}
   return {
-    name: jax.device_put(
-      value.reshape(accumulation, rows // accumulation, *value.shape[1:]),
-      placement,
+    name: placement.put(
+      value.reshape(accumulation, -1, *value.shape[1:]), axis=1
     )
     for name, value in batch.items()
   }

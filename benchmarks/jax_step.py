@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 import numpy as np
 
@@ -14,6 +13,7 @@ from alexnet_jax import sharding
 from alexnet_jax import train_state
 from alexnet_jax import train_step
 from alexnet_jax.architecture import Architecture
+from alexnet_jax.sharding import Placement
 from benchmarks import harness
 from benchmarks import workload
 
@@ -82,9 +82,9 @@ def _peak_memory() -> int:
   return (device.memory_stats() or {})['peak_bytes_in_use']
 
 
-def _make_step(network: Architecture, mesh: Mesh, precision: str) -> Any:
-  recipe = paper_recipe(network, precision)
-  return train_step.make_train_step(network, mesh, recipe)
+def _make_step(placement: Placement, precision: str) -> Any:
+  recipe = paper_recipe(placement.network, precision)
+  return train_step.make_train_step(placement, recipe)
 
 
 def random_step(
@@ -111,12 +111,12 @@ def random_step(
   if jax.device_count() < devices:
     raise ValueError(f'{devices} devices needed, {jax.device_count()} found')
   network = workload.network(preset, num_classes)
-  mesh = sharding.make_mesh(network.towers, jax.devices()[:devices])
+  placement = sharding.place(network, jax.devices()[:devices])
   batch = workload.random_batch(batch_size, crop_size, network.num_classes)
   return Step(
-    _make_step(network, mesh, precision),
-    train_state.create(network, mesh, seed=0, crop_size=crop_size),
-    train_step.put_batch(batch, 1, mesh),
+    _make_step(placement, precision),
+    train_state.create(placement, seed=0, crop_size=crop_size),
+    train_step.put_batch(batch, 1, placement),
   )
 
 
@@ -126,19 +126,20 @@ def lower(
   crop_size: int,
   precision: str,
   devices: Sequence[Any],
+  parallelism: str = 'both',
 ) -> jax.stages.Lowered:
   """Returns the step before compilation, for devices that need not exist."""
   network = workload.network(preset)
-  mesh = sharding.make_mesh(network.towers, list(devices))
+  placement = sharding.place(network, devices, parallelism)
   batch = workload.random_batch(batch_size, crop_size, network.num_classes)
   batch['position'] = np.arange(batch_size, dtype=np.int32)
-  placement = NamedSharding(mesh, sharding.by_piece(mesh))
+  rows = NamedSharding(placement.mesh, placement.rows(axis=1))
   shapes = {
-    name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype, sharding=placement)
+    name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype, sharding=rows)
     for name, x in batch.items()
   }
-  state = train_state.abstract(network, mesh, crop_size=crop_size)
-  return _make_step(network, mesh, precision).lower(state, shapes)
+  state = train_state.abstract(placement, crop_size=crop_size)
+  return _make_step(placement, precision).lower(state, shapes)
 
 
 def first_gradient(
@@ -149,16 +150,16 @@ def first_gradient(
   Without momentum and weight decay, and at a learning rate of 1, the velocity
   after the first step is the negative gradient, as the compiled step has it.
   """
-  mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
-  state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
+  placement = sharding.place(network, jax.devices()[:1])
+  state = train_state.create(placement, seed=0, crop_size=crop_size)
   params = jax.tree.map(np.array, state.params)
   recipe = paper_recipe(
     network,
     optimizer=optimizer.momentum_sgd(0.0, 0.0, 0.0),
     schedule=optimizer.constant_schedule(1.0, workload.COLOR_NOISE),
   )
-  step = train_step.make_train_step(network, mesh, recipe)
-  state, loss = step(state, train_step.put_batch(batch, 1, mesh))
+  step = train_step.make_train_step(placement, recipe)
+  state, loss = step(state, train_step.put_batch(batch, 1, placement))
   return (
     params,
     float(loss),

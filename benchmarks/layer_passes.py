@@ -54,13 +54,13 @@ class LayerPasses:
     jax_step.configure(precision, platform)
     sharding.simulate_devices(1)
     network = workload.network(preset)
-    mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
+    placement = sharding.place(network, jax.devices()[:1])
     self._recipe = jax_step.paper_recipe(network, precision)
-    options = sharding.compiler_options(mesh, self._recipe.dtype)
+    options = sharding.compiler_options(placement.mesh, self._recipe.dtype)
     self._jit = functools.partial(jax.jit, compiler_options=options)
     # (name, forward and backward pass, their costs)
     self._parts: list[tuple[str, list[harness.Contender], list[Cost]]] = []
-    state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
+    state = train_state.create(placement, seed=0, crop_size=crop_size)
     batch = jax.device_put(
       workload.random_batch(batch_size, crop_size, network.num_classes)
     )

@@ -53,9 +53,9 @@ def step_of_run(config: config_dict.ConfigDict) -> jax_step.Step:
   recipe = setups.make_recipe(setup, opened.identity().epochs, mean)
   batch = next(opened.train_batches(0))
   return jax_step.Step(
-    train_step.make_train_step(setup.network, setup.mesh, recipe),
+    train_step.make_train_step(setup.placement, recipe),
     setups.first_state(setup),
-    train_step.put_batch(batch, config.accumulation, setup.mesh),
+    train_step.put_batch(batch, config.accumulation, setup.placement),
   )
 
 

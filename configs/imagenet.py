@@ -35,6 +35,12 @@ def base(preset: str) -> config_dict.ConfigDict:
   # Devices in use. 0: all available ones; on a CPU, one simulated device per
   # tower. 1 runs all towers on one device, 2 is the paper's pair, 4 two pairs.
   config.devices = 0
+  # How several devices share the work (docs/parallelism.md): towers (one device
+  # per tower), data (all towers and a share of the batch on each), both (copies
+  # of the pair of towers, each with a share) or one_weird_trick (convolutions
+  # by example, fully connected layers by feature; Krizhevsky 2014). The result
+  # is the same.
+  config.parallelism = 'both'
   # Folder for compiled programs, so that the next start with the same config
   # need not compile; '': none. By default ~/.cache/alexnet_jax/programs.
   config.compilation_cache = settings.MACHINE_KEYS['compilation_cache']

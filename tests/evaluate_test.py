@@ -44,8 +44,8 @@ def _params():
   return init(_NETWORK, jax.random.key(0), _CROP)
 
 
-def _placed(mesh):
-  return jax.device_put(_params(), train_state.shardings(mesh).params)
+def _placed(placement):
+  return jax.device_put(_params(), train_state.shardings(placement).params)
 
 
 @functools.cache
@@ -83,12 +83,12 @@ _TRANSFORM = views.InputTransform(_SIZE, _CROP, _MEAN, 1 / 64)
 def test_log_probabilities_are_those_of_the_mean_of_the_views(
   name, num_devices
 ):
-  mesh = sharding.make_mesh(2, jax.devices()[:num_devices])
-  log_probs = evaluate.make_log_probs(_NETWORK, mesh, _TRANSFORM)
+  placement = sharding.place(_NETWORK, jax.devices()[:num_devices])
+  log_probs = evaluate.make_log_probs(placement, _TRANSFORM)
   # Two whose rows and columns cannot be mistaken for each other.
   two = (views.View(1, 3, True), views.View(0, 2, False))
   chosen = {**_VIEWS, 'two_views': two}[name]
-  actual = log_probs(_placed(mesh), _IMAGES, chosen)
+  actual = log_probs(_placed(placement), _IMAGES, chosen)
   expected = _expected_log_probs()
   np.testing.assert_allclose(actual, expected[name], atol=2e-5)
   # Ten views do differ from one.
@@ -127,13 +127,19 @@ def _expected_result(name):
 
 
 @pytest.mark.parametrize(
-  ('num_devices', 'size'),
-  [(1, 1), (1, 7), (2, 64), (4, 2)],
-)
-def test_results_do_not_depend_on_batches_and_devices(num_devices, size):
-  mesh = sharding.make_mesh(2, jax.devices()[:num_devices])
-  evaluator = evaluate.Evaluator(_NETWORK, mesh, _TRANSFORM)
-  results = evaluator(_placed(mesh), _batches(size), _VIEWS)
+  ('num_devices', 'parallelism', 'size'),
+  [
+    (1, 'both', 1), (1, 'both', 7), (4, 'both', 2), (2, 'towers', 64),
+    (4, 'data', 8), (4, 'one_weird_trick', 8),
+  ],
+)  # fmt: skip
+def test_results_do_not_depend_on_batches_and_devices(
+  num_devices, parallelism, size
+):
+  devices = jax.devices()[:num_devices]
+  placement = sharding.place(_NETWORK, devices, parallelism)
+  evaluator = evaluate.Evaluator(placement, _TRANSFORM)
+  results = evaluator(_placed(placement), _batches(size), _VIEWS)
   assert list(results) == ['center_view', 'ten_views']
   for name, result in results.items():
     assert result == _expected_result(name)
@@ -141,8 +147,8 @@ def test_results_do_not_depend_on_batches_and_devices(num_devices, size):
 
 
 def test_an_interrupted_evaluation_has_no_result():
-  mesh = sharding.make_mesh(2, jax.devices()[:1])
-  evaluator = evaluate.Evaluator(_NETWORK, mesh, _TRANSFORM)
+  placement = sharding.place(_NETWORK, jax.devices()[:1])
+  evaluator = evaluate.Evaluator(placement, _TRANSFORM)
   asked = []
 
   def interrupted():

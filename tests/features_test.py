@@ -17,18 +17,32 @@ def _outputs(run, layer='fc7', split='test'):
   return np.concatenate([part.outputs for part in rows])
 
 
+_PLACES = (
+  (1, 'both'), (4, 'both'), (2, 'towers'), (4, 'data'), (4, 'one_weird_trick'),
+)  # fmt: skip
+
+
 def test_devices_share_batches_that_they_do_not_divide(trained):
   outputs = []
-  for devices in (1, 4):
+  for devices, parallelism in _PLACES:
     config = trained_testing.config(
-      trained / 'data', devices=devices, **{'evaluate.batch_size': 6}
+      trained / 'data',
+      devices=devices,
+      parallelism=parallelism,
+      **{'evaluate.batch_size': 6},
     )
     run = inference.open_run(trained / 'run', config)
     assert len(run.setup.devices) == devices
-    outputs.append(_outputs(run))
-  one, four = outputs
-  assert one.shape == (12, 16)
-  np.testing.assert_allclose(four, one, atol=1e-5)
+    source = run.split('test')
+    predict = features.predictor(run, 'center_view')
+    rows = list(features.stream(run, source, predict, ''))
+    predicted = np.concatenate([part.outputs for part in rows])
+    outputs.append((_outputs(run), predicted))
+  one, *others = outputs
+  assert [found.shape for found in one] == [(12, 16), (12, 3)]
+  for other in others:
+    for found, expected in zip(other, one, strict=True):
+      np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_images_are_those_of_the_split_in_any_order(trained_run):

@@ -39,7 +39,7 @@ def _listing(folder):
 
 
 def test_a_workdir_is_all_that_is_needed(tmp_path):
-  params = _save(tmp_path, 7, devices=2, seed=5)
+  params = _save(tmp_path, 7, devices=2, parallelism='towers', seed=5)
   before = _listing(tmp_path)
   run = inference.open_run(str(tmp_path))
   assert (run.workdir, run.step) == (tmp_path, 7)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import onednn
+from alexnet_jax import presets
 from alexnet_jax import sharding
 
 _NUMBERS = ('NHWC', 'HWIO', 'NHWC')
@@ -86,7 +87,7 @@ def test_float32_is_left_alone(monkeypatch):
   monkeypatch.setattr(onednn, 'is_there', lambda: True)
   assert onednn.takes(jnp.bfloat16)
   assert not onednn.takes(jnp.float32)
-  mesh = sharding.make_mesh(1, jax.devices()[:1])
+  mesh = sharding.place(presets.small(), jax.devices()[:1]).mesh
   assert onednn.OPTIONS.items() <= (
     sharding.compiler_options(mesh, jnp.bfloat16).items()
   )
@@ -121,7 +122,7 @@ def test_is_there(info, version, expected, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not onednn.is_there(), reason='jax 0.12 and AMX')
 def test_all_convolutions_of_a_step_are_onednns():
-  mesh = sharding.make_mesh(1, jax.devices()[:1])
+  mesh = sharding.place(presets.small(), jax.devices()[:1]).mesh
 
   def total(x, kernels):
     for kernel in kernels:

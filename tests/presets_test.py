@@ -293,15 +293,16 @@ def test_constants_of_the_normalizations():
   )  # fmt: skip
 
 
-def _train_step(network, mesh):
+def _train_step(placement):
+  layers = placement.network.layers
   recipe = train_step.Recipe(
     schedule=optimizer.constant_schedule(0.01, 0.1),
     # Without decay, so that the velocity is the gradient's alone.
     optimizer=optimizer.momentum_sgd(0.9, 0.0, 0.0),
-    multipliers={'bias': 2.0, **{x.name: 1.0 for x in network.layers}},
+    multipliers={'bias': 2.0, **{x.name: 1.0 for x in layers}},
     mean=np.float32([127, 120, 105]),
   )
-  return train_step.make_train_step(network, mesh, recipe)
+  return train_step.make_train_step(placement, recipe)
 
 
 def _batch(crop_size):
@@ -318,12 +319,12 @@ def _batch(crop_size):
 @pytest.mark.parametrize('name', list(presets.PRESETS))
 def test_a_step_of_every_preset_keeps_the_shapes_of_its_state(name):
   network, crop_size = presets.get(name), _crop_size(name)
-  mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
+  placement = sharding.place(network, jax.devices()[:1])
   before = jax.eval_shape(
-    lambda: train_state.create(network, mesh, seed=0, crop_size=crop_size)
+    lambda: train_state.create(placement, seed=0, crop_size=crop_size)
   )
-  batch = train_step.put_batch(_batch(crop_size), 1, mesh)
-  after, loss = jax.eval_shape(_train_step(network, mesh), before, batch)
+  batch = train_step.put_batch(_batch(crop_size), 1, placement)
+  after, loss = jax.eval_shape(_train_step(placement), before, batch)
   shapes = [
     [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
     for state in (before, after)
@@ -345,10 +346,10 @@ def test_a_step_reaches_every_parameter(name):
       for layer in network.layers
     ),
   )
-  mesh = sharding.make_mesh(network.towers, jax.devices()[:1])
-  state = train_state.create(network, mesh, seed=0, crop_size=crop_size)
-  batch = train_step.put_batch(_batch(crop_size), 1, mesh)
-  state, loss = _train_step(network, mesh)(state, batch)
+  placement = sharding.place(network, jax.devices()[:1])
+  state = train_state.create(placement, seed=0, crop_size=crop_size)
+  batch = train_step.put_batch(_batch(crop_size), 1, placement)
+  state, loss = _train_step(placement)(state, batch)
   assert np.isfinite(loss)
   # A gradient may be too small to move a bias of 1 in float32: the velocity
   # shows it.

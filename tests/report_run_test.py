@@ -139,7 +139,7 @@ def test_errors_are_those_of_the_evaluation(workdir):
   run = inference.open_run(workdir)
   sizes = (32, 28)
   evaluator = evaluate.Evaluator(
-    run.setup.network, run.setup.mesh, run.transform, run.setup.dtype
+    run.setup.placement, run.transform, run.setup.dtype
   )
   expected = evaluator(
     run.params,

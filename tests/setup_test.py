@@ -1,6 +1,7 @@
 """A mistake in a config is refused in one line that names the remedy."""
 
 import ast
+import collections
 import dataclasses
 import fnmatch
 import itertools
@@ -318,8 +319,34 @@ def test_three_towers_on_two_devices():
     _build(**layers, **{'network.towers': 3})
 
 
-def test_batch_must_divide_among_copies():
-  with pytest.raises(errors.UserError, match=r'=33 .* 2 copies .*=32'):
+def test_no_process_is_left_without_a_device(monkeypatch):
+  # The four devices are those of two processes, in another order.
+  places = {0: 1, 1: 0, 2: 1, 3: 0}
+  ours = jax.devices()
+  stands_in = collections.namedtuple('_Device', 'id process_index platform')
+  devices = [stands_in(i, places[i], 'cpu') for i in range(len(ours))]
+  monkeypatch.setattr(jax, 'devices', lambda: devices)
+  assert [device.id for device in _build(devices=4).devices] == [1, 3, 0, 2]
+  with pytest.raises(errors.UserError, match='=2 leaves .* to 4, or to 0'):
+    _build(devices=2)
+
+
+@pytest.mark.parametrize(
+  ('parallelism', 'devices', 'words'),
+  [
+    ('towers', 4, '2 towers .* 4 devices.* one of 1, 2, or'),
+    ('one_weird_trick', 2, 'config.network.fc7.reads=own'),
+    ('model', 2, "--config.parallelism='model' .* both, towers, data"),
+  ],
+)
+def test_a_parallelism_that_does_not_fit(parallelism, devices, words):
+  overrides = {'network.fc7.reads': 'own', 'parallelism': parallelism}
+  with pytest.raises(errors.UserError, match=words):
+    _build(devices=devices, **overrides)
+
+
+def test_batch_must_divide_among_devices():
+  with pytest.raises(errors.UserError, match=r'=33 .* 2 shares .*=32'):
     _build(batch_size=33, devices=4)
 
 

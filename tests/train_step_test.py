@@ -55,8 +55,10 @@ _NETWORKS = {
 }
 
 
-def _mesh(network, num_devices):
-  return sharding.make_mesh(network.towers, jax.devices()[:num_devices])
+def _place(network, devices):
+  """Places a network on devices, given as 4 or as 'one_weird_trick 4'."""
+  *parallelism, count = str(devices).split()
+  return sharding.place(network, jax.devices()[: int(count)], *parallelism)
 
 
 def _recipe(network=_JOINED, **fields):
@@ -89,34 +91,34 @@ def _masked(batch, real):
 
 
 @functools.cache
-def _state(network, num_devices, crop=_CROP):
-  mesh = _mesh(network, num_devices)
-  state = train_state.create(network, mesh, seed=0, crop_size=crop)
+def _state(network, devices, crop=_CROP):
+  placement = _place(network, devices)
+  state = train_state.create(placement, seed=0, crop_size=crop)
   # The step donates its state: keep what it does not reach.
   return jax.tree.map(np.asarray, state)
 
 
-def _placed(state, mesh):
-  places = train_state.shardings(mesh)
+def _placed(state, placement):
+  places = train_state.shardings(placement)
   return jax.device_put(state, places)
 
 
 @functools.cache
-def _compiled_gradient(name, num_devices, accumulation, bfloat16):
+def _compiled_gradient(name, devices, accumulation, bfloat16):
   network = _NETWORKS[name]
   dtype = jnp.bfloat16 if bfloat16 else jnp.float32
   recipe = _recipe(network, accumulation=accumulation, dtype=dtype)
-  mesh = _mesh(network, num_devices)
-  return jax.jit(train_step.make_gradient(network, mesh, recipe))
+  placement = _place(network, devices)
+  return jax.jit(train_step.make_gradient(placement, recipe))
 
 
-def _gradient(name, num_devices, batch, accumulation=1, bfloat16=False):
+def _gradient(name, devices, batch, accumulation=1, bfloat16=False):
   network = _NETWORKS[name]
-  mesh = _mesh(network, num_devices)
+  placement = _place(network, devices)
   # The same numbers on each placement: of the state made on one device.
-  state = _placed(_state(network, 1), mesh)
-  gradient = _compiled_gradient(name, num_devices, accumulation, bfloat16)
-  batch = train_step.put_batch(batch, accumulation, mesh)
+  state = _placed(_state(network, 1), placement)
+  gradient = _compiled_gradient(name, devices, accumulation, bfloat16)
+  batch = train_step.put_batch(batch, accumulation, placement)
   gradients, sums = gradient(state.params, batch, state.key, 0.1)
   return jax.tree.map(np.asarray, (gradients, sums))
 
@@ -132,46 +134,60 @@ def _assert_close(actual, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize(
-  ('name', 'num_devices'),
+  ('name', 'devices'),
   [
     ('joined', 4),
+    ('joined', 'towers 2'),
+    ('joined', 'data 4'),
+    ('joined', 'one_weird_trick 2'),
+    ('joined', 'one_weird_trick 4'),
     ('apart', 2),
+    ('apart', 'data 3'),
     ('four towers', 2),
+    ('four towers', 'towers 2'),
+    ('four towers', 'one_weird_trick 2'),
     ('one tower', 4),
+    ('one tower', 'one_weird_trick 4'),
   ],
 )
-def test_gradients_do_not_depend_on_the_devices(name, num_devices):
+def test_gradients_do_not_depend_on_the_devices(name, devices):
   # Rows 2 and 7 are masked: on four devices one in each half of the batch.
-  batch = _masked(_batch(), [0, 1, 3, 4, 5, 6])
+  rows = 9 if devices == 'data 3' else 8
+  batch = _masked(_batch(rows), [0, 1, 3, 4, 5, 6])
   expected, expected_sums = _gradient(name, 1, batch)
-  actual, sums = _gradient(name, num_devices, batch)
+  actual, sums = _gradient(name, devices, batch)
   assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(expected))
   _assert_close(actual, expected)
   np.testing.assert_allclose(sums.nll, expected_sums.nll, rtol=1e-5)
   assert sums.examples == expected_sums.examples == 6
-  assert sums.unreadable == expected_sums.unreadable == 2
+  assert sums.unreadable == expected_sums.unreadable == rows - 6
   np.testing.assert_allclose(sums.top1, expected_sums.top1, rtol=1e-6)
 
 
-def test_bfloat16_gradients_do_not_depend_on_the_devices():
+@pytest.mark.parametrize('devices', [4, 'one_weird_trick 4'])
+def test_bfloat16_gradients_do_not_depend_on_the_devices(devices):
   # Half a gradient, or twice one, is farther off than any rounding.
   expected, _ = _gradient('joined', 1, _batch(), bfloat16=True)
-  actual, _ = _gradient('joined', 4, _batch(), bfloat16=True)
+  actual, _ = _gradient('joined', devices, _batch(), bfloat16=True)
   _assert_close(actual, expected, tolerance=0.05)
 
 
-def test_initial_state_does_not_depend_on_the_devices():
-  one, other = _state(_JOINED, 1), _state(_JOINED, 4)
+@pytest.mark.parametrize('devices', [4, 'one_weird_trick 4'])
+def test_initial_state_does_not_depend_on_the_devices(devices):
+  one, other = _state(_JOINED, 1), _state(_JOINED, devices)
   jax.tree.map(np.testing.assert_array_equal, other, one)
   assert (one.step, one.validated, one.bad_step) == (0, -1, -1)
 
 
-@pytest.mark.parametrize(('num_devices', 'pieces'), [(1, 4), (4, 2)])
-def test_accumulation_changes_nothing(num_devices, pieces):
+@pytest.mark.parametrize(
+  ('devices', 'pieces'),
+  [(1, 4), (4, 2), ('data 4', 2), ('one_weird_trick 4', 2)],
+)
+def test_accumulation_changes_nothing(devices, pieces):
   # One piece has no example at all when there are four.
   batch = _masked(_batch(), [0, 1, 3, 4, 5])
   expected, expected_sums = _gradient('joined', 1, batch)
-  actual, sums = _gradient('joined', num_devices, batch, accumulation=pieces)
+  actual, sums = _gradient('joined', devices, batch, accumulation=pieces)
   _assert_close(actual, expected)
   assert sums.examples == 5
   np.testing.assert_allclose(sums.nll, expected_sums.nll, rtol=1e-5)
@@ -181,12 +197,12 @@ def test_masked_rows_leave_the_gradient_of_the_real_ones():
   real = [0, 2, 3, 6, 7]
   actual, sums = _gradient('joined', 1, _masked(_batch(), real))
   # The real rows alone, at the places that they have in the whole batch.
-  mesh = _mesh(_JOINED, 1)
+  placement = _place(_JOINED, 1)
   alone = train_step.put_batch(
-    {name: value[real] for name, value in _batch().items()}, 1, mesh
+    {name: value[real] for name, value in _batch().items()}, 1, placement
   )
   alone = {**alone, 'position': jnp.array([real], jnp.int32)}
-  state = _placed(_state(_JOINED, 1), mesh)
+  state = _placed(_state(_JOINED, 1), placement)
   gradient = _compiled_gradient('joined', 1, 1, False)
   expected, expected_sums = gradient(state.params, alone, state.key, 0.1)
   _assert_close(actual, jax.tree.map(np.asarray, expected))
@@ -201,24 +217,22 @@ def test_a_batch_of_masked_rows_alone_has_no_gradient():
 
 
 @functools.cache
-def _step(num_devices):
+def _step(devices):
   recipe = _recipe(log_every=2, epochs=Epochs(3))
-  return train_step.make_train_step(
-    _JOINED, _mesh(_JOINED, num_devices), recipe
-  )
+  return train_step.make_train_step(_place(_JOINED, devices), recipe)
 
 
-def _dropped(num_devices, step, row):
+def _dropped(devices, step, row):
   """Returns which units of fc6 and of fc7 one row of one step loses.
 
   With one example in the batch, the gradient of a layer's weights is an outer
   product, whose rows are zero where the layer reads a zero.
   """
-  mesh = _mesh(_JOINED, num_devices)
+  placement = _place(_JOINED, devices)
   state = _state(_JOINED, 1).replace(step=np.int32(step))
   batch = _masked(_batch(), [row])
-  batch = train_step.put_batch(batch, 1, mesh)
-  after, _ = _step(num_devices)(_placed(state, mesh), batch)
+  batch = train_step.put_batch(batch, 1, placement)
+  after, _ = _step(devices)(_placed(state, placement), batch)
   masks = {}
   for name, below in (('fc7', 'fc6'), ('fc8', 'fc7')):
     # From rest, v = -0.01 (g + 0.0005 w).
@@ -232,11 +246,11 @@ def _dropped(num_devices, step, row):
   return masks
 
 
-@pytest.mark.parametrize('num_devices', [2, 4])
-def test_masks_do_not_depend_on_the_devices(num_devices):
+@pytest.mark.parametrize('devices', [2, 4, 'data 4', 'one_weird_trick 4'])
+def test_masks_do_not_depend_on_the_devices(devices):
   # With four devices, row 5 is on the second copy of the network.
   expected = _dropped(1, step=3, row=5)
-  actual = _dropped(num_devices, step=3, row=5)
+  actual = _dropped(devices, step=3, row=5)
   for layer in ('fc6', 'fc7'):
     np.testing.assert_array_equal(actual[layer], expected[layer])
 
@@ -256,24 +270,24 @@ def test_masks_differ_between_towers_layers_rows_and_steps():
 
 
 @functools.cache
-def _trained(num_devices):
+def _trained(devices):
   """Three steps, of which the last with half the rows masked."""
-  mesh = _mesh(_JOINED, num_devices)
-  step = _step(num_devices)
-  state = _placed(_state(_JOINED, 1), mesh)
+  placement = _place(_JOINED, devices)
+  step = _step(devices)
+  state = _placed(_state(_JOINED, 1), placement)
   losses = []
   for i in range(3):
     batch = _batch(seed=i)
     batch = _masked(batch, [0, 3, 4, 6]) if i == 2 else batch
-    state, loss = step(state, train_step.put_batch(batch, 1, mesh))
+    state, loss = step(state, train_step.put_batch(batch, 1, placement))
     losses.append(float(loss))
   return jax.tree.map(np.asarray, state), losses, step._cache_size()
 
 
-@pytest.mark.parametrize('num_devices', [2, 4])
-def test_three_steps_do_not_depend_on_the_devices(num_devices):
+@pytest.mark.parametrize('devices', [2, 4, 'data 4', 'one_weird_trick 4'])
+def test_three_steps_do_not_depend_on_the_devices(devices):
   expected, expected_losses, _ = _trained(1)
-  state, losses, _ = _trained(num_devices)
+  state, losses, _ = _trained(devices)
   assert losses == pytest.approx(expected_losses, rel=1e-5)
   assert len(set(losses)) == 3
   _assert_close(state.params, expected.params)
@@ -282,14 +296,14 @@ def test_three_steps_do_not_depend_on_the_devices(num_devices):
   assert state.bad_step == -1
 
 
-@pytest.mark.parametrize('num_devices', [1, 2, 4])
-def test_the_step_compiles_once(num_devices):
-  assert _trained(num_devices)[2] == 1
+@pytest.mark.parametrize('devices', [1, 2, 4, 'data 4', 'one_weird_trick 4'])
+def test_the_step_compiles_once(devices):
+  assert _trained(devices)[2] == 1
 
 
-@pytest.mark.parametrize('num_devices', [1, 4])
-def test_sums_since_the_last_line_and_of_the_epoch(num_devices):
-  state, losses, _ = _trained(num_devices)
+@pytest.mark.parametrize('devices', [1, 4])
+def test_sums_since_the_last_line_and_of_the_epoch(devices):
+  state, losses, _ = _trained(devices)
   # Windows hold two steps: the third began a new one.
   assert (state.window.examples, state.epoch.examples) == (4, 20)
   assert (state.window.unreadable, state.epoch.unreadable) == (4, 4)
@@ -301,13 +315,13 @@ def test_sums_since_the_last_line_and_of_the_epoch(num_devices):
 def test_the_update_is_that_of_the_gradient():
   # One step from rest: v = -0.01 (g + 0.0005 w), twice that for biases
   # without the decay; the loss is the mean over examples.
-  mesh = _mesh(_JOINED, 4)
+  placement = _place(_JOINED, 4)
   before = _state(_JOINED, 1)
-  batch = train_step.put_batch(_batch(), 1, mesh)
-  state, loss = _step(4)(_placed(before, mesh), batch)
+  batch = train_step.put_batch(_batch(), 1, placement)
+  state, loss = _step(4)(_placed(before, placement), batch)
   key = jax.random.fold_in(jax.random.wrap_key_data(before.key), 0)
   gradients, sums = _compiled_gradient('joined', 4, 1, False)(
-    _placed(before, mesh).params, batch, jax.random.key_data(key), 0.1
+    _placed(before, placement).params, batch, jax.random.key_data(key), 0.1
   )
   assert float(loss) == pytest.approx(float(sums.nll) / 8, rel=1e-6)
   for name, layer in before.params.items():
@@ -329,12 +343,12 @@ def test_bfloat16_arithmetic_leaves_parameters_float32():
     difference = rounded[name]['kernel'] - exact[name]['kernel']
     size = np.linalg.norm(exact[name]['kernel'])
     assert np.linalg.norm(difference) < 0.25 * size
-  mesh = _mesh(_JOINED, 2)
+  placement = _place(_JOINED, 2)
   recipe = _recipe(dtype=jnp.bfloat16)
-  step = train_step.make_train_step(_JOINED, mesh, recipe)
+  step = train_step.make_train_step(placement, recipe)
   before = _state(_JOINED, 1)
   after, _ = jax.eval_shape(
-    step, before, train_step.put_batch(_batch(), 1, mesh)
+    step, before, train_step.put_batch(_batch(), 1, placement)
   )
   dtypes = jax.tree.map(lambda x: x.dtype, (before, after))
   assert dtypes[0] == dtypes[1]
@@ -352,17 +366,17 @@ _PLAIN = architecture.Architecture(
 def test_division_by_the_noise():
   # (x - mean + 0.25 s) / 64 / 1.25, by way of another mean and scale. One
   # shift for all rows, which the mean can stand in for.
-  mesh = _mesh(_PLAIN, 1)
+  placement = _place(_PLAIN, 1)
   state = _state(_PLAIN, 1)
   batch = _batch()
   batch['lighting'] = np.tile(np.float32([40, -20, 12]), (8, 1))
 
-  batch = train_step.put_batch(batch, 1, mesh)
+  batch = train_step.put_batch(batch, 1, placement)
   batch = {name: value[0] for name, value in batch.items()}
 
   def nll(noises, **fields):
     recipe = _recipe(_PLAIN, **fields)
-    loss = jax.jit(train_step.make_loss(_PLAIN, mesh, recipe))
+    loss = jax.jit(train_step.make_loss(placement, recipe))
     return [
       float(loss(state.params, batch, state.key, jnp.float32(noise))[0])
       for noise in noises
@@ -379,24 +393,24 @@ def test_division_by_the_noise():
   assert undivided == without_noise
 
 
-@pytest.mark.parametrize('num_devices', [1, 4])
-def test_the_first_loss_that_is_no_number_is_kept(num_devices):
-  mesh = _mesh(_JOINED, num_devices)
-  state = _placed(_state(_JOINED, 1), mesh)
-  step = _step(num_devices)
+@pytest.mark.parametrize('devices', [1, 4])
+def test_the_first_loss_that_is_no_number_is_kept(devices):
+  placement = _place(_JOINED, devices)
+  state = _placed(_state(_JOINED, 1), placement)
+  step = _step(devices)
   bad = _batch()
   bad['lighting'][6] = np.inf
   seen = []
   for batch in (_batch(), bad, _batch(), bad):
-    state, loss = step(state, train_step.put_batch(batch, 1, mesh))
+    state, loss = step(state, train_step.put_batch(batch, 1, placement))
     seen.append((bool(np.isfinite(loss)), int(state.bad_step)))
   assert seen == [(True, -1), (False, 1), (False, 1), (False, 1)]
 
 
 def test_put_batch():
-  mesh = _mesh(_JOINED, 4)
+  placement = _place(_JOINED, 4)
   batch = _batch()
-  arrays = train_step.put_batch(batch, 2, mesh)
+  arrays = train_step.put_batch(batch, 2, placement)
   np.testing.assert_array_equal(
     arrays['position'], [[0, 1, 2, 3], [4, 5, 6, 7]]
   )
@@ -438,27 +452,27 @@ def _groups(line):
   return ids.transpose(first + last).reshape(-1, group).tolist()
 
 
-def _collectives(name, num_devices, rows_per_device):
+def _collectives(name, devices, rows_per_device):
   """Compiles, never runs, a preset's step, and returns what it exchanges.
 
   Returns:
     A list of (kind, shapes of the results, groups).
   """
   network = presets.get(name)
-  mesh = _mesh(network, num_devices)
+  placement = _place(network, devices)
   state = jax.eval_shape(
-    lambda: train_state.create(network, mesh, seed=0, crop_size=224)
+    lambda: train_state.create(placement, seed=0, crop_size=224)
   )
   state = jax.tree.map(
     lambda place, part: jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), part
     ),
-    train_state.shardings(mesh),
+    train_state.shardings(placement),
     state,
   )
-  place = NamedSharding(mesh, sharding.by_piece(mesh))
+  place = NamedSharding(placement.mesh, placement.rows(axis=1))
   # Stands in for a large array: put_batch would make one.
-  rows = rows_per_device * mesh.shape['data']
+  rows = rows_per_device * placement.mesh.shape['data']
   shapes = {**_batch(rows, crop=1), 'position': np.zeros(rows, np.int32)}
   batch = {
     key: jax.ShapeDtypeStruct(
@@ -468,7 +482,7 @@ def _collectives(name, num_devices, rows_per_device):
     )
     for key, value in shapes.items()
   }
-  step = train_step.make_train_step(network, mesh, _recipe(network))
+  step = train_step.make_train_step(placement, _recipe(network))
   text = step.lower(state, batch).compile().as_text()
   found = []
   for match in _COLLECTIVE.finditer(text):
@@ -551,18 +565,18 @@ def test_bfloat16_gradients_are_those_of_float32():
   kept = [dataclasses.replace(layer, features=96) for layer in kept]
   fc8 = dataclasses.replace(network.layers[-1], features=100)
   network = dataclasses.replace(network, layers=(*kept, fc8))
-  mesh = _mesh(network, 1)
-  state = _placed(_state(network, 1, crop=67), mesh)
+  placement = _place(network, 1)
+  state = _placed(_state(network, 1, crop=67), placement)
   # Images as smooth as photographs, whose neighbors tie more often than noise.
   batch = _batch(crop=67, classes=100)
   coarse = np.random.default_rng(1).uniform(0, 255, (8, 8, 8, 3))
   smooth = jax.image.resize(coarse, (8, 67, 67, 3), 'cubic')
   batch['image'] = np.asarray(smooth.clip(0, 255), np.uint8)
-  batch = train_step.put_batch(batch, 1, mesh)
+  batch = train_step.put_batch(batch, 1, placement)
   exact, rounded = (
     jax.jit(
       train_step.make_gradient(
-        network, mesh, _recipe(network, pixel_scale=1.0, dtype=dtype)
+        placement, _recipe(network, pixel_scale=1.0, dtype=dtype)
       )
     )(state.params, batch, state.key, 0.0)[0]
     for dtype in (jnp.float32, jnp.bfloat16)
@@ -579,15 +593,15 @@ def test_bfloat16_gradients_are_those_of_float32():
 
 def test_first_steps_of_the_small_network():
   network = presets.small()
-  mesh = _mesh(network, 2)
+  placement = _place(network, 2)
   recipe = _recipe(
     network,
     schedule=optimizer.constant_schedule(0.02, 0.1),
     mean=np.full(3, 127.5, np.float32),
     pixel_scale=1 / 64,
   )
-  step = train_step.make_train_step(network, mesh, recipe)
-  state = train_state.create(network, mesh, seed=0, crop_size=28)
+  step = train_step.make_train_step(placement, recipe)
+  state = train_state.create(placement, seed=0, crop_size=28)
   # Numbers from a formula, not from a generator that may change.
   pixels = np.arange(8 * 28 * 28 * 3) ** 2 % 251
   batch = {
@@ -598,7 +612,7 @@ def test_first_steps_of_the_small_network():
   }
   losses = []
   for _ in range(3):
-    state, loss = step(state, train_step.put_batch(batch, 1, mesh))
+    state, loss = step(state, train_step.put_batch(batch, 1, placement))
     losses.append(float(loss))
   # A state that `create` made lies as the step leaves it: one compilation.
   assert step._cache_size() == 1

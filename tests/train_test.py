@@ -189,11 +189,14 @@ def test_validation_put_off_by_a_signal_happens_on_restart(
   _assert_same_run(parts, tmp_path / 'whole', tmp_path / 'stopped')
 
 
-def test_run_moves_between_one_two_and_four_devices(tmp_path):
+def test_run_moves_between_devices_and_kinds_of_parallelism(tmp_path):
   # Each end is a validation, to which the plateau rule would react.
   constant = {'optimizer.schedule': 'constant'}
-  for steps, devices in ((4, 2), (8, 1), (12, 4)):
-    parts = _build(max_steps=steps, devices=devices, **constant)
+  places = {4: (2, 'both'), 8: (4, 'one_weird_trick'), 12: (4, 'data')}
+  for steps, (devices, parallelism) in places.items():
+    parts = _build(
+      max_steps=steps, devices=devices, parallelism=parallelism, **constant
+    )
     assert train.train(parts, tmp_path / 'a') == 0
   assert train.train(_build(max_steps=12, **constant), tmp_path / 'b') == 0
   step, moved = _saved(_build(), tmp_path / 'a')
@@ -206,8 +209,9 @@ def test_run_moves_between_one_two_and_four_devices(tmp_path):
   )
 
   results = []
-  for devices in (1, 4):
-    trained = inference.open_run(tmp_path / 'a', _config(devices=devices))
+  for devices, parallelism in ((1, 'both'), (4, 'one_weird_trick')):
+    config = _config(devices=devices, parallelism=parallelism)
+    trained = inference.open_run(tmp_path / 'a', config)
     assert evaluate.run(trained, tmp_path / 'a') == 0
     results.append(json.loads((tmp_path / 'a/evaluation.json').read_text()))
   for result in results:
@@ -355,19 +359,18 @@ def test_state_is_saved_before_it_is_donated(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
   data = Splits(parts)
   step = train.train_step.make_train_step(
-    parts.network,
-    parts.mesh,
+    parts.placement,
     setup.make_recipe(parts, data.identity().epochs, np.zeros(3, np.float32)),
   )
   state = setup.first_state(parts)
   batches = data.train_batches(0)
   state, _ = step(
-    state, train.train_step.put_batch(next(batches), 1, parts.mesh)
+    state, train.train_step.put_batch(next(batches), 1, parts.placement)
   )
   expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
   checkpoints.save(state, data.identity())
   for _ in range(5):  # overwrites the buffers while they are being written
-    batch = train.train_step.put_batch(next(batches), 1, parts.mesh)
+    batch = train.train_step.put_batch(next(batches), 1, parts.placement)
     state, _ = step(state, batch)
   checkpoints.close()
   _, saved = _saved(parts, tmp_path)

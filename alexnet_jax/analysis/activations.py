@@ -4,6 +4,7 @@ All towers are on one device. Under `jit` the batch may be spread over several
 devices, and what is not used is not computed.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,7 +12,28 @@ import jax.numpy as jnp
 
 from alexnet_jax import errors
 from alexnet_jax import model
+from alexnet_jax import sharding
 from alexnet_jax.architecture import Architecture
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ablated(sharding.Whole):
+  """All towers on one device, one of which no layer hears.
+
+  Attributes:
+    tower: its number; None for no tower.
+  """
+
+  tower: int | None
+
+  def join(self, outputs, reader):
+    if reader is None:
+      return super().join(outputs, reader)
+    kept = [
+      jnp.zeros_like(output) if tower == self.tower else output
+      for tower, output in enumerate(outputs)
+    ]
+    return super().join(kept, reader)
 
 
 def layer_outputs(
@@ -46,19 +68,13 @@ def layer_outputs(
       f' to {network.towers - 1}'
     )
 
-  def join(outputs, is_logits):
-    kept = [
-      jnp.zeros_like(output) if tower == ablated_tower else output
-      for tower, output in enumerate(outputs)
-    ]
-    return model.concatenate(kept, is_logits)
-
   results = {}
   outputs: list[jax.Array] = []
-  walk = model.walk(network, params, images, dtype=dtype, join=join)
+  placement = _Ablated(ablated_tower)
+  walk = model.walk(network, params, images, dtype=dtype, placement=placement)
   for layer, outputs in walk:
     results[layer.name] = jnp.stack(outputs).astype(jnp.float32)
-  logits = model.join_logits(network, outputs, model.concatenate)
+  logits = model.join_logits(network, outputs, placement)
   results['logits'] = logits
   results['probabilities'] = jax.nn.softmax(logits)
   return results
