@@ -251,12 +251,13 @@ def _run(mode: _Mode) -> int:
 def _leave(exit_code: int) -> int:
   """Ends a program that should not wait for what may be stuck."""
   from alexnet_jax import processes
+  from alexnet_jax import waiting
 
   if processes.joined() and exit_code:
     # JAX would wait for the other processes, which wait for this one. They end
     # when it does; the first one, which they all listen to, does so last.
     time.sleep(1.0 if processes.is_first() else 0.0)
-  elif not signals.STOP.received():
+  elif not (signals.STOP.received() or waiting.is_stuck()):
     return exit_code
   sys.stdout.flush()
   sys.stderr.flush()

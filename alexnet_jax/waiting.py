@@ -10,6 +10,8 @@ from absl import logging
 
 STALLED_SECONDS = 30.0  # until the log names what is being waited for
 _POLL_SECONDS = 0.2
+_CLOSING_SECONDS = 10.0
+_NAME = 'batches'
 
 
 class GivenUpError(Exception):
@@ -39,7 +41,8 @@ class Watched(Iterator[Any]):
     self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(1)
     self._closed = threading.Event()
     # A read that never returns must not keep the interpreter from its exit.
-    threading.Thread(target=self._run, daemon=True).start()
+    self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
+    self._thread.start()
 
   def _run(self) -> None:
     try:
@@ -93,5 +96,11 @@ class Watched(Iterator[Any]):
         )
 
   def close(self) -> None:
-    """Ends the thread after the item it is reading; does not wait for it."""
+    """Ends the thread after the item that it is reading, if that comes soon."""
     self._closed.set()
+    self._thread.join(_CLOSING_SECONDS)
+
+
+def is_stuck() -> bool:
+  """Whether a thread still reads: the interpreter must not be taken from it."""
+  return any(thread.name == _NAME for thread in threading.enumerate())
