@@ -25,6 +25,18 @@ class LostProcessError(UserError):
 
   exit_code = 4
 
+  def __init__(self, reason: str):
+    """Builds the message.
+
+    Args:
+      reason: of the failure to communicate.
+    """
+    super().__init__(
+      'another process of this job has ended or cannot be reached'
+      f' ({" ".join(reason.split())[:200]}): see its log, and start the job'
+      ' again with the same command; it resumes from the last checkpoint'
+    )
+
 
 class NothingReadableError(UserError):
   """No image of a source can be read, so there is no result."""

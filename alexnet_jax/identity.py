@@ -165,8 +165,8 @@ def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
 
   They say what was done before they were introduced.
   """
-  config = {'parallelism': 'both'} | config
-  chosen = config.get('optimizer')
+  config = {'parallelism': 'both', **config}
+  chosen: Any = config.get('optimizer')
   if chosen is None or 'rule' in chosen:
     return config
   # Only the cosine schedule had a warm-up.

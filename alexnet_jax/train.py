@@ -256,13 +256,19 @@ def train(
       if processes.is_first():
         remedy = 'wait for it, stop it, or choose another --workdir'
         stack.enter_context(lock.held(workdir / 'lock', remedy))
-    run = stack.enter_context(contextlib.closing(Run(setup, workdir)))
-    if processes.is_first():
-      reporting.write_run_record(workdir, setup.config, setup.devices)
-    alone = processes.count() == 1
-    to_notice = signals.TO_NOTICE if alone else signals.TO_AGREE
-    with stop.deferred(to_notice), _cycles_are_freed():
-      logging.info('%s', _loop(run, stop))
+    try:
+      run = stack.enter_context(contextlib.closing(Run(setup, workdir)))
+      if processes.is_first():
+        reporting.write_run_record(workdir, setup.config, setup.devices)
+      alone = processes.count() == 1
+      to_notice = signals.TO_NOTICE if alone else signals.TO_AGREE
+      with stop.deferred(to_notice), _cycles_are_freed():
+        logging.info('%s', _loop(run, stop))
+    except jax.errors.JaxRuntimeError as error:
+      if processes.count() == 1:
+        raise
+      stack.pop_all()  # Closing would wait for the process that is lost.
+      raise errors.LostProcessError(str(error)) from error
     _summarize(workdir, run)
   return stop.exit_code
 

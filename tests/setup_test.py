@@ -544,11 +544,11 @@ def test_a_step_of_lars_on_several_devices(num_devices):
   for devices in (1, num_devices):
     parts = _build(devices=devices, **chosen)
     recipe = setup.make_recipe(parts, Epochs(16), np.zeros(3, np.float32))
-    step = train_step.make_train_step(parts.network, parts.mesh, recipe)
+    step = train_step.make_train_step(parts.placement, recipe)
     state = setup.first_state(parts)
     before = jax.tree.map(np.asarray, state.params)
     for _ in range(2):
-      state, _ = step(state, train_step.put_batch(batch, 1, parts.mesh))
+      state, _ = step(state, train_step.put_batch(batch, 1, parts.placement))
     params.append(jax.tree.map(np.asarray, state.params))
   moved = params[0]['conv3']['kernel'] - before['conv3']['kernel']
   # Both towers by 0.01 of their norm, then by that and 0.9 of the first step.
