@@ -236,6 +236,7 @@ def _run(mode: _Mode) -> int:
   from alexnet_jax import processes
   from alexnet_jax import reporting
 
+  reporting.set_up_terminal()
   processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   reporting.set_up_terminal(processes.index())
   if processes.joined() and not mode.shared:
