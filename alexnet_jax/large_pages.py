@@ -18,7 +18,7 @@ def use() -> None:
   The C library has eight pools per core for the threads of a process, of which
   each keeps what was free when its threads needed the most. A run has sixty
   threads: on two cores it grew by 4 MiB per 1,000 steps of the smoke config.
-  With one pool per core it does not grow and is 150 MiB smaller.
+  With one pool per core it is 150 MiB smaller, and 5,500 steps show no growth.
 
   The C library reads these settings once, at the start of a process, so the
   process replaces itself and keeps its process ID.
