@@ -42,13 +42,13 @@ from alexnet_jax.train_state import TrainState
 def _cycles_are_freed() -> Iterator[None]:
   """Exempts what exists now from garbage collections.
 
-  Python looks for unreachable cycles, such as the graphs that TensorFlow builds
-  for each validation, once the new objects are a quarter of all. JAX and
-  TensorFlow bring 400,000, so that garbage of a hundred MiB would pile up.
+  Python looks for unreachable cycles among all objects only when a quarter of
+  them is new. JAX and TensorFlow bring 400,000, so that the graphs of hundreds
+  of validations, tens of MiB, would wait to be freed.
   """
   gc.collect()
   gc.freeze()
-  gc.collect()  # Counts what is left, which is nothing.
+  gc.collect()  # Sets the number that a quarter is taken of: nothing is left.
   try:
     yield
   finally:

@@ -9,6 +9,7 @@ import sys
 from absl.testing import flagsaver
 import pytest
 
+from alexnet_jax import large_pages
 from alexnet_jax import reporting
 import main
 from tests import files_testing
@@ -269,7 +270,7 @@ def test_the_program_starts_anew_with_large_pages():
   )
   environment = {'PATH': '/usr/bin', 'PYTHONPATH': str(_ROOT)}
   for given, expected in (
-    ({}, 'glibc.malloc.hugetlb=1'),
+    ({}, large_pages.SETTING),
     ({'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'}, 'glibc.malloc.hugetlb=0'),
   ):
     done = subprocess.run(

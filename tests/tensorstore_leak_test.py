@@ -46,7 +46,7 @@ def test_specs_are_converted_as_before(spec):
 def test_the_folder_of_an_array_leaves_nothing():
   tensorstore_leak.avoid()
   spec = tensorstore.KvStore.Spec(_FOLDER)
-  assert _blocks_left_by(spec.to_json, 1000) < 0.1
+  assert _blocks_left_by(spec.to_json, 1000) < 1  # Without `avoid` it is 4.
 
 
 def test_a_checkpoint_leaves_little(tmp_path):

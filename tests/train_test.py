@@ -1,5 +1,6 @@
 """Whole runs: killed, stopped, resumed elsewhere, and gone wrong."""
 
+import gc
 import json
 import logging as python_logging
 import os
@@ -352,6 +353,12 @@ def test_training_learns(tmp_path):
     if line['kind'] == 'validation'
   ]
   assert found[-1] < 0.1  # chance is 0.9
+
+
+def test_garbage_collections_look_at_new_objects_only():
+  with train._cycles_are_freed():
+    assert len(gc.get_objects()) < gc.get_freeze_count() / 10
+  assert gc.get_freeze_count() == 0
 
 
 def test_state_is_saved_before_it_is_donated(tmp_path):
