@@ -8,7 +8,7 @@ into Linen modules, and configs turn it into keys that the command line can
 override.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import re
 from typing import Any
@@ -311,6 +311,7 @@ def from_dict(fields: Mapping[str, Any]) -> Architecture:
       layers.append(Conv(name, **layer))
     else:
       layers.append(Dense(name, **layer))
+  _check_order(layers)
   scalars = ('towers', 'activation', 'dropout_rate', 'dropout_scaling')
   return Architecture(
     layers=tuple(layers),
@@ -319,3 +320,18 @@ def from_dict(fields: Mapping[str, Any]) -> Architecture:
     pool=Pool(**fields['pool']),
     **{name: fields[name] for name in scalars},
   )
+
+
+def _check_order(layers: Sequence[Layer]) -> None:
+  """Raises a UserError for layers that are no classifier."""
+  listed = tuple(layer.name for layer in layers)
+  dense = [isinstance(layer, Dense) for layer in layers]
+  if dense != sorted(dense) or len(dense) < 2 or not dense[-1]:
+    raise errors.UserError(
+      f'--config.network.layers={listed} is no network: name two or more'
+      ' layers, convolutions before fully connected ones, which end it'
+    )
+  if len(set(listed)) < len(listed):
+    raise errors.UserError(
+      f'--config.network.layers={listed} names a layer twice: leave it out'
+    )
