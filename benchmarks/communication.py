@@ -11,6 +11,7 @@ computation; nothing of that is measured. docs/parallelism.md explains both.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+import itertools
 import math
 from typing import NamedTuple
 
@@ -309,38 +310,31 @@ def seconds(
   return computing, exchanging
 
 
-def predict(cluster: Cluster, per_device: int, batch_size: int) -> str:
-  """Returns a table of predicted steps.
-
-  Args:
-    cluster: the links.
-    per_device: images of each device, for a batch that grows with the devices;
-      0 for a batch of `batch_size`.
-    batch_size: images on all devices together.
-  """
+def predict() -> str:
+  """Returns the table of predicted steps, in milliseconds."""
   network = workload.network(harness.PRESET.value)
   crop_size = harness.CROP_SIZE.value
-  alone = per_device or batch_size
-  one = sum(seconds(cluster, network, crop_size, alone, 'data', 1)) / alone
+  kinds = ('data', 'both', 'one_weird_trick')
   rows = []
-  for devices in (8, 64, 512):
-    for parallelism in ('data', 'both', 'one_weird_trick'):
-      images = per_device * devices or batch_size
-      parts = seconds(cluster, network, crop_size, images, parallelism, devices)
-      computing, exchanging = (1e3 * part for part in parts)
-      rows.append(
-        [
-          str(devices),
-          f'{images:,}',
-          parallelism,
-          f'{computing:.2f} + {exchanging:.2f}',
-          f'{images / sum(parts):,.0f}',
-          f'{one * images / sum(parts):.1f}',
-        ]
-      )
+  # A batch of 1,024 images, and one of 128 images on each device.
+  for cluster, grows, devices in itertools.product(
+    CLUSTERS, (False, True), (8, 64, 512)
+  ):
+    batch_size, alone = (128 * devices, 128) if grows else (1024, 1024)
+    steps = [
+      seconds(cluster, network, crop_size, batch_size, kind, devices)
+      for kind in kinds
+    ]
+    fastest = min(map(sum, steps))
+    one = sum(seconds(cluster, network, crop_size, alone, 'data', 1))
+    cells = [f'{1e3 * a:.2f} + {1e3 * b:.2f}' for a, b in steps]
+    images = f'{batch_size / fastest:,.0f}'
+    times = f'{batch_size / alone * one / fastest:.2f}'
+    batch = f'{batch_size:,}' + (' (128 each)' if grows else '')
+    rows.append([cluster.name, str(devices), batch, *cells, images, times])
   header = (
-    'devices', 'batch', 'parallelism', 'ms, computing + exchanging',
-    'images/s', 'times one device',
+    'links', 'devices', 'batch', *kinds, 'images/s of the fastest',
+    'times one device',
   )  # fmt: skip
   return harness.table(header, rows)
 
@@ -373,11 +367,10 @@ def main(argv: Sequence[str]) -> int:
   sharding.simulate_devices(max(map(int, harness.DEVICES.value)))
   harness.print_header()
   if _PREDICT.value:
-    for cluster in CLUSTERS:
-      for per_device, words in ((0, 'a batch of 1,024'), (128, '128 each')):
-        print(f'{cluster.name}: {words}\n')
-        print(predict(cluster, per_device, 1024), end='\n\n')
-    print(f'Times one device, 128 images each\n\n{look_back()}')
+    print('Predicted ms per step, computing + exchanging\n')
+    print(predict(), end='\n\n')
+    print('Times one device, 128 images on each\n')
+    print(look_back())
     return 0
   table, equal = compare()
   verdict = 'equal' if equal else 'NOT equal'

@@ -117,12 +117,17 @@ def test_prediction_by_hand():
 
 def test_tables():
   with flagsaver.flagsaver(preset='paper', crop_size=224):
-    table = communication.predict(communication.CLUSTERS[0], 128, 0)
-  lines = table.splitlines()
-  assert len(lines) == 2 + 9
-  assert lines[-1].split(' | ')[:3] == [
-    '| 512    ', '65,536', 'one_weird_trick',
-  ]  # fmt: skip
+    lines = communication.predict().splitlines()
+  assert len(lines) == 2 + 3 * 2 * 3
+  for line in lines[2:]:
+    _, devices, batch, *steps, images, _ = (
+      cell.strip() for cell in line.split('|')[1:-1]
+    )
+    size = 128 * int(devices) if 'each' in batch else 1024
+    assert batch.split()[0] == f'{size:,}'
+    fastest = min(sum(map(float, step.split('+'))) for step in steps)
+    found = float(images.replace(',', ''))
+    assert found == pytest.approx(1e3 * size / fastest, rel=0.05)
   # What is predicted for 2014 is above what was measured, and not by much.
   for line in communication.look_back().splitlines()[2:]:
     _, predicted, measured = map(float, line.split('|')[2:5])
