@@ -274,7 +274,7 @@ def forward(
     **options: the others of `walk`.
 
   Returns:
-    float32 [N, classes], the same on every tower's device.
+    float32 [N, classes]; devices that were given the same images get the same.
   """
   *_, (_, outputs) = walk(
     network, params, images, placement=placement, **options
@@ -321,14 +321,8 @@ def walk(
 
   first, *_ = network.layers
   portion, keys = portion_and_keys(first)
-  xs = first_layer(
-    network,
-    params,
-    images.astype(dtype),
-    sum(keys, ()),
-    portion.positions,
-    dtype,
-  )
+  images, own_keys = images.astype(dtype), sum(keys, ())
+  xs = first_layer(network, params, images, own_keys, portion.positions, dtype)
   yield first, xs
   (_, *rest), *later = network.stages
   for i, stage_layers in enumerate([tuple(rest), *later]):
@@ -336,23 +330,11 @@ def walk(
       reader = stage_layers[0]
       portion, keys = portion_and_keys(reader)
       xs = [placement.join(xs, reader)] * len(keys)
-    stage = Stage(
-      network,
-      stage_layers,
-      dtype,
-      parts=portion.parts,
-      product=portion.product,
-    )
-    names = [layer.name for layer in stage_layers]
+    parts, product = portion.parts, portion.product
+    stage = Stage(network, stage_layers, dtype, parts=parts, product=product)
+    own = {layer.name: params[layer.name] for layer in stage_layers}
     by_tower = [
-      _apply(
-        stage,
-        _tower(params, names, t),
-        x,
-        keys[t],
-        portion.positions,
-        portion.part,
-      )
+      _apply(stage, _tower(own, t), x, keys[t], portion.positions, portion.part)
       for t, x in enumerate(xs)
     ]
     for layer, *xs in zip(stage_layers, *by_tower, strict=True):
@@ -373,10 +355,9 @@ def join_logits(
   return logits[..., : network.num_classes]
 
 
-def _tower(params: Params, names: Sequence[str], tower: int) -> Params:
-  """Returns one tower's parameters of the named layers."""
-  chosen = {name: params[name] for name in names}
-  return jax.tree.map(lambda x: x[tower], chosen)
+def _tower(params: Params, tower: int) -> Params:
+  """Returns one tower's parameters."""
+  return jax.tree.map(lambda x: x[tower], params)
 
 
 def _apply(

@@ -5,8 +5,10 @@ batch is a list of examples, and a placement decides which towers, features and
 examples are on which device. docs/parallelism.md compares the placements.
 """
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import math
 import os
 from typing import Any, NamedTuple
@@ -240,12 +242,13 @@ class Placement(Whole):
       int64 [N], increasing; with one process, all of them. Processes whose
       devices share the towers of a copy need the same rows.
     """
+    process = jax.process_index() if process is None else process
     places = np.arange(batch_size).reshape(pieces, self.shares, -1)
-    return places[:, self._local_shares(process)].reshape(-1)
+    return places[:, self._shares_of[process]].reshape(-1)
 
   def all_rows(self, local: int) -> int:
     """Returns the rows of a batch of which this process has so many."""
-    return local * self.shares // len(self._local_shares())
+    return local * self.shares // len(self._shares_of[jax.process_index()])
 
   def put(self, rows: np.ndarray, axis: int = 0) -> jax.Array:
     """Makes one array, sharded over all devices, of all processes' rows.
@@ -258,15 +261,14 @@ class Placement(Whole):
     Returns:
       The array of all rows.
     """
-    local = self._local_shares()
+    local = self._shares_of[jax.process_index()]
     size, rest = divmod(rows.shape[axis], len(local))
     if rest:
       raise ValueError(f'{rows.shape[axis]} rows for {len(local)} shares')
     before = (slice(None),) * axis
 
     def shard(index):
-      share = (index[axis].start or 0) // size
-      first = int(np.searchsorted(local, share)) * size
+      first = local.index((index[axis].start or 0) // size) * size
       return rows[*before, first : first + size]
 
     shape = (*rows.shape[:axis], size * self.shares, *rows.shape[axis + 1 :])
@@ -274,24 +276,19 @@ class Placement(Whole):
       shape, NamedSharding(self.mesh, self.rows(axis)), shard
     )
 
-  def _local_shares(self, process: int | None = None) -> np.ndarray:
-    """Returns the numbers of the shares on a process's devices, increasing."""
-    process = jax.process_index() if process is None else process
+  @functools.cached_property
+  def _shares_of(self) -> Mapping[int, Sequence[int]]:
+    """The numbers of the shares on each process's devices, increasing."""
     sides = [
       side if axis in self.batch_axes else 1
       for axis, side in self.mesh.shape.items()
     ]
     shares = np.arange(self.shares).reshape(sides)
     shares = np.broadcast_to(shares, self.mesh.devices.shape)
-    return np.unique(
-      [
-        share
-        for share, device in zip(
-          shares.flat, self.mesh.devices.flat, strict=True
-        )
-        if device.process_index == process
-      ]
-    )
+    found = collections.defaultdict(set)
+    for share, device in zip(shares.flat, self.mesh.devices.flat, strict=True):
+      found[device.process_index].add(int(share))
+    return {process: sorted(own) for process, own in found.items()}
 
 
 @dataclasses.dataclass(frozen=True)

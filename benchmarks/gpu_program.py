@@ -40,7 +40,6 @@ HEADER = (
 _TARGET = flags.DEFINE_enum(
   'target', 'h100', list(gpu_compiler.TARGETS), 'The GPU to compile for.'
 )
-_DEVICES = flags.DEFINE_list('devices', ['1', '2'], 'Numbers of devices.')
 _LARGEST = flags.DEFINE_integer(
   'largest', 0, 'How many launches to list, the longest first.', lower_bound=0
 )
@@ -67,7 +66,7 @@ def cases() -> list[gpu_compiler.Case]:
   asked = itertools.product(
     harness.precisions('gpu'),
     map(int, harness.BATCH_SIZES.value),
-    map(int, _DEVICES.value),
+    map(int, harness.DEVICES.value),
   )
   return [gpu_compiler.Case(*each) for each in asked]
 

@@ -38,6 +38,9 @@ BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Images per batch.', 1)
 BATCH_SIZES = flags.DEFINE_list(
   'batch_sizes', ['128'], 'Images per step, in scripts that compare several.'
 )
+DEVICES = flags.DEFINE_list(
+  'devices', ['1', '2'], 'Numbers of devices, in scripts that compare several.'
+)
 _PRECISIONS = flags.DEFINE_list(
   'precisions',
   [],

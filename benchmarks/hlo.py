@@ -166,24 +166,32 @@ class Exchange(NamedTuple):
   groups: tuple[tuple[int, ...], ...]
 
   @property
-  def sent(self) -> int:
-    """The bytes that one device hands over to the others.
-
-    For an all-reduce those that must be added up: how often they travel depends
-    on the implementation.
-
-    Raises:
-      ValueError: for a kind that this project's step does not use.
-    """
+  def sent(self) -> float:
+    """The bytes that one device sends; see `ring_bytes`."""
     size = len(self.groups[0])
-    match self.kind:
-      case 'all-gather':
-        return self.bytes // size * (size - 1)
-      case 'reduce-scatter':
-        return self.bytes * (size - 1)
-      case 'all-reduce':
-        return self.bytes
-    raise ValueError(f'{self.kind}: not expected in a training step')
+    whole = self.bytes * (size if self.kind == 'reduce-scatter' else 1)
+    return ring_bytes(self.kind, whole, size)
+
+
+def ring_bytes(kind: str, size: int, devices: int) -> float:
+  """Returns the bytes that each device of a ring sends to the next one.
+
+  An array is passed around in as many parts as there are devices. To gather
+  the parts, or to add up and scatter them, every part takes devices - 1 steps;
+  adding up everywhere is one after the other.
+
+  Args:
+    kind: 'all-gather', 'reduce-scatter' or 'all-reduce'.
+    size: bytes of the whole array.
+    devices: of the ring.
+
+  Raises:
+    ValueError: for a kind that this project's step does not use.
+  """
+  if kind not in ('all-gather', 'reduce-scatter', 'all-reduce'):
+    raise ValueError(f'{kind}: not expected in a training step')
+  rounds = 2 if kind == 'all-reduce' else 1
+  return rounds * size * (devices - 1) / devices
 
 
 def exchanges(text: str) -> list[Exchange]:
@@ -213,23 +221,6 @@ def _groups(attributes: str) -> tuple[tuple[int, ...], ...]:
   devices = np.moveaxis(devices, places, range(-len(places), 0))
   rows = devices.reshape(-1, math.prod(sizes[axis] for axis in joined))
   return tuple(map(tuple, rows.tolist()))
-
-
-def sent_between(
-  exchanges: Iterable[Exchange], devices_per_copy: int
-) -> tuple[int, int]:
-  """Returns the bytes a device sends between towers, and between copies.
-
-  Neighbors, `devices_per_copy` of them, share the towers of one network.
-  """
-  between_towers = between_copies = 0
-  for one in exchanges:
-    copies = {device // devices_per_copy for device in one.groups[0]}
-    if len(copies) == 1:
-      between_towers += one.sent
-    else:
-      between_copies += one.sent
-  return between_towers, between_copies
 
 
 class Launch(NamedTuple):

@@ -70,10 +70,6 @@ class Step(harness.Contender):
     previous.block_until_ready()
     return self._loss
 
-  def program(self) -> str:
-    """Returns the text of the compiled program."""
-    return self._step.lower(self._state, self._batch).compile().as_text()
-
 
 def _peak_memory() -> int:
   device = jax.devices()[0]

@@ -2,9 +2,7 @@
 
   python -m benchmarks.scaling
 
-The table of devices has the bytes that the compiled step sends between towers
-and between copies of the network, compared with a count by hand; the script
-exits with 1 if they differ. On a CPU devices are simulated.
+On a CPU devices are simulated. What they send is in `communication.py`.
 """
 
 from collections.abc import Mapping
@@ -15,7 +13,6 @@ from absl import app
 
 from alexnet_jax import architecture
 from benchmarks import harness
-from benchmarks import hlo
 from benchmarks import workload
 
 BATCH_SIZES = (8, 32, 128)
@@ -26,19 +23,16 @@ STEP_HEADER = ('ms a step', 'lowest to highest', 'ms an image', 'peak memory')
 
 
 def measure_steps(
-  variants: Mapping[str, dict[str, Any]], read_programs: bool = False
-) -> tuple[dict[str, list[str]], dict[str, str]]:
+  variants: Mapping[str, dict[str, Any]],
+) -> dict[str, list[str]]:
   """Times variants of a step, given by name and changed settings, in turns.
 
-  Returns the cells of `STEP_HEADER` and, if asked for, the texts of the
-  compiled programs, both by name.
+  Returns the cells of `STEP_HEADER` by name.
   """
   workers = [harness.step_worker(name, **own) for name, own in variants.items()]
-  cells, programs = {}, {}
+  cells = {}
   with harness.race(workers) as (turns, _):
     for worker in workers:
-      if read_programs:
-        programs[worker.name] = worker.call('program')
       seconds = [turn.wall for turn in turns[worker.name]]
       milliseconds = 1e3 * harness.median(seconds)
       cells[worker.name] = [
@@ -46,19 +40,19 @@ def measure_steps(
         f'{milliseconds / worker.settings["batch_size"]:.3g}',
         f'{turns[worker.name][-1].memory / 2**30:.2f} GiB',
       ]
-  return cells, programs
+  return cells
 
 
 def batches() -> str:
   """Returns the table of batch sizes."""
-  cells, _ = measure_steps({str(n): {'batch_size': n} for n in BATCH_SIZES})
+  cells = measure_steps({str(n): {'batch_size': n} for n in BATCH_SIZES})
   rows = ([name, *row] for name, row in cells.items())
   return harness.table(('batch', *STEP_HEADER), rows)
 
 
 def classes() -> str:
   """Returns the table of numbers of classes."""
-  cells, _ = measure_steps({f'{n:,}': {'num_classes': n} for n in CLASSES})
+  cells = measure_steps({f'{n:,}': {'num_classes': n} for n in CLASSES})
   rows = []
   for count, (name, row) in zip(CLASSES, cells.items(), strict=True):
     network = workload.network(harness.PRESET.value, count)
@@ -68,31 +62,11 @@ def classes() -> str:
   return harness.table(('classes', 'parameters', *STEP_HEADER), rows)
 
 
-def devices() -> tuple[str, bool]:
-  """Returns the table of devices, and whether all bytes are as counted."""
-  cells, programs = measure_steps(
-    {str(n): {'devices': n} for n in DEVICES}, read_programs=True
-  )
-  network = workload.network(harness.PRESET.value)
-  crop_size = harness.CROP_SIZE.value
-  rows, all_equal = [], True
-  for count, (name, row) in zip(DEVICES, cells.items(), strict=True):
-    across = min(count, network.towers)
-    copies = count // across
-    images = harness.BATCH_SIZE.value // copies
-    found = hlo.sent_between(hlo.exchanges(programs[name]), across)
-    counted = (
-      workload.join_bytes(network, crop_size, images, across),
-      workload.gradient_bytes(network, crop_size, copies, across),
-    )
-    all_equal &= found == counted
-    pairs = zip(found, counted, strict=True)
-    rows.append([name, *row, *(f'{a:,} / {b:,}' for a, b in pairs)])
-  header = (
-    'devices', *STEP_HEADER, 'bytes to other towers, program / by hand',
-    'bytes to add up between copies, program / by hand',
-  )  # fmt: skip
-  return harness.table(header, rows), all_equal
+def devices() -> str:
+  """Returns the table of devices."""
+  cells = measure_steps({str(n): {'devices': n} for n in DEVICES})
+  rows = ([name, *row] for name, row in cells.items())
+  return harness.table(('devices', *STEP_HEADER), rows)
 
 
 def set_sizes() -> str:
@@ -123,18 +97,14 @@ def set_sizes() -> str:
   return harness.table(header, rows)
 
 
-def main(argv: list[str]) -> int:
-  """Prints the tables; returns 1 if the bytes are not as counted."""
+def main(argv: list[str]) -> None:
+  """Prints the tables."""
   del argv
   harness.print_header()
   print(batches(), end='\n\n')
   print(classes(), end='\n\n')
-  table, equal = devices()
-  verdict = 'equal' if equal else 'NOT equal'
-  print(table)
-  print(f'Bytes of the compiled step and counted by hand: {verdict}\n')
+  print(devices(), end='\n\n')
   print(set_sizes())
-  return 0 if equal else 1
 
 
 if __name__ == '__main__':

@@ -19,7 +19,6 @@ MEAN = (127.3049, 119.7154, 104.9126)
 COLOR_NOISE = 0.1
 # So low that random images do not drive the loss to infinity.
 LEARNING_RATE = 1e-4
-_FLOAT_BYTES = 4
 
 
 def network(preset: str, num_classes: int = 0) -> Architecture:
@@ -73,34 +72,3 @@ def join_floats(network: Architecture, crop_size: int) -> dict[str, int]:
         side = network.pool.windows(side)
       floats *= side**2
   return {**found, 'loss': floats}
-
-
-def join_bytes(
-  network: Architecture, crop_size: int, rows: int, devices: int
-) -> int:
-  """Returns the bytes that one device sends to other towers per step.
-
-  Forward, a device sends its towers' activations to each of the other devices
-  that hold this copy of the network; backward, it sends each the gradient of
-  theirs. The gradient of the logits is not sent, because every device has the
-  whole loss. `rows` are the images on a device.
-  """
-  floats = join_floats(network, crop_size)
-  both_ways = 2 * sum(floats.values()) - floats['loss']
-  towers = network.towers // devices
-  return both_ways * towers * (devices - 1) * rows * _FLOAT_BYTES
-
-
-def gradient_bytes(
-  network: Architecture, crop_size: int, copies: int, devices: int
-) -> int:
-  """Returns the bytes that copies of the network must add up per step.
-
-  Each of a copy's devices holds its towers' share of the parameters; five
-  metrics are added up as well.
-  """
-  if copies == 1:
-    return 0
-  shapes = architecture.layer_shapes(network, crop_size)
-  parameters = sum(shape.weights + shape.biases for shape in shapes)
-  return (parameters // devices + 5) * _FLOAT_BYTES

@@ -10,6 +10,7 @@ from absl.testing import flagsaver
 import pytest
 
 from alexnet_jax import presets
+from benchmarks import communication
 from benchmarks import gpu_compiler
 from benchmarks import gpu_program
 from benchmarks import hlo
@@ -69,15 +70,17 @@ def test_bytes_between_devices():
     ('all-reduce', 4 * 10 + 2 * 3, copies),
     ('all-gather', 4 * 8, pairs),
   ]
-  # Half of what is gathered, and all of what the other tower keeps.
-  between_towers = 2 * 2 * 13 * 13 * 256 + 4 * 2 * 2048 + 4 * 4
-  assert hlo.sent_between(found, 2) == (between_towers, 46)
+  # Half of what is gathered, all of what the other tower keeps, and twice half
+  # of what is added up.
+  assert [one.sent for one in found] == [
+    2 * 2 * 13 * 13 * 256, 4 * 2 * 2048, 46, 4 * 4,
+  ]  # fmt: skip
 
 
 def test_an_unexpected_exchange_is_refused():
   line = '%a = f32[2]{0} all-to-all(%x), replica_groups={{0,1}}'
   with pytest.raises(ValueError, match='all-to-all'):
-    hlo.sent_between(hlo.exchanges(line), 2)
+    _ = hlo.exchanges(line)[0].sent
 
 
 def test_the_bound_is_the_longer_of_bytes_and_operations():
@@ -167,8 +170,7 @@ def test_the_program_of_a_small_network():
   assert {'normalization', 'pooling', 'dropout', 'update'} <= kinds
   assert 'collective' not in kinds
   exchanges = hlo.exchanges(two)
-  assert len(exchanges) == 9
   # All joins but that of the logits are in bfloat16.
-  logits = 4 * rows * 5
-  sent = (workload.join_bytes(network, side, rows, 2) - logits) // 2 + logits
-  assert hlo.sent_between(exchanges, 2) == (sent, 0)
+  counted = communication.count(network, side, rows, 'both', 2, float_bytes=2)
+  assert len(exchanges) == len(counted) == 9
+  assert communication.sums(exchanges) == communication.sums(counted)

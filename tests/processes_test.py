@@ -59,7 +59,7 @@ def _run(folder, processes, devices_each, modes):
     (2, 1, ('towers', 'data')),
     # Three copies, the second of which is on both processes.
     (2, 3, ('both',)),
-    (4, 1, ('both', 'one_weird_trick')),
+    (4, 1, ('one_weird_trick',)),
   ],
 )
 def test_processes_equal_one(tmp_path, processes, devices_each, modes):

@@ -87,7 +87,14 @@ def main(address, process, processes, devices_each, folder, *modes):
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   jax.config.update('jax_disable_most_optimizations', True)
   sharding.simulate_devices(int(devices_each))
-  jax.distributed.initialize(address, int(processes), int(process))
+  # A busy machine may take minutes to start them all.
+  jax.distributed.initialize(
+    address,
+    int(processes),
+    int(process),
+    initialization_timeout=600,
+    heartbeat_timeout_seconds=600,
+  )
   for mode in modes:
     losses, result, params = run(jax.devices(), mode)
     path = pathlib.Path(folder, f'{mode}-{process}')

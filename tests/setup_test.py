@@ -1,7 +1,6 @@
 """A mistake in a config is refused in one line that names the remedy."""
 
 import ast
-import collections
 import dataclasses
 import fnmatch
 import itertools
@@ -324,12 +323,15 @@ def test_three_towers_on_two_devices():
     _build(**layers, **{'network.towers': 3})
 
 
+@dataclasses.dataclass(frozen=True)
+class _Device:
+  id: int
+  process_index: int
+  platform: str = 'cpu'
+
+
 def test_no_process_is_left_without_a_device(monkeypatch):
-  # The four devices are those of two processes, in another order.
-  places = {0: 1, 1: 0, 2: 1, 3: 0}
-  ours = jax.devices()
-  stands_in = collections.namedtuple('_Device', 'id process_index platform')
-  devices = [stands_in(i, places[i], 'cpu') for i in range(len(ours))]
+  devices = [_Device(i, process_index=(i + 1) % 2) for i in range(4)]
   monkeypatch.setattr(jax, 'devices', lambda: devices)
   assert [device.id for device in _build(devices=4).devices] == [1, 3, 0, 2]
   with pytest.raises(errors.UserError, match='=2 leaves .* to 4, or to 0'):
