@@ -10,11 +10,13 @@ import pytest
 
 from alexnet_jax import checkpoint
 from alexnet_jax import errors
+from alexnet_jax import inference
 from alexnet_jax import reporting
 from alexnet_jax import setup
 from alexnet_jax import splits
 from alexnet_jax import train
 from alexnet_jax.analysis.report import subject
+from alexnet_jax.input_pipeline import retry
 import main
 from tests import trained_testing
 
@@ -133,6 +135,37 @@ def test_training(place, tmp_path, split):
   assert len(lines) == (3 if split == 'train' else 4)
   assert all((line['nll'] is None) == (split == 'train') for line in lines)
   assert _check_no_nan(tmp_path) > 2
+
+
+def test_data_that_vanish_stop_training_before_anything_is_saved(
+  tmp_path, monkeypatch
+):
+  data = trained_testing.write_data(tmp_path / 'data')
+  settings = {**_SETTINGS, 'checkpoint.every_steps': 3}
+  parts = setup.build(trained_testing.config(data, **settings))
+  assert train.train(parts, tmp_path / 'whole') == 0
+  original = splits.Splits.train_batches
+
+  def vanishing(self, *args, **kwargs):
+    batches = original(self, *args, **kwargs)
+    yield next(batches)
+    data.rename(tmp_path / 'away')
+    yield from batches
+
+  with monkeypatch.context() as patch:
+    patch.setattr(splits.Splits, 'train_batches', vanishing)
+    patch.setattr(retry, 'WAITS', (0.01,))
+    with pytest.raises(errors.UserError, match='No such file.* run the same'):
+      train.train(parts, tmp_path / 'run')
+  lines = reporting.read(tmp_path / 'run' / 'metrics.jsonl')
+  assert all(line.get('unreadable') == 0 for line in lines)
+  assert 'validation' not in {line['kind'] for line in lines}
+  (tmp_path / 'away').rename(data)
+  assert train.train(parts, tmp_path / 'run') == 0
+  digests = [
+    inference.open_run(tmp_path / name).digest for name in ('whole', 'run')
+  ]
+  assert digests[0] == digests[1]
 
 
 def test_metrics_of_a_checkpoint(tmp_path):
