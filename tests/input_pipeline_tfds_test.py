@@ -475,6 +475,20 @@ def test_index_is_made_once_and_again_when_files_change(shards, monkeypatch):
   assert len(built) == 8
 
 
+def test_a_damaged_index_is_built_again(shards, caplog):
+  tfds.open_tfrecords(shards)
+  (path,) = pathlib.Path(shards[0].filename).parent.glob('*.index.npz')
+  whole = path.read_bytes()
+  start = whole.index(b'PK\x01\x02')
+  for place in range(start, start + 12):  # Versions, flags, compression.
+    content = bytearray(whole)
+    content[place] ^= 0x81
+    path.write_bytes(content)
+    opened = tfds.open_tfrecords(shards)
+    assert opened.__getitems__(range(20)) == CONTENTS
+  assert 'is damaged and is built again' in caplog.text
+
+
 def test_cut_off_file(shards):
   path = pathlib.Path(shards[2].filename)
   path.write_bytes(path.read_bytes()[:-1])
