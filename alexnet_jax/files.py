@@ -287,6 +287,21 @@ def save_arrays(path: pathlib.Path, **arrays: npt.ArrayLike) -> None:
     np.savez(file, allow_pickle=False, **arrays)
 
 
+def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads what `save_arrays` wrote.
+
+  Raises:
+    ValueError: when the file is damaged.
+  """
+  try:
+    with np.load(path) as stored:
+      return dict(stored)
+  # On damaged files numpy, zipfile and zlib raise OSError, EOFError, KeyError,
+  # RuntimeError, NotImplementedError, BadZipFile and others.
+  except Exception as error:
+    raise ValueError(str(error) or type(error).__name__) from error
+
+
 def beside(directory: pathlib.Path, filename: str) -> pathlib.Path | None:
   """Returns where a file computed from the data in `directory` is kept.
 

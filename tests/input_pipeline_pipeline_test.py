@@ -5,6 +5,7 @@ import gc
 import itertools
 import logging
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -337,6 +338,13 @@ def test_a_run_can_be_dropped_in_the_middle(source, size):
   iterator = train(source, size)
   next(iterator)
   del iterator
+  gc.collect()
+  # It may have been used by another thread.
+  iterators = [train(source, size)]
+  reader = threading.Thread(target=lambda: next(iterators[0]))
+  reader.start()
+  reader.join()
+  iterators.clear()
   gc.collect()
 
 

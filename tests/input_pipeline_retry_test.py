@@ -126,21 +126,20 @@ def test_a_folder_that_comes_back_changes_no_pixel(
   expected = list(make(source))
   assert sum(batch['unreadable'].sum() for batch in expected) >= 1
   monkeypatch.setattr(retry, 'WAITS', LONG)
-  for before in (0, 1):
-    caplog.clear()
-    batches = make(source)
-    ours = list(itertools.islice(batches, before))
-    with caplog.at_level(logging.INFO, 'absl'), Outage(data, caplog) as outage:
-      ours += batches
-    assert_same(ours, expected)
-    (warning,) = outage.warnings()
-    assert f'{data}/class' in warning
-    assert 'cannot be read (No such file or directory)' in warning
-    assert warning.endswith('trying again for 30 s')
-    assert 'could be read again after' in caplog.text
-    # What is no image is named and counted as ever.
-    assert caplog.text.count('left out: ') == 1
-    assert f'left out: {data}/class1/z.jpg (' in caplog.text
+  caplog.clear()
+  batches = make(source)
+  ours = [next(batches)] if make is train else []
+  with caplog.at_level(logging.INFO, 'absl'), Outage(data, caplog) as outage:
+    ours += batches
+  assert_same(ours, expected)
+  (warning,) = outage.warnings()
+  assert f'{data}/class' in warning
+  assert 'cannot be read (No such file or directory)' in warning
+  assert warning.endswith('trying again for 30 s')
+  assert 'could be read again after' in caplog.text
+  # What is no image is named and counted as ever.
+  assert caplog.text.count('left out: ') == 1
+  assert f'left out: {data}/class1/z.jpg (' in caplog.text
 
 
 @pytest.mark.parametrize('make', [train, evaluate])

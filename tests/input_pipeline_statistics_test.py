@@ -105,6 +105,29 @@ def test_other_data_are_refused(source):
   assert changed.fingerprint[:12] in message
 
 
+def test_damage_anywhere_is_noticed_or_harmless(source):
+  expected = statistics.load_or_compute(source, OPTIONS)
+  path = source.directory / 'statistics-train-16.npz'
+  whole = path.read_bytes()
+  # The lists of what is in the file, and some of its content.
+  start = whole.index(b'PK\x01\x02')
+  damaged = [whole[:0], whole[:2000], whole[:-1]]
+  for place in (*range(0, start, 997), *range(start, len(whole), 3)):
+    content = bytearray(whole)
+    content[place] ^= 1 << place % 8
+    damaged.append(bytes(content))
+  noticed = 0
+  for content in damaged:
+    path.write_bytes(content)
+    try:
+      loaded = statistics.load_or_compute(source, OPTIONS)
+    except errors.UserError:
+      noticed += 1
+    else:
+      np.testing.assert_array_equal(loaded.mean_image, expected.mean_image)
+  assert noticed > 50
+
+
 def test_another_size_is_refused(source):
   statistics.load_or_compute(source, OPTIONS)
   file = source.directory / 'statistics-train-16.npz'

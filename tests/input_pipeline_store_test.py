@@ -397,6 +397,27 @@ def test_a_disk_that_fills_up_is_the_users_error(tmp_path, source, monkeypatch):
     write(source, tmp_path)
 
 
+def test_a_store_that_vanishes_while_it_is_written(
+  tmp_path, source, prepared_once, monkeypatch
+):
+  original = pathlib.Path.write_bytes
+
+  def vanishing(path, content):
+    if path.name == '003' and not (tmp_path / 'away').exists():
+      (tmp_path / 'store').rename(tmp_path / 'away')
+    return original(path, content)
+
+  monkeypatch.setattr(pathlib.Path, 'write_bytes', vanishing)
+  with pytest.raises(errors.UserError, match='cannot be written .No such file'):
+    write(source, tmp_path)
+  (tmp_path / 'away').rename(tmp_path / 'store')
+  monkeypatch.undo()
+  monkeypatch.setattr(store, '_PER_FOLDER', 4)
+  write(source, tmp_path)
+  ours = contents(tmp_path / 'store/train')
+  assert ours == contents(prepared_once / 'store/train')
+
+
 def test_progress_and_eta_are_shown(tmp_path, source, monkeypatch, caplog):
   monkeypatch.setattr('alexnet_jax.progress._SECONDS_BETWEEN_LINES', 0)
   with caplog.at_level(logging.INFO, logger='absl'):

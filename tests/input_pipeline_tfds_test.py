@@ -516,6 +516,20 @@ def test_a_reader_leaves_no_index(shards, caplog):
   assert 'Indexing 3 TFRecord files, for this run' in caplog.text
 
 
+def test_a_damaged_index_is_built_again(shards, caplog):
+  tfds.open_tfrecords(shards)
+  (path,) = pathlib.Path(shards[0].filename).parent.glob('*.index.npz')
+  whole = path.read_bytes()
+  start = whole.index(b'PK\x01\x02')
+  for place in range(start, start + 12):  # Versions, flags, compression.
+    content = bytearray(whole)
+    content[place] ^= 0x81
+    path.write_bytes(content)
+    opened = tfds.open_tfrecords(shards)
+    assert opened.__getitems__(range(20)) == CONTENTS
+  assert 'is damaged and is built again' in caplog.text
+
+
 def test_cut_off_file(shards):
   path = pathlib.Path(shards[2].filename)
   path.write_bytes(path.read_bytes()[:-1])
@@ -737,13 +751,21 @@ def test_closing_in_the_middle_ends_the_thread(make, wait):
   assert wait_for_threads(before) <= before
 
 
-def test_dropping_in_the_middle_ends_the_thread():
+@pytest.mark.parametrize('elsewhere', [False, True])
+def test_dropping_in_the_middle_ends_the_thread(elsewhere):
   before = threading.active_count()
-  batches = train_batches(made_up(wait=0.3))
-  next(batches)
-  del batches
+  batches = [train_batches(made_up(wait=0.3))]
+  reader = threading.Thread(target=lambda: next(batches[0]))
+  if elsewhere:
+    reader.start()
+    reader.join()
+  else:
+    next(batches[0])
+  begun = time.monotonic()
+  batches.clear()
   gc.collect()
   assert wait_for_threads(before) <= before
+  assert time.monotonic() - begun < SOON
 
 
 def test_batches_that_are_never_asked_for_start_nothing():
@@ -772,15 +794,28 @@ print('begun', flush=True)
   )
 
 
+# Takes batches in a thread that nobody waits for.
+DAEMON = """
+import threading, time
+def work():
+  for batch in batches: pass
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.5)
+"""
+
+
 def test_programs_may_end_in_the_middle():
-  """One comes to its end, the other is interrupted; both at once, for time."""
-  programs = list(map(start_program, ('', 'for batch in batches: pass')))
+  """Two come to their ends, one is interrupted; all at once, for time."""
+  programs = list(
+    map(start_program, ('', 'for batch in batches: pass', DAEMON))
+  )
   try:
     for program in programs:
       assert program.stdout.readline() == 'begun\n'
     programs[1].send_signal(signal.SIGINT)
     # The interpreter alone takes a second or two, on a busy machine more.
-    _, silence = programs[0].communicate(timeout=30)
+    _, silence = programs[0].communicate(timeout=60)
+    silence += programs[2].communicate(timeout=60)[1]
     try:
       _, traceback = programs[1].communicate(timeout=30)
     except subprocess.TimeoutExpired:
@@ -791,7 +826,8 @@ def test_programs_may_end_in_the_middle():
   finally:
     for program in programs:
       program.kill()
-  assert [program.returncode for program in programs] == [0, -signal.SIGINT]
+  ended = [program.returncode for program in programs]
+  assert ended == [0, -signal.SIGINT, 0]
   assert traceback.strip().endswith('KeyboardInterrupt')
   for complaints in (silence, traceback.replace('KeyboardInterrupt', '')):
     for word in ('Exception', 'Error', 'Fatal', 'terminate'):

@@ -32,7 +32,7 @@ def _main(*flags, timeout=120, env=None):
 
 def _run_here(flags, monkeypatch):
   """Does what main.py does, without the seconds that a start takes."""
-  monkeypatch.setattr(reporting, 'set_up_terminal', lambda: None)
+  monkeypatch.setattr(reporting, 'set_up_terminal', lambda *_: None)
   # ml_collections looks there for the overrides.
   monkeypatch.setattr(sys, 'argv', ['main.py', *flags])
   with flagsaver.flagsaver():

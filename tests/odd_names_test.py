@@ -57,7 +57,7 @@ def _refuse_boxes():
 
 
 def _main(place, monkeypatch, *given):
-  monkeypatch.setattr(reporting, 'set_up_terminal', lambda: None)
+  monkeypatch.setattr(reporting, 'set_up_terminal', lambda *_: None)
   given = [flag.replace('PLACE', str(place)) for flag in given]
   with flagsaver.flagsaver(), warnings.catch_warnings():
     _refuse_boxes()

@@ -1,12 +1,18 @@
 """A config's splits: what they must be, and how they are prepared."""
 
+import contextlib
 import logging
+import os
+import pathlib
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from alexnet_jax import errors
 from alexnet_jax import setup
+from alexnet_jax import sharding
 from alexnet_jax import signals
 from alexnet_jax import splits
 from alexnet_jax.input_pipeline import pipeline
@@ -40,6 +46,79 @@ def test_too_many_unreadable_files_stop_the_run():
     errors.UserError, match=r'52 of 512 .* 0\.1: .*max_unreadable'
   ):
     ours.check_unreadable(52, 512)
+
+
+def test_a_result_of_too_few_images_stops_the_program():
+  ours = splits.Splits(_build(**{'data.max_unreadable': 0.5}))
+  source = ours.train_source
+  ours.check_result(source, 256, 256)
+  with pytest.raises(errors.UserError, match='257 of 512 files cannot be read'):
+    ours.check_result(source, 255, 257)
+  ours = splits.Splits(_build(**{'data.max_unreadable': 1.0}))
+  with pytest.raises(errors.NothingReadableError, match='none of the 512'):
+    ours.check_result(source, 0, 512)
+
+
+def test_rows_of_one_process(monkeypatch, caplog):
+  monkeypatch.setattr('alexnet_jax.progress._SECONDS_BETWEEN_LINES', 0)
+  ours = splits.Splits(_build(**{'evaluate.batch_size': 100}))
+  rows = np.array([1, 98])
+  monkeypatch.setattr(sharding.Placement, 'local_rows', lambda *_: rows)
+  with caplog.at_level(logging.INFO, logger='absl'):
+    source = ours.train_source
+    batches = list(ours.read(source, 'Reading', checked=True))
+  indices = np.stack([batch['index'] for batch in batches])
+  expected = np.arange(6)[:, np.newaxis] * 100 + rows
+  np.testing.assert_array_equal(indices, np.where(expected < 512, expected, -1))
+  # Progress is that of all processes.
+  lines = [m for m in caplog.messages if m.startswith('Reading: ')]
+  assert lines[0].startswith('Reading: 100 of 512 images')
+  assert lines[-1].startswith('Reading: 512 of 512 images')
+  whole, share = (
+    next(ours.train_batches(3)),
+    next(ours.train_batches(3, rows=[5, 9])),
+  )
+  for key in whole:
+    np.testing.assert_array_equal(share[key], whole[key][[5, 9]])
+
+
+def test_a_step_is_named_while_its_batch_is_stuck(tmp_path):
+  testing.write_folder(tmp_path / 'train', 10, 4)
+  ours = splits.Splits(
+    _build(
+      **{
+        'data.source': 'folder',
+        'data.data_dir': str(tmp_path),
+        'data.statistics': 'imagenet',
+        'input.mean': 'channel',
+      }
+    )
+  )
+  source = ours.train_source
+  order = pipeline.epoch_tables(0, 0, 40)['order'].numpy()
+  path = pathlib.Path(source.describe(order[0]))
+  replacement = tmp_path / 'copy.jpg'
+  path.rename(replacement)
+  os.mkfifo(path)  # Reading it waits for somebody to write.
+  reader = threading.Thread(
+    target=lambda: next(ours.train_batches(0)), daemon=True
+  )
+  reader.start()
+  end = time.monotonic() + 60
+  handle = None
+  while handle is None and time.monotonic() < end:
+    with contextlib.suppress(OSError):  # While nobody reads.
+      handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    time.sleep(0.01)
+  assert ours.describe_step(0) == f'{path} and 31 others'
+  last = source.describe(order[32])
+  assert ours.describe_step(1) == f'{last} and 7 others'
+  assert ours.describe_step(1, rows=np.array([0, 31])) == last
+  assert reader.is_alive()
+  replacement.rename(path)
+  os.close(handle)
+  reader.join(60)
+  assert not reader.is_alive()
 
 
 def test_training_from_a_store_needs_nothing_else(tmp_path):

@@ -8,10 +8,13 @@ from absl.testing import flagsaver
 import pytest
 
 from alexnet_jax import errors
+from alexnet_jax import inference
 from alexnet_jax import reporting
 from alexnet_jax import setup
+from alexnet_jax import splits
 from alexnet_jax import train
 from alexnet_jax.analysis.report import subject
+from alexnet_jax.input_pipeline import retry
 import main
 from tests import trained_testing
 
@@ -106,7 +109,7 @@ def test_modes_that_use_a_run(
 ):
   monkeypatch.chdir(place)
   monkeypatch.setattr(subject, 'BATCH', 4)  # of the report
-  monkeypatch.setattr(reporting, 'set_up_terminal', lambda: None)
+  monkeypatch.setattr(reporting, 'set_up_terminal', lambda *_: None)
   flags = [f.replace('=out', f'={tmp_path}/out') for f in flags]
   with flagsaver.flagsaver():
     absl_flags.FLAGS(['main.py', *flags])
@@ -132,6 +135,37 @@ def test_training(place, tmp_path, split):
   assert _check_no_nan(tmp_path) > 2
 
 
+def test_data_that_vanish_stop_training_before_anything_is_saved(
+  tmp_path, monkeypatch
+):
+  data = trained_testing.write_data(tmp_path / 'data')
+  settings = {**_SETTINGS, 'checkpoint.every_steps': 3}
+  parts = setup.build(trained_testing.config(data, **settings))
+  assert train.train(parts, tmp_path / 'whole') == 0
+  original = splits.Splits.train_batches
+
+  def vanishing(self, *args, **kwargs):
+    batches = original(self, *args, **kwargs)
+    yield next(batches)
+    data.rename(tmp_path / 'away')
+    yield from batches
+
+  with monkeypatch.context() as patch:
+    patch.setattr(splits.Splits, 'train_batches', vanishing)
+    patch.setattr(retry, 'WAITS', (0.01,))
+    with pytest.raises(errors.UserError, match='No such file.* run the same'):
+      train.train(parts, tmp_path / 'run')
+  lines = reporting.read(tmp_path / 'run' / 'metrics.jsonl')
+  assert all(line.get('unreadable') == 0 for line in lines)
+  assert 'validation' not in {line['kind'] for line in lines}
+  (tmp_path / 'away').rename(data)
+  assert train.train(parts, tmp_path / 'run') == 0
+  digests = [
+    inference.open_run(tmp_path / name).digest for name in ('whole', 'run')
+  ]
+  assert digests[0] == digests[1]
+
+
 def test_training_shorter_than_an_epoch(place, tmp_path):
   settings = {**_SETTINGS, 'max_steps': 2}
   config = trained_testing.config(place / 'bad_train', **settings)
@@ -148,7 +182,7 @@ def test_the_one_test_image_that_can_be_read(place, tmp_path, monkeypatch):
   for name in ('a', 'b'):
     trained_testing.write_run(tmp_path / name, bad, **_SETTINGS)
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(reporting, 'set_up_terminal', lambda: None)
+  monkeypatch.setattr(reporting, 'set_up_terminal', lambda *_: None)
   for flags in (
     ['--workdir=a', '--mode=evaluate'],
     ['--ensemble=a,b', '--mode=evaluate', '--output=out'],

@@ -41,7 +41,7 @@ def _run(config, *given):
 
 @pytest.fixture(autouse=True)
 def _flags(monkeypatch):
-  monkeypatch.setattr(reporting, 'set_up_terminal', lambda: None)
+  monkeypatch.setattr(reporting, 'set_up_terminal', lambda *_: None)
   with flagsaver.flagsaver():
     yield
 
@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp('trained')
   trained_testing.write_data(folder / 'data')
   with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(reporting, 'set_up_terminal', lambda: None)
+    patch.setattr(reporting, 'set_up_terminal', lambda *_: None)
     assert _run(_config(folder / 'data'), f'--workdir={folder}/run') == 0
     assert _run(None, f'--workdir={folder}/run', '--mode=evaluate') == 0
   return folder

@@ -68,7 +68,7 @@ class _Feeder:
       self._names,
     )
     # Otherwise batches still in use at exit would be closed after TensorFlow.
-    atexit.register(self.close)
+    atexit.register(self._exit)
     threading.Thread(target=self._run, daemon=True).start()
 
   def steps(self) -> tf.data.Dataset:
@@ -97,7 +97,12 @@ class _Feeder:
       if not self._closed.is_set():
         self._closed.set()
         self._queue.close(cancel_pending_enqueues=True)
-        atexit.unregister(self.close)
+        atexit.unregister(self._exit)
+
+  def _exit(self) -> None:
+    # Ends a thread that waits for a batch, without a traceback.
+    self._error = SystemExit()
+    self.close()
 
   def raise_error(self) -> None:
     if self._error is not None:

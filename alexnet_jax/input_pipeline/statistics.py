@@ -3,7 +3,7 @@
 from concurrent import futures
 import dataclasses
 import pathlib
-import zipfile
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -138,13 +138,12 @@ def _load(
 ) -> Statistics:
   remedy = 'delete the file or run with --mode=prepare to compute it again'
   try:
-    with np.load(path) as stored:
-      fields = {key: stored[key] for key in stored}
-  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    fields: dict[str, Any] = dict(files.load_arrays(path))
+    for key in ('num_examples', 'unreadable', 'fingerprint'):
+      fields[key] = fields[key].item()
+    statistics = Statistics(**fields)
+  except (ValueError, KeyError, TypeError) as error:
     raise errors.UserError(f'{path} is damaged ({error}): {remedy}') from error
-  for key in ('num_examples', 'unreadable', 'fingerprint'):
-    fields[key] = fields[key].item()
-  statistics = Statistics(**fields)
   size = statistics.mean_image.shape[0]
   if size != image_size:
     raise errors.UserError(

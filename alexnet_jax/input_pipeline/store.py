@@ -367,6 +367,12 @@ def _write_squares(
       labels = np.where(unreadable, _UNREADABLE, batch['label'])
       rows['label'][indices] = labels
       rows['check'][indices] = _check(contents, labels)
-      with files.full_disk_in_words(directory):
-        list(pool.map(write_one, indices.tolist(), contents))
+      try:
+        with files.full_disk_in_words(directory):
+          list(pool.map(write_one, indices.tolist(), contents))
+      except OSError as error:
+        raise errors.UserError(
+          f'{directory} cannot be written ({error.strerror}): make it available'
+          ' again and run the same command again, which resumes'
+        ) from error
       shown.add(len(indices))

@@ -12,8 +12,6 @@ import pathlib
 import struct
 import tarfile
 from typing import Any, Protocol
-import zipfile
-import zlib
 
 from absl import logging
 from array_record.python import array_record_data_source
@@ -40,6 +38,8 @@ IMAGENET_ARCHIVES = {
 _OTHER_OPEN_FILES = 1024
 # A TFRecord: length (8 bytes, little-endian), checksum (4), content, checksum.
 _HEADER, _FOOTER = 12, 4
+# The arrays of an index; see `_indices`.
+_INDEX = ('stamps', 'counts', 'offsets', 'lengths')
 
 
 class _Records(Protocol):
@@ -408,7 +408,7 @@ def _indices(
   digest = hashlib.sha256(names.encode()).hexdigest()[:8]
   stem = paths[0].name.split('.tfrecord')[0]
   path = files.beside(paths[0].parent, f'{stem}.{digest}.index.npz')
-  stored = _load_arrays(path) if path and path.exists() else None
+  stored = _load_index(path) if path and path.exists() else None
   if stored and np.array_equal(stored['stamps'], stamps):
     ends = np.cumsum(stored['counts'])[:-1]
     offsets, lengths = (
@@ -436,11 +436,11 @@ def _indices(
   return tables
 
 
-def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+def _load_index(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   try:
-    with np.load(path) as stored:
-      return dict(stored)
-  except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
+    stored = files.load_arrays(path)
+    return {key: stored[key] for key in _INDEX}
+  except (ValueError, KeyError):
     logging.warning('%s is damaged and is built again', path)
     return None
 
