@@ -12,6 +12,7 @@ if __name__ == '__main__':
   signals.STOP.install()  # Before the other imports, which take a while.
 
 from collections.abc import Callable
+import faulthandler
 import os
 import pathlib
 import signal
@@ -239,6 +240,9 @@ def _run(mode: _Mode) -> int:
   reporting.set_up_terminal()
   processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   reporting.set_up_terminal(processes.index())
+  if processes.joined():
+    # JAX aborts the processes that are left of a job, and says so in a line.
+    faulthandler.disable()
   if processes.joined() and not mode.shared:
     raise errors.UserError(
       f'--mode={_MODE.value} runs in one process, and this is process'

@@ -50,6 +50,8 @@ def join(
   """
   global _index, _count
   size, rank = _launched()
+  all_given = None not in (coordinator or None, num_processes, process_id)
+  all_given = all_given and size is None
   if num_processes is None:
     num_processes = size
   if process_id is None:
@@ -76,6 +78,8 @@ def join(
       coordinator or None,
       num_processes,
       process_id,
+      # From a launcher JAX also takes which device of the host is this one's.
+      cluster_detection_method='deactivate' if all_given else None,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
   except (RuntimeError, ValueError, OSError) as error:

@@ -1,0 +1,142 @@
+"""Signals at any moment of the program, and programs that do not obey."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from alexnet_jax import signals
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _start(tmp_path, *given):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      'main.py',
+      '--config=configs/smoke.py',
+      f'--workdir={tmp_path}/run',
+      '--config.compilation_cache=',
+      *given,
+    ],
+    cwd=_ROOT,
+    stderr=subprocess.PIPE,
+    stdout=subprocess.DEVNULL,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize(
+  ('number', 'seconds'),
+  [(signal.SIGINT, 1.0), (signal.SIGHUP, 3.0), (signal.SIGTERM, 6.0)],
+)
+def test_before_the_first_step_it_ends_at_once(tmp_path, number, seconds):
+  process = _start(tmp_path)
+  time.sleep(seconds)
+  if process.poll() is not None:
+    pytest.fail(process.stderr.read())
+  process.send_signal(number)
+  _, log = process.communicate(timeout=60)
+  assert process.returncode == 128 + number
+  assert f'main.py: {number.name}: ' in log
+  assert 'Traceback' not in log
+
+
+def test_ignored_signals_stay_ignored(tmp_path):
+  """As under `nohup`, and for Ctrl-C in a script's background."""
+  program = """
+import signal, time
+from alexnet_jax import signals
+signals.StopSignal().install()
+for number in (signal.SIGHUP, signal.SIGINT):
+  signal.raise_signal(number)
+time.sleep(0.5)
+print('still here')
+"""
+  done = subprocess.run(
+    ['sh', '-c', 'trap "" HUP INT; exec "$@"', '-']
+    + [sys.executable, '-c', program],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stdout == 'still here\n'
+
+
+_STUCK = """
+import os, sys, time
+from alexnet_jax import signals
+signals.TO_END = 1.0
+stop = signals.StopSignal()
+stop.install()
+reading, _ = os.pipe()
+print('reading', flush=True)
+with stop.deferred(1.0):
+  while True:
+    try:
+      os.read(reading, 1)
+    except BaseException:
+      pass
+"""
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_a_program_that_does_not_obey_is_ended(again):
+  process = subprocess.Popen(
+    [
+      sys.executable,
+      '-c',
+      _STUCK.replace('1.0)', '90.0)' if again else '1.0)'),
+    ],
+    cwd=_ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'reading\n'
+  process.send_signal(signal.SIGTERM)
+  if again:
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)  # Means the same as the first.
+    time.sleep(1.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+  _, log = process.communicate(timeout=30)
+  assert process.returncode == 128 + (signal.SIGTERM)
+  assert 'SIGTERM: saving, then stopping (again to stop at once)' in log
+  assert ('SIGINT again' in log) == again
+  assert ('not obeyed within 1 s' in log) != again
+
+
+def test_saving_has_its_own_time():
+  stop = signals.StopSignal()
+  stop.number, stop._since = signal.SIGTERM, time.monotonic() - 50
+  with stop.deferred(60):
+    assert stop._seconds == 60
+    stop.saving()
+    assert stop._seconds == pytest.approx(50 + signals.TO_SAVE, abs=5)
+  assert (stop.name, stop.exit_code) == ('SIGTERM', 143)
+  stop.adopt(signal.SIGHUP)
+  assert stop.name == 'SIGTERM'
+
+
+def test_a_reader_that_leaves_is_no_traceback(tmp_path):
+  """`main.py --help | head -1`: the rest of the output is not wanted."""
+  reading, writing = os.pipe()
+  process = subprocess.Popen(
+    [sys.executable, 'main.py', '--helpfull'],
+    cwd=_ROOT,
+    stdout=writing,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  os.close(writing)
+  os.close(reading)
+  _, log = process.communicate(timeout=60)
+  assert 'Traceback' not in log
