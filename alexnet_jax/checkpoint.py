@@ -78,7 +78,7 @@ class Checkpoints:
     Raises:
       UserError: for a name that TensorStore does not accept.
     """
-    _check_name(workdir.absolute())
+    check_name(workdir)
     tensorstore_leak.avoid()
     self._folder = (workdir / 'checkpoints').absolute()
     self._keep = keep
@@ -488,10 +488,10 @@ def _os_error(error: BaseException) -> str | None:
   return None
 
 
-def _check_name(workdir: pathlib.Path) -> None:
+def check_name(workdir: pathlib.Path) -> None:
   """Raises a UserError for a path that is not UTF-8; TensorStore needs it."""
   try:
-    str(workdir).encode()
+    str(workdir.absolute()).encode()
   except UnicodeEncodeError as e:
     raise errors.UserError(
       f'--workdir={workdir} is not UTF-8, and checkpoints cannot be kept under'

@@ -218,8 +218,6 @@ class Splits:
   ) -> Iterator[pipeline.Batch]:
     """Yields all images of a source once, in its order, with progress lines.
 
-    Of several processes, each gets its own rows of every batch.
-
     Every loop over images that does not train is one over this. Photographs
     that a user names, which have no classes, are turned upright.
 
@@ -229,9 +227,9 @@ class Splits:
       indices: int [N], which of the examples to read, in this order; None for
         all.
       batch_size: rows of a batch; None for what the config says.
-      checked: whether the caller counts what cannot be read, in all processes,
-        and uses `check_result`. Otherwise a warning says how many images are
-        left out.
+      checked: whether the caller counts what cannot be read and uses
+        `check_result`; several processes then get their own rows of every
+        batch. Otherwise a warning says how many images are left out.
 
     Yields:
       Batches, see `pipeline.eval_batches`: rows with a mask of 0 are padding or
@@ -240,14 +238,14 @@ class Splits:
     """
     if indices is not None:
       source = sources.Subset(source, np.asarray(indices, np.int64))
-    total = source.num_examples
+    placement, total = self._setup.placement, source.num_examples
     batch_size = batch_size or self._evaluation_batch_size(total)
     batches = pipeline.eval_batches(
       source,
       batch_size=batch_size,
       decoder=self.decoder(upright=not source.class_names),
       threads=self._data.threads,
-      rows=self._setup.placement.local_rows(batch_size),
+      rows=placement.local_rows(batch_size) if checked else None,
     )
     shown = progress.Progress(what, total)
     unreadable = 0

@@ -249,6 +249,7 @@ def train(
     LostProcessError: when another process of the job has ended.
   """
   stop = stop or signals.StopSignal()
+  checkpoint.check_name(workdir)
   setups.log_network(setup)
   processes.check_equal(json.dumps(setup.config), 'the config')
   with contextlib.ExitStack() as stack:

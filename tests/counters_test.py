@@ -12,6 +12,7 @@ from alexnet_jax import checkpoint
 from alexnet_jax import evaluate
 from alexnet_jax import reporting
 from alexnet_jax import setup
+from alexnet_jax import signals
 from alexnet_jax import train
 from configs import smoke
 
@@ -48,7 +49,8 @@ class _Runs:
       {**_TINY, 'num_epochs': epochs, **overrides}
     )
     parts = setup.build(config)
-    self.code = train.train(parts, self.workdir)
+    self.stop = signals.StopSignal()
+    self.code = train.train(parts, self.workdir, self.stop)
     checkpoints = checkpoint.Checkpoints(self.workdir)
     state = checkpoints.restore(
       setup.abstract_state(parts), checkpoints.latest()
@@ -209,16 +211,17 @@ def test_a_stopped_run_of_lars_ends_like_one_never_touched(
   original = train._step
 
   def interrupted(run, batches):
-    original(run, batches)
+    made = original(run, batches)
     if run.step in (7, 19):  # within the warm-up, and after it
-      signal.raise_signal(signal.SIGTERM)
+      runs.stop.number = signal.SIGTERM
+    return made
 
   monkeypatch.setattr(train, '_step', interrupted)
   for step in (7, 19, 30):
     stopped = runs(3, **chosen)
     assert int(stopped.step) == step
   jax.tree.map(np.testing.assert_array_equal, whole, stopped)
-  times = ('images_per_second', 'data_wait')
+  times = ('time', 'images_per_second', 'data_wait')
   for before, kind in zip(lines, ('train', 'epoch', 'validation'), strict=True):
     for one, other in zip(before, runs.lines(kind), strict=True):
       for key in one.keys() - set(times):

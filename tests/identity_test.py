@@ -12,7 +12,7 @@ def _identity():
   rng = np.random.default_rng(0)
   split = identity.Split('pets', 'train', 7, 'abc')
   return identity.Identity(
-    config={'seed': 1},
+    config={'seed': 1, 'parallelism': 'both'},
     class_names=('cat', 'd\udcffg'),  # as a folder's name may be
     statistics=identity.Statistics(
       mean_image=rng.random((4, 4, 3), np.float32),

@@ -28,7 +28,7 @@ tensorflow_datasets = pytest.importorskip('tensorflow_datasets')
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PICTURES = [testing.smooth(i, 32, 32) for i in range(30)]
 TRAIN, VAL = tfds.IMAGENET_ARCHIVES
-SOON = 5.0  # seconds
+SOON = 30.0  # seconds; a thread that is stuck would take forever
 
 
 class ToyPictures(tensorflow_datasets.core.GeneratorBasedBuilder):
@@ -830,6 +830,10 @@ def test_programs_may_end_in_the_middle():
   assert ended == [0, -signal.SIGINT, 0]
   assert traceback.strip().endswith('KeyboardInterrupt')
   for complaints in (silence, traceback.replace('KeyboardInterrupt', '')):
+    # TensorFlow may log that the queue is closed, which it is.
+    complaints = '\n'.join(
+      line for line in complaints.splitlines() if 'FIFOQueue' not in line
+    )
     for word in ('Exception', 'Error', 'Fatal', 'terminate'):
       assert word not in complaints
   assert 'Traceback' not in silence

@@ -349,8 +349,11 @@ def test_lars_without_weights_or_gradients_is_the_plain_rule():
 @pytest.mark.parametrize('num_devices', [2, 4])
 def test_lars_over_devices_is_lars_on_one(num_devices):
   # As in training: each device holds its towers, and norms are of all.
-  mesh = sharding.make_mesh(2, jax.devices()[:num_devices])
-  place = jax.sharding.NamedSharding(mesh, sharding.by_tower(mesh))
+  towers = 2
+  grid = np.array(jax.devices()[:num_devices]).reshape(-1, towers)
+  mesh = jax.sharding.Mesh(grid, (sharding.DATA, sharding.TOWER))
+  by_tower = jax.sharding.PartitionSpec(sharding.TOWER)
+  place = jax.sharding.NamedSharding(mesh, by_tower)
   rule = optimizer.lars(0.9, 0.3, 0.2, **_LARS)
   params = jax.device_put(_params(), place)
   velocity = jax.device_put(rule.init(params), place)

@@ -349,8 +349,12 @@ def test_a_full_disk_for_events_is_one_warning(tmp_path, small_disk, log):
   ('place', 'make', 'words'),
   [
     ('', pathlib.Path.touch, 'run cannot be written'),
-    ('metrics.jsonl', pathlib.Path.mkdir, 'metrics.jsonl is not a file'),
-    ('metrics.jsonl', os.mkfifo, 'metrics.jsonl is not a file'),
+    (
+      'metrics.jsonl',
+      pathlib.Path.mkdir,
+      'not a regular file',
+    ),
+    ('metrics.jsonl', os.mkfifo, 'not a regular file'),
     ('events', pathlib.Path.touch, 'events cannot be written'),
     ('events', os.mkfifo, 'events cannot be written'),
     ('events/validation', pathlib.Path.touch, 'events cannot be written'),

@@ -207,7 +207,7 @@ def start(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(
       train_step,
       'make_train_step',
-      lambda network, mesh, recipe: _fake_step(
+      lambda placement, recipe: _fake_step(
         recipe.log_every, recipe.epochs.steps
       ),
     )
