@@ -10,6 +10,7 @@ step times from the count, from stated link speeds and from a stated time of
 computation; nothing of that is measured. docs/parallelism.md explains both.
 """
 
+import collections
 from collections.abc import Iterable, Iterator, Sequence
 import itertools
 import math
@@ -197,39 +198,31 @@ def cases(network: Architecture) -> Iterator[tuple[str, int]]:
 
 
 def compare() -> tuple[str, bool]:
-  """Returns the table of bytes, and whether all are as counted."""
+  """Returns the table of what programs send, and whether it is as counted."""
   preset, crop_size = harness.PRESET.value, harness.CROP_SIZE.value
+  batch_sizes = [int(size) for size in harness.BATCH_SIZES.value]
   network = workload.network(preset)
   rows, all_equal = [], True
   for parallelism, devices in cases(network):
-    for batch_size in map(int, harness.BATCH_SIZES.value):
+    cells, kinds = [], collections.Counter()
+    for batch_size in batch_sizes:
       lowered = jax_step.lower(
         preset, batch_size, crop_size, 'float32', jax.devices()[:devices],
         parallelism,
       )  # fmt: skip
-      found = hlo.exchanges(lowered.compile().as_text() or '')
-      pairs = list(
-        zip(
-          sums(found),
-          sums(count(network, crop_size, batch_size, parallelism, devices)),
-          strict=True,
-        )
+      exchanges = hlo.exchanges(lowered.compile().as_text() or '')
+      kinds = collections.Counter(one.kind for one in exchanges)
+      found = sums(exchanges)
+      counted = sums(
+        count(network, crop_size, batch_size, parallelism, devices)
       )
-      all_equal &= all(math.isclose(a, b, abs_tol=1) for a, b in pairs)
-      rows.append(
-        [
-          parallelism,
-          str(devices),
-          f'{batch_size:,}',
-          *(f'{a / 1e6:,.2f} / {b / 1e6:,.2f}' for a, b in pairs),
-          str(len(found)),
-        ]
-      )
-  header = (
-    'parallelism', 'devices', 'batch', 'MB of activations, program / by hand',
-    'MB of gradients, program / by hand', 'exchanges',
-  )  # fmt: skip
-  return harness.table(header, rows), all_equal
+      for a, b in zip(found, counted, strict=True):
+        all_equal &= math.isclose(a, b, abs_tol=1)
+      cells.append(' + '.join(f'{x / 1e6:,.1f}' for x in found))
+    names = ', '.join(f'{number} {kind}' for kind, number in kinds.items())
+    rows.append([parallelism, str(devices), *cells, names])
+  header = ('parallelism', 'devices', *(f'{n:,} images' for n in batch_sizes))
+  return harness.table((*header, 'exchanges'), rows), all_equal
 
 
 class Cluster(NamedTuple):
@@ -372,9 +365,10 @@ def main(argv: Sequence[str]) -> int:
     print('Times one device, 128 images on each\n')
     print(look_back())
     return 0
+  print('MB that a device sends per step, of activations + of gradients\n')
   table, equal = compare()
   verdict = 'equal' if equal else 'NOT equal'
-  print(table)
+  print(table, end='\n\n')
   print(f'Bytes of the compiled step and counted by hand: {verdict}')
   return 0 if equal else 1
 

@@ -66,11 +66,17 @@ def _launch(count, workdir, *given, each=((), ()), **overrides):
   if '--mode=evaluate' not in given:
     command.append('--config=configs/smoke.py')
     command += [f'--config.{key}={value}' for key, value in keys.items()]
+  # The tests themselves have four devices.
+  environment = {**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+  flags = environment.pop('XLA_FLAGS', '').split()
+  kept = [flag for flag in flags if 'device_count' not in flag]
+  environment['XLA_FLAGS'] = ' '.join(kept)
+  environment.pop('PJRT_NPROC', None)
   return [
     subprocess.Popen(
       [*command, f'--process_id={i}', *each[i % 2]],
       cwd=_ROOT,
-      env={**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+      env=environment,
       stderr=subprocess.PIPE,
       text=True,
     )
@@ -143,7 +149,9 @@ def test_two_killed_and_resumed_by_one_and_by_four(alone, tmp_path):
   # Written by two, read by one; written by one, read by four.
   steps = max(reached, 5) + 1
   assert train.train(_parts(max_steps=steps), workdir) == 0
-  codes, logs = _finish(_launch(4, workdir, max_steps=steps + 4))
+  codes, logs = _finish(
+    _launch(4, workdir, max_steps=steps + 4, parallelism='one_weird_trick')
+  )
   assert codes == [0] * 4, logs
   whole = tmp_path / 'whole'
   assert train.train(_parts(max_steps=steps + 4), whole) == 0

@@ -193,8 +193,8 @@ def start(tmp_path, monkeypatch, caplog):
     device = _Device(clock, step or 0.001)
     errors = iter(errors)
 
-    def batches(self, first):
-      for batch in original(self, first):
+    def batches(self, first, rows):
+      for batch in original(self, first, rows):
         clock.sleep(image_input)
         yield batch
 
