@@ -202,7 +202,7 @@ class Checkpoints:
     except FileNotFoundError:
       return None
     except (OSError, ValueError, DamagedError) as error:
-      logging.warning('%s is damaged (%s) and not used', path, error)
+      processes.warn('%s is damaged (%s) and not used', path, error)
       return None
 
   def check(self) -> None:
@@ -323,7 +323,7 @@ class Checkpoints:
     values = self._read(step, identity=ocp.args.JsonRestore())['identity']
     has_no_seal = isinstance(values, dict) and 'seal' not in values
     if has_no_seal and values.get('format') == _WITHOUT_DIGESTS:
-      logging.warning(
+      processes.warn(
         '%s is of a version that stored no digests: it cannot be checked',
         self._path(step),
       )
@@ -383,7 +383,7 @@ class Checkpoints:
         return loaded
       self._failed[step] = failure or 'as another process has found'
       if self._path(step).exists():
-        logging.warning(
+        processes.warn(
           'The checkpoint of step %d in %s is damaged (%s): trying another',
           step,
           self._folder,

@@ -10,6 +10,7 @@ import importlib.util
 import os
 from typing import Any
 
+from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -131,6 +132,12 @@ def count() -> int:
 def is_first() -> bool:
   """Whether this is the process that logs and writes."""
   return _index == 0
+
+
+def warn(message: str, *args: Any) -> None:
+  """Logs a warning once that every process comes to."""
+  if is_first():
+    logging.warning(message, *args, stacklevel=2)
 
 
 def highest(number: int) -> int:

@@ -10,9 +10,8 @@ import fnmatch
 import pathlib
 from typing import Any
 
-from absl import logging
-
 from alexnet_jax import errors
+from alexnet_jax import processes
 from alexnet_jax import settings
 from alexnet_jax.identity import Identity
 from alexnet_jax.identity import Split
@@ -89,7 +88,7 @@ def check_config(
           f' {now}: add --config.{key}={before}, or {otherwise}'
         )
       case OnChange.WARNS if training or key == 'compute_dtype':
-        logging.warning('%s was %s in %s, now %s', key, before, workdir, now)
+        processes.warn('%s was %s in %s, now %s', key, before, workdir, now)
 
 
 def on_change(key: str) -> OnChange:
@@ -120,7 +119,7 @@ def check_data(
       has not accepted it.
   """
   if identity.validation.fingerprint != saved.validation.fingerprint:
-    logging.warning(
+    processes.warn(
       'The validation images are not those of the checkpoint (%s, now %s):'
       ' errors before and after cannot be compared',
       _describe(saved.validation),
@@ -136,7 +135,7 @@ def check_data(
       ' which ends the epoch there and begins the next'
     )
   epochs = saved.epochs.changed(step, identity.epochs.steps)
-  logging.warning(
+  processes.warn(
     '%s%s: accepted; epoch %d begins, with %d steps',
     told[0].upper(),
     told[1:],

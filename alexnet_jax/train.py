@@ -147,7 +147,7 @@ class Run:
     was = float(before(saved.epochs.place(step), plateau).rate)
     now = float(self.recipe.schedule(self.epochs.place(step), plateau).rate)
     if was != now:
-      logging.warning(
+      processes.warn(
         'The learning rate at step %d is %.3g; by the config of the checkpoint'
         ' it was %.3g',
         step,
@@ -413,7 +413,7 @@ def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
   lasted = step - run.stuck_since
   every = run.settings.log.every_steps
   if lasted - every < run.settings.log.stuck_after_steps <= lasted:
-    logging.warning(
+    processes.warn(
       'The loss has stayed at ln(%d) = %.2f for %d steps: the network predicts'
       ' the same distribution for every image. Usual causes: initial weights'
       ' too small or pixels scaled to 0..1 (signals vanish: try'

@@ -51,7 +51,8 @@ jax.devices()  # Fixes their number, whatever a test's config asks for.
 _LONGEST = (
   'train_test', 'train_step_test', 'workdir_test', 'report_run_test',
   'odd_names_test', 'unreadable_test', 'tour_test', 'ensemble_test',
-  'benchmarks_test', 'processes_test', 'sharding_processes_test', 'signals_test',
+  'benchmarks_test', 'processes_test', 'sharding_processes_test',
+  'signals_test',
 )  # fmt: skip
 
 

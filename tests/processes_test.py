@@ -102,30 +102,27 @@ def _lines(workdir, kind):
   return [line for line in lines if line['kind'] == kind]
 
 
-@pytest.fixture(scope='module')
-def alone(tmp_path_factory):
-  """The workdir of one process on one device: two epochs of five steps."""
-  workdir = tmp_path_factory.mktemp('alone')
-  assert train.train(_parts(num_epochs=2), workdir) == 0
-  return workdir
-
-
-def _assert_equal(alone, workdir):
+def _assert_equal(one_workdir, workdir):
   parts = _parts()
-  one, other = _saved(parts, alone), _saved(parts, workdir)
+  one, other = _saved(parts, one_workdir), _saved(parts, workdir)
   for field in ('params', 'velocity', 'window', 'epoch'):
     jax.tree.map(
       lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
       getattr(one, field),
       getattr(other, field),
     )
-  for kind in ('train', 'validation', 'epoch'):
-    for x, y in zip(_lines(alone, kind), _lines(workdir, kind), strict=True):
-      assert (x['step'], x['epoch']) == (y['step'], y['epoch'])
-      assert x['nll'] == pytest.approx(y['nll'], rel=1e-5)
+  # Where a part of the run ended there is a validation more.
+  ours, theirs = (
+    {line['step']: line for line in _lines(each, 'train')}
+    for each in (one_workdir, workdir)
+  )
+  assert ours.keys() == theirs.keys()
+  for step, line in ours.items():
+    assert line['nll'] == pytest.approx(theirs[step]['nll'], rel=1e-5)
+    assert line['top1_error'] == theirs[step]['top1_error']
 
 
-def test_two_killed_and_resumed_by_one_and_by_four(alone, tmp_path):
+def test_two_killed_and_resumed_by_one_and_by_four(tmp_path):
   # A tower each. The kill comes somewhere after the first log line.
   workdir = tmp_path / 'run'
   job = _launch(2, workdir, num_epochs=10**6)
@@ -164,7 +161,7 @@ def test_two_killed_and_resumed_by_one_and_by_four(alone, tmp_path):
   assert steps_logged == sorted(set(steps_logged))
 
 
-def test_a_signal_to_one_stops_all_at_one_step(alone, tmp_path):
+def test_a_signal_to_one_stops_all_at_one_step(tmp_path):
   workdir = tmp_path / 'run'
   job = _launch(2, workdir, num_epochs=10**6)
   while not _lines(workdir, 'train'):
