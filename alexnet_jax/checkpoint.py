@@ -45,7 +45,7 @@ BEST_BY = 'top1_error'
 _FORMAT, _WITHOUT_DIGESTS = 3, 2
 _VALIDATION = 'validation.json'
 # As TensorStore words the error of a file system.
-_OS_ERROR = re.compile(r'OS error \d+: \w+ ([^\]]+)')
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'|OS error (\d+)")
 
 # These say nothing of what is stored.
 _UNREADABLE = tuple(
@@ -483,7 +483,7 @@ def _os_error(error: BaseException) -> str | None:
     if isinstance(cause, OSError) and cause.strerror:
       return cause.strerror
     if found := _OS_ERROR.search(str(cause)):
-      return found.group(1)
+      return os.strerror(int(found.group(1) or found.group(2)))
     cause = cause.__cause__ or cause.__context__
   return None
 

@@ -99,12 +99,14 @@ def _matters(record: python_logging.LogRecord) -> bool:
   """Whether a line is ours, or another package's warning.
 
   Orbax logs a dozen lines per checkpoint, and tracebacks of the errors that it
-  raises, which are reported where they are handled.
+  raises, as asyncio does; they are reported where they are handled.
   """
   if _is_ours(record):
     return True
   parts = pathlib.Path(record.pathname).parts
-  return 'orbax' not in parts and record.levelno >= python_logging.WARNING
+  if 'orbax' in parts or record.name == 'asyncio':
+    return False
+  return record.levelno >= python_logging.WARNING
 
 
 class Reporter:

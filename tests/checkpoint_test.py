@@ -15,6 +15,7 @@ from alexnet_jax import errors
 from alexnet_jax import setup
 from alexnet_jax.splits import Splits
 from configs import smoke
+from tests import files_testing
 
 _STEPS = (3, 6)
 _RESULT = {'top1_error': 0.5, 'nll': float('inf'), 'unreadable': 0}
@@ -273,3 +274,24 @@ def test_a_folder_that_cannot_be_written(parts, run):
   (run / 'checkpoints').write_text('in the way')
   with pytest.raises(errors.UserError, match='step 7 cannot be written.*run'):
     checkpoints.save(state.replace(step=state.step + 1), identity)
+
+
+def test_a_full_disk_keeps_what_was_saved(parts, saved, run, tmp_path):
+  with files_testing.mounted(tmp_path / 'disk', 'size=400k') as disk:
+    workdir = shutil.copytree(run, disk / 'run')
+    checkpoints = checkpoint.Checkpoints(workdir, keep=9)
+    state = checkpoints.restore(setup.abstract_state(parts), 6)
+    identity = Splits(parts).identity()
+    message = ''
+    for _ in range(20):
+      state = state.replace(step=state.step + 1)
+      try:
+        checkpoints.save(state, identity)
+        checkpoints.wait()
+      except errors.UserError as error:
+        message = str(error)
+        break
+    assert 'No space left on device' in message
+    kept = int(state.step) - 1
+    assert f'that of step {kept} is kept: make the folder writable' in message
+    assert _restored(parts, workdir)[0] == kept

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from alexnet_jax import errors
 from alexnet_jax import reporting
+from tests import files_testing
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -255,21 +256,9 @@ def log(monkeypatch, caplog):
   return caplog
 
 
-@contextlib.contextmanager
-def _mounted(folder, options):
-  folder.mkdir(exist_ok=True)
-  command = ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(folder)]
-  if os.geteuid() or subprocess.run(command, check=False).returncode:
-    pytest.skip('a file system cannot be mounted here')
-  try:
-    yield folder
-  finally:
-    subprocess.run(['umount', '-l', str(folder)], check=True)
-
-
 @pytest.fixture
 def small_disk(tmp_path):
-  with _mounted(tmp_path / 'disk', 'size=64k') as folder:
+  with files_testing.mounted(tmp_path / 'disk', 'size=64k') as folder:
     yield folder
 
 
@@ -373,7 +362,7 @@ def test_a_disk_that_cannot_be_written_is_named(tmp_path, place):
   workdir = tmp_path / 'run'
   workdir.mkdir()
   with (
-    _mounted(workdir / place, 'ro') as disk,
+    files_testing.mounted(workdir / place, 'ro') as disk,
     pytest.raises(errors.UserError, match=f'{disk} cannot be written .*Read-'),
   ):
     reporting.Reporter(workdir, 0, -1)

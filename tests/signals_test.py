@@ -76,8 +76,8 @@ signals.TO_END = 1.0
 stop = signals.StopSignal()
 stop.install()
 reading, _ = os.pipe()
-print('reading', flush=True)
 with stop.deferred(1.0):
+  print('reading', flush=True)
   while True:
     try:
       os.read(reading, 1)
