@@ -18,6 +18,7 @@ import pathlib
 import signal
 import sys
 import time
+import traceback
 from typing import NamedTuple
 
 from absl import app
@@ -231,6 +232,14 @@ def main(argv: list[str]) -> int:
     # Whoever read the output, such as `head`, has enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
+  except Exception:
+    from alexnet_jax import processes
+
+    if not processes.joined():
+      raise
+    # At the interpreter's exit JAX would wait for the other processes.
+    traceback.print_exc()
+    return _leave(1)
 
 
 def _run(mode: _Mode) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent import futures
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -235,7 +236,11 @@ class Checkpoints:
     kept = {*self.steps()[-self._keep :], *self.order('best')[:1]}
     for step in self.steps():
       if step not in kept:
-        shutil.rmtree(self._path(step))
+        # On a network, files that somebody reads cannot be removed for now. A
+        # folder that is half removed must not be taken for a checkpoint.
+        old = self._folder / f'{step}.orbax-checkpoint-tmp-old'
+        self._path(step).rename(old)
+        shutil.rmtree(old, ignore_errors=True)
 
   def _in_words(self, error: Exception) -> Exception:
     """Returns the error of a save as the user's, if it is one of the disk."""
@@ -412,8 +417,12 @@ class Checkpoints:
       if step is None or later > step:
         place = self._folder.parent / 'damaged'
         place.mkdir(exist_ok=True)
-        number = len(list(place.iterdir()))
-        self._path(later).rename(place / f'{later}_{number}')
+        free = next(
+          name
+          for number in itertools.count()
+          if not (name := place / f'{later}_{number}').exists()
+        )
+        self._path(later).rename(free)
 
   def close(self) -> None:
     """Waits for pending writes."""

@@ -44,6 +44,8 @@ class StopSignal:
     self.number: int | None = None
     self._since = math.inf
     self._deferred = False
+    self._adopted = False  # whether the signal was another process's
+    self._again_from = math.inf  # from when on a signal is a second one
     self._seconds = TO_END
     # A handler may interrupt itself.
     self._lock = threading.RLock()
@@ -72,12 +74,17 @@ class StopSignal:
     """Takes note of a signal; a second one ends the process."""
     now = time.monotonic()
     with self._lock:
-      if self.number is None:
-        self.number, self._since = number, now
+      if self.number is None or self._adopted:
+        # The own signal may come after that of another process, and means the
+        # same.
+        if self.number is None:
+          self.number, self._since = number, now
+        self._adopted, self._again_from = False, now
+        # First, since a terminal that nobody reads may block the writing.
+        threading.Thread(target=self._limit, daemon=True).start()
         what = 'saving, then stopping' if self._deferred else 'stopping'
         _say(f'{self.name}: {what} (again to stop at once)')
-        threading.Thread(target=self._limit, daemon=True).start()
-      elif now - self._since > _SAME_SIGNAL_SECONDS:
+      elif now - self._again_from > _SAME_SIGNAL_SECONDS:
         _say(f'{signal.Signals(number).name} again: stopping at once')
         self._end()
 
@@ -93,7 +100,10 @@ class StopSignal:
 
   def _in_main_thread(self, number: int, frame: object) -> None:
     del frame
-    self.receive(number)
+    # The thread sees every signal. This call may come late, from a main thread
+    # that was busy, and must not count as a second one.
+    if self.number is None:
+      self.receive(number)
     if not self._deferred:
       # Compiled code that called back into Python may not pass it on, and would
       # complain. Then `_limit` ends the process.
@@ -117,6 +127,7 @@ class StopSignal:
     """Takes over the signal that another process of the job has received."""
     if self.number is None and number:
       self.number, self._since = number, time.monotonic()
+      self._adopted = True
 
   def saving(self) -> None:
     """Grants the time to save, after a signal has been noticed."""

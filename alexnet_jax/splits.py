@@ -196,7 +196,7 @@ class Splits:
       rows: see `train_batches`.
     """
     source = self.train_source
-    first, *others = pipeline.step_indices(
+    indices = pipeline.step_indices(
       source.num_examples,
       batch_size=self._setup.settings.batch_size,
       seed=self._setup.settings.seed,
@@ -204,6 +204,9 @@ class Splits:
       step=place,
       rows=rows,
     ).tolist()
+    if not indices:  # The end of an epoch, of which others have the images.
+      return 'no images'
+    first, *others = indices
     named = names.printable(source.describe(first))
     return f'{named} and {len(others)} others' if others else named
 

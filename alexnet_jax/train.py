@@ -326,7 +326,10 @@ def _stopped(run: Run, stop: signals.StopSignal) -> bool:
   if processes.count() > 1:
     if run.step % run.settings.log.every_steps and not run.validation_is_due():
       return False
-    stop.adopt(processes.highest(stop.number or 0))
+    # Only what all have agreed on counts: a signal may arrive meanwhile.
+    agreed = processes.highest(stop.number or 0)
+    stop.adopt(agreed)
+    return agreed > 0
   return stop.received()
 
 
@@ -465,6 +468,7 @@ def _validated(run: Run, result: dict[str, float]) -> None:
     plateau = optimizer.plateau_update(plateau, result['top1_error'], rule)
   run.place(plateau=plateau, validated=np.int32(step))
   run.validated = step
+  run.reporter.sync()
   run.checkpoints.add_validation(run.state, result)
   if int(plateau.drops) > int(state.plateau.drops) and not run.plateau_ended:
     rates = run.recipe.schedule(run.epochs.place(step), plateau)

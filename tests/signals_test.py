@@ -140,3 +140,57 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path):
   os.close(reading)
   _, log = process.communicate(timeout=60)
   assert 'Traceback' not in log
+
+
+@pytest.mark.parametrize('late', [False, True])
+def test_the_own_signal_after_anothers_is_no_second_one(late):
+  """Job managers signal the processes of a job seconds apart."""
+  program = """
+import os, signal, time
+from alexnet_jax import signals
+stop = signals.StopSignal()
+stop.install()
+with stop.deferred():
+  stop.adopt(signal.SIGTERM)
+  stop.saving()
+  time.sleep(1.5)
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(SECONDS)
+  if SECONDS > 1:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+  print('saved', flush=True)
+"""
+  seconds = '1.5' if late else '0.1'
+  done = subprocess.run(
+    [sys.executable, '-c', program.replace('SECONDS', seconds)],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (done.stdout == 'saved\n') != late
+  assert done.returncode == (128 + signal.SIGTERM if late else 0)
+
+
+def test_a_busy_main_thread_gets_no_second_signal():
+  program = """
+import hashlib, os, signal, threading
+from alexnet_jax import signals
+stop = signals.StopSignal()
+stop.install()
+content = bytes(2**30)
+with stop.deferred():
+  threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+  for _ in range(3):
+    hashlib.blake2b(content)
+  print('saved', stop.name, flush=True)
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.stdout == 'saved SIGTERM\n'
