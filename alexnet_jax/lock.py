@@ -17,6 +17,14 @@ from alexnet_jax import errors
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
+def holder(path: pathlib.Path) -> str:
+  """Returns who holds the lock, as its file says; '' if there is none."""
+  try:
+    return path.read_text(errors='replace').strip()
+  except FileNotFoundError:
+    return ''
+
+
 @contextlib.contextmanager
 def held(path: pathlib.Path, remedy: str) -> Iterator[None]:
   """Holds a lock that the operating system releases when the process ends.
@@ -42,9 +50,9 @@ def held(path: pathlib.Path, remedy: str) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-      holder = os.read(file, 1000).decode(errors='replace').strip()
+      other = holder(path) or 'another process'
       raise errors.UserError(
-        f'{path.parent} is in use by {holder or "another process"}: {remedy}'
+        f'{path.parent} is in use by {other}: {remedy}'
       ) from error
     except OSError as error:
       if error.errno not in _WITHOUT_LOCKS:
@@ -55,12 +63,12 @@ def held(path: pathlib.Path, remedy: str) -> Iterator[None]:
         path,
         error.strerror,
       )
-    holder = (
+    own = (
       f'process {os.getpid()} on {socket.gethostname()}, since'
       f' {time.strftime("%Y-%m-%d %H:%M:%S")}\n'
     )
     os.ftruncate(file, 0)
-    os.pwrite(file, holder.encode(), 0)
+    os.pwrite(file, own.encode(), 0)
     yield
     os.ftruncate(file, 0)
   finally:

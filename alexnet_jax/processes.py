@@ -22,8 +22,9 @@ from alexnet_jax import errors
 HEARTBEAT_SECONDS = 30
 # How launchers tell each process the number of processes, and its own.
 _LAUNCHERS = (
-  ('SLURM_STEP_NUM_TASKS', 'SLURM_PROCID'),
+  # First, since `mpirun` may itself use SLURM to start its daemons.
   ('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK'),
+  ('SLURM_STEP_NUM_TASKS', 'SLURM_PROCID'),
 )
 
 _index, _count = 0, 1  # Known before JAX may touch its devices.
@@ -166,7 +167,7 @@ def agreement() -> Iterator[None]:
   if any_of(failed is not None):
     raise failed or errors.UserError(
       f'process {index()} ends because another process of the job has reported'
-      ' an error'
+      ' an error: see its log'
     )
 
 

@@ -257,6 +257,7 @@ def train(
       if processes.is_first():
         remedy = 'wait for it, stop it, or choose another --workdir'
         stack.enter_context(lock.held(workdir / 'lock', remedy))
+    processes.check_equal(lock.holder(workdir / 'lock'), 'the --workdir')
     try:
       run = stack.enter_context(contextlib.closing(Run(setup, workdir)))
       if processes.is_first():

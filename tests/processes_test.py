@@ -196,6 +196,14 @@ def test_other_data_or_another_config_is_refused_by_all(tmp_path):
   assert not (tmp_path / 'run' / 'checkpoints').exists()
 
 
+def test_a_workdir_that_is_not_shared_is_refused_by_all(tmp_path):
+  flags = [[f'--workdir={tmp_path}/a'], [f'--workdir={tmp_path}/b']]
+  codes, logs = _finish(_launch(2, tmp_path / 'run', each=flags))
+  assert codes == [2, 2], logs
+  for log in logs:
+    assert 'the --workdir of process 1 is not that of process 0' in log
+
+
 @pytest.mark.parametrize(
   'given',
   [
