@@ -267,7 +267,9 @@ def _leave(exit_code: int) -> int:
   from alexnet_jax import processes
   from alexnet_jax import waiting
 
-  if processes.joined() and exit_code:
+  if processes.joined():
+    if not exit_code:
+      return 0
     # JAX would wait for the other processes, which wait for this one. They end
     # when it does; the first one, which they all listen to, does so last.
     time.sleep(1.0 if processes.is_first() else 0.0)

@@ -12,8 +12,9 @@ Every array and the identity have digests, which are checked at every restore: a
 file system reports no error when a stored bit has changed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -102,10 +103,6 @@ class Checkpoints:
       if path.name.isdecimal() and path.name.isascii()
     )
 
-  def latest(self) -> int | None:
-    """Returns the last step saved, None if there is none."""
-    return max(self.steps(), default=None)
-
   def order(self, which: str) -> list[int]:
     """Returns the steps, the most wanted first.
 
@@ -156,7 +153,7 @@ class Checkpoints:
       },
     }
     self._saving = step
-    try:
+    with self._errors_in_words():
       self._orbax.save(
         self._path(step),
         args=ocp.args.Composite(
@@ -166,8 +163,6 @@ class Checkpoints:
           statistics=ocp.args.StandardSave(identity.arrays()),
         ),
       )
-    except Exception as error:
-      raise self._in_words(error) from error
 
   def add_validation(
     self, state: train_state.TrainState, result: Mapping[str, float]
@@ -212,10 +207,8 @@ class Checkpoints:
     Raises:
       UserError: if the checkpoint could not be written.
     """
-    try:
+    with self._errors_in_words():
       self._orbax.check_for_errors()
-    except Exception as error:
-      raise self._in_words(error) from error
 
   def wait(self) -> None:
     """Waits until the last save is complete and removes older checkpoints.
@@ -223,12 +216,13 @@ class Checkpoints:
     Raises:
       UserError: if the checkpoint could not be written.
     """
-    try:
+    with self._errors_in_words():
       self._orbax.wait_until_finished()
-    except Exception as error:
-      raise self._in_words(error) from error
-    if self._saving is not None and processes.is_first():
-      self._remove_old()
+      if self._saving is not None and processes.is_first():
+        # A rename does not wait for the disk, and a power cut must not find the
+        # old ones gone and the new one empty.
+        files.flush(self._path(self._saving))
+        self._remove_old()
     self._saving = None
 
   def _remove_old(self) -> None:
@@ -242,19 +236,22 @@ class Checkpoints:
         self._path(step).rename(old)
         shutil.rmtree(old, ignore_errors=True)
 
-  def _in_words(self, error: Exception) -> Exception:
-    """Returns the error of a save as the user's, if it is one of the disk."""
-    reason = _os_error(error)
-    if reason is None:
-      return error
-    complete = [step for step in self.steps() if step != self._saving]
-    kept = f'that of step {complete[-1]} is kept' if complete else 'there is no'
-    kept += '' if complete else ' earlier one'
-    return errors.UserError(
-      f'the checkpoint of step {self._saving} cannot be written in'
-      f' {self._folder} ({reason}); {kept}: make the folder writable, with room'
-      ' for it, and run the same command again'
-    )
+  @contextlib.contextmanager
+  def _errors_in_words(self) -> Iterator[None]:
+    """Turns the errors of the disk in a save into the user's."""
+    try:
+      yield
+    except Exception as error:
+      reason = _os_error(error)
+      if reason is None:
+        raise
+      kept = [step for step in self.steps() if step != self._saving]
+      rest = f'that of step {kept[-1]} is kept' if kept else 'there is no other'
+      raise errors.UserError(
+        f'the checkpoint of step {self._saving} cannot be written in'
+        f' {self._folder} ({reason}); {rest}: make the folder writable, with'
+        ' room for it, and run the same command again'
+      ) from error
 
   def restore(
     self, abstract: train_state.TrainState, step: int
@@ -324,8 +321,9 @@ class Checkpoints:
     _check_digests(arrays, content['digests'].get('statistics'))
     return identities.Identity.from_json(values, arrays)
 
-  def _content(self, step: int) -> dict[str, Any]:
-    values = self._read(step, identity=ocp.args.JsonRestore())['identity']
+  def _content(self, step: int, reader: Any = None) -> dict[str, Any]:
+    args = ocp.args.JsonRestore()
+    values = self._read(step, reader, identity=args)['identity']
     has_no_seal = isinstance(values, dict) and 'seal' not in values
     if has_no_seal and values.get('format') == _WITHOUT_DIGESTS:
       processes.warn(
@@ -335,8 +333,8 @@ class Checkpoints:
       return {'step': step, 'identity': values, 'digests': {}}
     return _opened(values, step)
 
-  def _read(self, step: int, **items: Any) -> Any:
-    """Reads some items of a checkpoint.
+  def _read(self, step: int, reader: Any = None, **items: Any) -> Any:
+    """Reads some items of a checkpoint, with a reader of Orbax.
 
     Raises:
       DamagedError: if that is not possible, whatever Orbax raises.
@@ -344,12 +342,14 @@ class Checkpoints:
     """
     folder = self._path(step)
     try:
-      return self._orbax.restore(folder, args=ocp.args.Composite(**items))
+      return (reader or self._orbax).restore(
+        folder, args=ocp.args.Composite(**items)
+      )
     except Exception as error:
       reason, text = _os_error(error), ' '.join(str(error).split())[:200]
-    # The reads that it gave up complain when they are freed, now or later.
-    sys.unraisablehook = lambda _: None
-    if reason in _UNREADABLE:
+    sys.unraisablehook = _without_orbax
+    # One that the run has removed meanwhile fails in any of these ways.
+    if reason in _UNREADABLE and folder.exists():
       raise errors.UserError(
         f'{folder} cannot be read ({reason}): make it readable, and run the'
         ' same command again'
@@ -357,7 +357,10 @@ class Checkpoints:
     raise DamagedError(text)
 
   def first_intact(
-    self, order: Callable[[], Iterable[int]], load: Callable[[int], _Loaded]
+    self,
+    order: Callable[[], Iterable[int]],
+    load: Callable[[int], _Loaded],
+    abstract: Mapping[str, Any] | None = None,
   ) -> _Loaded:
     """Loads the first checkpoint of an order that is what was saved.
 
@@ -367,6 +370,8 @@ class Checkpoints:
     Args:
       order: returns the steps as they are now, the most wanted first.
       load: of a step; raises DamagedError.
+      abstract: shapes and dtypes of what `load` reads besides the identity, by
+        item; several processes need them to check it beforehand.
 
     Returns:
       What `load` returned.
@@ -374,25 +379,21 @@ class Checkpoints:
     Raises:
       UserError: if none is intact.
     """
-    while True:
-      step = next((x for x in order() if x not in self._failed), None)
-      if step is None:
-        break
-      loaded, failure = None, ''
+    while (step := self._next(order)) >= 0:
+      loaded, failure = None, self._found_by_the_first(step, abstract or {})
       try:
-        loaded = load(step)
+        loaded = None if failure else load(step)
       except DamagedError as error:
         failure = str(error)
-      # A part that only another process has read may be damaged.
-      if not processes.any_of(loaded is None) and loaded is not None:
+      if loaded is not None:
         return loaded
-      self._failed[step] = failure or 'as another process has found'
+      self._failed[step] = failure
       if self._path(step).exists():
         processes.warn(
           'The checkpoint of step %d in %s is damaged (%s): trying another',
           step,
           self._folder,
-          self._failed[step],
+          failure,
         )
     reasons = '; '.join(f'step {s}: {why}' for s, why in self._failed.items())
     raise errors.UserError(
@@ -400,21 +401,65 @@ class Checkpoints:
       ' a copy, or train again with another --workdir'
     )
 
-  def set_aside(self, step: int | None) -> None:
+  def _next(self, order: Callable[[], Iterable[int]]) -> int:
+    """Returns the step to try, the same in every process; -1 if none is left.
+
+    On a network disk processes may see different folders.
+    """
+    step = -1
+    if processes.is_first():
+      step = next((x for x in order() if x not in self._failed), -1)
+    return processes.highest(step)
+
+  def _found_by_the_first(self, step: int, abstract: Mapping[str, Any]) -> str:
+    """Returns what the first process finds wrong with a checkpoint; '' if none.
+
+    Processes that read together wait for each other, so a failure in one would
+    stop all. With several, the first one reads everything alone before.
+    """
+    failure = ''
+    if processes.joined() and processes.is_first():
+      alone = ocp.options.MultiprocessingOptions(
+        primary_host=processes.index(),
+        active_processes={processes.index()},
+        barrier_sync_key_prefix='first',
+      )
+      reader = ocp.Checkpointer(
+        ocp.CompositeCheckpointHandler(
+          composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+        ),
+        multiprocessing_options=alone,
+      )
+      empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
+      try:
+        digests = self._content(step, reader)['digests']
+        items = {
+          name: ocp.args.StandardRestore(tree) for name, tree in empty.items()
+        }
+        restored = self._read(step, reader, **items)
+        for name in items:
+          _check_digests(restored[name], digests.get(name))
+      except DamagedError as error:
+        failure = str(error)
+    if processes.any_of(bool(failure)):
+      return failure or 'as the first process has found'
+    return ''
+
+  def set_aside(self, step: int = -1) -> None:
     """Clears the way for saves after a step; to be called by the run's owner.
 
     What a killed save has left is removed. Later checkpoints, which are damaged
     or stray, are not: they move to the folder `damaged` beside `checkpoints`.
 
     Args:
-      step: the step that was restored; None if there was no checkpoint.
+      step: the step that was restored, if there was a checkpoint.
     """
     if not self._folder.is_dir() or not processes.is_first():
       return
     for path in self._folder.glob('*.orbax-checkpoint-tmp*'):
       shutil.rmtree(path, ignore_errors=True)
     for later in self.steps():
-      if step is None or later > step:
+      if later > step:
         place = self._folder.parent / 'damaged'
         place.mkdir(exist_ok=True)
         free = next(
@@ -430,6 +475,11 @@ class Checkpoints:
       self.wait()
     finally:
       self._orbax.close()
+
+
+def items(state: train_state.TrainState) -> dict[str, Any]:
+  """Returns the trees of arrays that a checkpoint has of a state, by item."""
+  return {'params': state.params, 'state': train_state.without_params(state)}
 
 
 def _sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -483,6 +533,17 @@ def _check_digests(tree: Any, expected: Mapping[str, str] | None) -> None:
   for path, digest in found.items():
     if expected.get(path) != digest:
       raise DamagedError(f'the array {path} does not match its digest')
+
+
+_complain = sys.unraisablehook
+
+
+def _without_orbax(unraisable: Any) -> None:
+  """Drops the complaints of reads that Orbax gave up, when they are freed."""
+  code = getattr(unraisable.object, 'cr_code', None)
+  of_orbax = code is not None and 'orbax' in code.co_filename
+  if not of_orbax and 'Event loop is closed' not in str(unraisable.exc_value):
+    _complain(unraisable)
 
 
 def _os_error(error: BaseException) -> str | None:

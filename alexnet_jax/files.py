@@ -194,6 +194,16 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     os.close(directory)
 
 
+def flush(folder: pathlib.Path) -> None:
+  """Waits until a folder, all that is in it, and its name are on disk."""
+  for path in (*folder.rglob('*'), folder, folder.parent):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(handle)
+    finally:
+      os.close(handle)
+
+
 @contextlib.contextmanager
 def _refusal_in_words(path: pathlib.Path) -> Iterator[None]:
   """Turns the system's refusal to create a path into the user's error."""

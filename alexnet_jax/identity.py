@@ -152,7 +152,7 @@ def _with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a checkpoint's config in today's words, and logs what changed."""
   config = dict(config)
   for (group, key, old), new in _RENAMED.items():
-    if config.get(group, {}).get(key) == old:
+    if group in config and config[group][key] == old:
       config[group] = {**config[group], key: new}
       logging.info(
         "The checkpoint's %s.%s='%s' is now called '%s'", group, key, old, new
@@ -166,9 +166,9 @@ def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
   They say what was done before they were introduced.
   """
   config = {'parallelism': 'both', **config}
-  chosen: Any = config.get('optimizer')
-  if chosen is None or 'rule' in chosen:
+  if 'optimizer' not in config or 'rule' in config['optimizer']:
     return config
+  chosen = config['optimizer']
   # Only the cosine schedule had a warm-up.
   cosine = dict(chosen['cosine'])
   warmup = cosine.pop('warmup_epochs')

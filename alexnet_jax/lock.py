@@ -26,11 +26,23 @@ def holder(path: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
+def _errors_in_words(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise errors.UserError(
+      f'{path} cannot be written ({error.strerror}): make its folder writable,'
+      ' with room for it, or name another'
+    ) from error
+
+
+@contextlib.contextmanager
 def held(path: pathlib.Path, remedy: str) -> Iterator[None]:
   """Holds a lock that the operating system releases when the process ends.
 
-  So no lock is ever stale, however a process has ended: the file that it leaves
-  behind is taken over. It names the holder, for others to read.
+  So no lock is stale, however a process has ended: the file that it leaves
+  behind is taken over. It names the holder, for others to read. (NFS before
+  version 4 keeps the locks of a host that has gone until it is back.)
 
   Args:
     path: of the lock's file; its folder is created.
@@ -39,13 +51,9 @@ def held(path: pathlib.Path, remedy: str) -> Iterator[None]:
   Raises:
     errors.UserError: if another process holds the lock.
   """
-  try:
+  with _errors_in_words(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-  except OSError as error:
-    raise errors.UserError(
-      f'{path} cannot be written ({error.strerror}): choose another folder'
-    ) from error
   try:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,8 +75,9 @@ def held(path: pathlib.Path, remedy: str) -> Iterator[None]:
       f'process {os.getpid()} on {socket.gethostname()}, since'
       f' {time.strftime("%Y-%m-%d %H:%M:%S")}\n'
     )
-    os.ftruncate(file, 0)
-    os.pwrite(file, own.encode(), 0)
+    with _errors_in_words(path):
+      os.ftruncate(file, 0)
+      os.pwrite(file, own.encode(), 0)
     yield
     os.ftruncate(file, 0)
   finally:

@@ -58,19 +58,11 @@ def join(
     num_processes = size
   if process_id is None:
     process_id = rank
-  if not coordinator and num_processes in (None, 1) and not _is_in_cluster():
+  told = coordinator or num_processes is not None or process_id is not None
+  if not told and not _is_in_cluster():
     return
-  if coordinator and (
-    num_processes is None
-    or process_id is None
-    or not 0 <= process_id < num_processes
-    or not coordinator.rpartition(':')[2].isdecimal()
-  ):
-    raise errors.UserError(
-      f'--coordinator={coordinator} --num_processes={num_processes}'
-      f' --process_id={process_id} is no job: needed are host:port of process'
-      ' 0, the number of processes, and one --process_id from 0 on for each'
-    )
+  if coordinator or process_id is not None:
+    _check_job(coordinator, num_processes, process_id)
   if num_processes == 1:
     return
   # It would take SIGTERM away from `signals`, which stops all processes alike.
@@ -93,6 +85,20 @@ def join(
   # Where a cluster tells JAX alone, JAX has to touch its devices for it.
   _index = jax.process_index() if process_id is None else process_id
   _count = jax.process_count() if num_processes is None else num_processes
+
+
+def _check_job(
+  coordinator: str, num_processes: int | None, process_id: int | None
+) -> None:
+  number = -1 if process_id is None else process_id
+  # The launcher may have told JAX where process 0 is.
+  is_port = coordinator.rpartition(':')[2].isdecimal() or not coordinator
+  if num_processes is None or not 0 <= number < num_processes or not is_port:
+    raise errors.UserError(
+      f'--coordinator={coordinator} --num_processes={num_processes}'
+      f' --process_id={process_id} is no job: needed are host:port of process'
+      ' 0, the number of processes, and one --process_id from 0 on for each'
+    )
 
 
 def _launched() -> tuple[int | None, int | None]:

@@ -100,10 +100,12 @@ class StopSignal:
 
   def _in_main_thread(self, number: int, frame: object) -> None:
     del frame
-    # The thread sees every signal. This call may come late, from a main thread
-    # that was busy, and must not count as a second one.
-    if self.number is None:
-      self.receive(number)
+    # The thread sees every signal, and may be about to say so. This call may
+    # come late, from a main thread that was busy, and must not count as a
+    # second one.
+    with self._lock:
+      if self.number is None:
+        self.receive(number)
     if not self._deferred:
       # Compiled code that called back into Python may not pass it on, and would
       # complain. Then `_limit` ends the process.
@@ -122,6 +124,8 @@ class StopSignal:
       yield
     finally:
       self._deferred = False
+      if self.number is None:
+        self._seconds = TO_END
 
   def adopt(self, number: int) -> None:
     """Takes over the signal that another process of the job has received."""

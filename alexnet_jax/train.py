@@ -94,6 +94,7 @@ class Run:
     )
     self.meter = meter.Meter(self.settings.batch_size)
     self.stuck_since: int | None = None
+    self.stopped = False  # by a signal
 
   def _restore(
     self, workdir: pathlib.Path
@@ -107,11 +108,13 @@ class Run:
       resume.check_config(self.setup.config, identity.config, workdir)
       return identity, checkpoints.restore(abstract, step)
 
-    if not checkpoints.steps():
-      checkpoints.set_aside(None)
+    # As the first process sees it: others may see a network disk as it was.
+    found = len(checkpoints.steps()) if processes.is_first() else 0
+    if not processes.highest(found):
+      checkpoints.set_aside()
       return None, None
     saved, state = checkpoints.first_intact(
-      lambda: checkpoints.order('last'), load
+      lambda: checkpoints.order('last'), load, checkpoint.items(abstract)
     )
     checkpoints.set_aside(int(state.step))
     return saved, state
@@ -240,7 +243,7 @@ def train(
     stop: on whose signal to save and to stop; None for no signals.
 
   Returns:
-    The exit code: 0 when done, 128 + n when signal n stopped it.
+    The exit code: 0 when done, 128 + n when signal n stopped it before.
 
   Raises:
     UserError: for data or a workdir that do not fit, if no image of a split
@@ -266,13 +269,14 @@ def train(
       to_notice = signals.TO_NOTICE if alone else signals.TO_AGREE
       with stop.deferred(to_notice), _cycles_are_freed():
         logging.info('%s', _loop(run, stop))
+        run.checkpoints.wait()
     except jax.errors.JaxRuntimeError as error:
       if processes.count() == 1:
         raise
       stack.pop_all()  # Closing would wait for the process that is lost.
       raise errors.LostProcessError(str(error)) from error
     _summarize(workdir, run)
-  return stop.exit_code
+  return stop.exit_code if run.stopped else 0
 
 
 def _loop(run: Run, stop: signals.StopSignal) -> str:
@@ -311,6 +315,7 @@ def _loop(run: Run, stop: signals.StopSignal) -> str:
         _save(run)
       run.checkpoints.check()
   stop.saving()
+  run.stopped = True
   if run.saved != run.step:
     _save(run)
   return (

@@ -53,7 +53,7 @@ class _Runs:
     self.code = train.train(parts, self.workdir, self.stop)
     checkpoints = checkpoint.Checkpoints(self.workdir)
     state = checkpoints.restore(
-      setup.abstract_state(parts), checkpoints.latest()
+      setup.abstract_state(parts), checkpoints.steps()[-1]
     )
     checkpoints.close()
     return jax.tree.map(np.asarray, state)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import errors
+from alexnet_jax import lock
 from alexnet_jax import names
 from alexnet_jax.input_pipeline import arrays
 from alexnet_jax.input_pipeline import decoding
@@ -355,8 +356,8 @@ def test_two_writers_at_once_are_refused(tmp_path, source):
   directory = tmp_path / 'store/train'
   directory.mkdir(parents=True)
   with (
-    store._locked(directory / 'rows'),
-    pytest.raises(errors.UserError, match='another process is writing'),
+    lock.held(directory / 'lock', 'stop it'),
+    pytest.raises(errors.UserError, match='is in use by process .*: wait for'),
   ):
     write(source, tmp_path)
 

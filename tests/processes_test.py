@@ -91,7 +91,7 @@ def _finish(job):
 
 def _saved(parts, workdir):
   checkpoints = checkpoint.Checkpoints(workdir)
-  step = checkpoints.latest()
+  step = checkpoints.steps()[-1]
   state = checkpoints.restore(setup.abstract_state(parts), step)
   checkpoints.close()
   return jax.tree.map(np.asarray, state)
@@ -100,6 +100,22 @@ def _saved(parts, workdir):
 def _lines(workdir, kind):
   lines = reporting.read(workdir / 'metrics.jsonl')
   return [line for line in lines if line['kind'] == kind]
+
+
+def _wait_for_a_line(job, workdir):
+  while not _lines(workdir, 'train'):
+    assert all(process.poll() is None for process in job), _finish(job)
+    time.sleep(0.02)
+
+
+def _damage(workdir, step):
+  """Changes a bit of the parameters."""
+  folder = workdir / 'checkpoints' / str(step) / 'params'
+  files = [path for path in folder.rglob('*') if path.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 1
+  largest.write_bytes(content)
 
 
 def _assert_equal(one_workdir, workdir):
@@ -126,9 +142,7 @@ def test_two_killed_and_resumed_by_one_and_by_four(tmp_path):
   # A tower each. The kill comes somewhere after the first log line.
   workdir = tmp_path / 'run'
   job = _launch(2, workdir, num_epochs=10**6)
-  while not _lines(workdir, 'train'):
-    assert all(process.poll() is None for process in job), _finish(job)
-    time.sleep(0.02)
+  _wait_for_a_line(job, workdir)
   job[1].send_signal(signal.SIGKILL)
   killed = time.monotonic()
   codes, logs = _finish(job)
@@ -141,15 +155,21 @@ def test_two_killed_and_resumed_by_one_and_by_four(tmp_path):
     assert codes[0] == -signal.SIGABRT
     assert 'another task died' in logs[0]
   assert 'Traceback' not in logs[0]
-  reached = checkpoint.Checkpoints(workdir).latest() or 0
+  reached = max(checkpoint.Checkpoints(workdir).steps(), default=0)
 
   # Written by two, read by one; written by one, read by four.
+  # The newest of one is damaged, which the four are to see alike.
   steps = max(reached, 5) + 1
-  assert train.train(_parts(max_steps=steps), workdir) == 0
+  keep = {'checkpoint.keep': 2}
+  assert train.train(_parts(max_steps=steps, **keep), workdir) == 0
+  assert train.train(_parts(max_steps=steps + 1, **keep), workdir) == 0
+  _damage(workdir, steps + 1)
   codes, logs = _finish(
     _launch(4, workdir, max_steps=steps + 4, parallelism='one_weird_trick')
   )
   assert codes == [0] * 4, logs
+  assert f'The checkpoint of step {steps + 1} in' in logs[0]
+  assert f'Restoring step {steps}\n' in logs[0]
   whole = tmp_path / 'whole'
   assert train.train(_parts(max_steps=steps + 4), whole) == 0
   _assert_equal(whole, workdir)
@@ -164,13 +184,11 @@ def test_two_killed_and_resumed_by_one_and_by_four(tmp_path):
 def test_a_signal_to_one_stops_all_at_one_step(tmp_path):
   workdir = tmp_path / 'run'
   job = _launch(2, workdir, num_epochs=10**6)
-  while not _lines(workdir, 'train'):
-    assert all(process.poll() is None for process in job), _finish(job)
-    time.sleep(0.02)
+  _wait_for_a_line(job, workdir)
   job[1].send_signal(signal.SIGTERM)
   codes, logs = _finish(job)
   assert codes == [128 + signal.SIGTERM] * 2, logs
-  step = checkpoint.Checkpoints(workdir).latest()
+  step = checkpoint.Checkpoints(workdir).steps()[-1]
   assert f'Training stopped at step {step} by SIGTERM' in logs[0]
 
   # Evaluation counts every example once, in any number of processes.

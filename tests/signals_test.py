@@ -194,3 +194,33 @@ with stop.deferred():
     check=False,
   )
   assert done.stdout == 'saved SIGTERM\n'
+
+
+def test_the_end_waits_for_the_line_that_says_why():
+  """The thread that writes it may be slower than the end of the program."""
+  program = """
+import hashlib, os, signal, threading, time
+from alexnet_jax import signals
+say = signals._say
+def slow_say(text):
+  time.sleep(2)
+  say(text)
+signals._say = slow_say
+stop = signals.StopSignal()
+stop.install()
+try:
+  threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGHUP)).start()
+  hashlib.blake2b(bytes(2**29))
+  time.sleep(5)
+except signals.Stopped as stopped:
+  os._exit(stopped.exit_code)
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 128 + signal.SIGHUP
+  assert done.stderr == 'main.py: SIGHUP: stopping (again to stop at once)\n'

@@ -57,7 +57,7 @@ def _build(**overrides):
 def _saved(parts, workdir):
   """Returns the last checkpoint's step and every array of it as numpy."""
   checkpoints = checkpoint.Checkpoints(workdir)
-  step = checkpoints.latest()
+  step = checkpoints.steps()[-1]
   state = checkpoints.restore(setup.abstract_state(parts), step)
   checkpoints.close()
   return step, jax.tree.map(np.asarray, state)

@@ -13,9 +13,7 @@ next run verifies the rows that exist and writes the missing squares. Every
 square is verified against its row whenever it is read.
 """
 
-from collections.abc import Iterator
 from concurrent import futures
-import contextlib
 import dataclasses
 import functools
 import json
@@ -30,6 +28,7 @@ import tensorflow as tf
 
 from alexnet_jax import errors
 from alexnet_jax import files
+from alexnet_jax import lock
 from alexnet_jax import names
 from alexnet_jax import progress
 from alexnet_jax.input_pipeline import decoding
@@ -245,7 +244,11 @@ def write(
         f'{str(begun.get(key))[:60]}, now it is {str(value)[:60]}: delete '
         'that folder, or choose another --config.data.store_dir'
       )
-  with _locked(directory / _ROWS) as file:
+  (directory / _ROWS).touch()
+  with (
+    lock.held(directory / 'lock', 'wait for it'),
+    open(directory / _ROWS, 'r+b') as file,
+  ):
     file.truncate(source.num_examples * _ROW.itemsize)  # Pads with zeros.
     rows = np.fromfile(file, _ROW)
     missing = _missing(directory, rows)
@@ -260,22 +263,6 @@ def write(
     complete = identity | {'unreadable': unreadable, 'complete': True}
     files.write_text(directory / _DESCRIPTION, json.dumps(complete, indent=1))
   logging.info('The store in %s is complete', directory)
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Opens a file and locks other processes out until this one ends."""
-  import fcntl  # POSIX only.
-
-  path.touch()
-  with open(path, 'r+b') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise errors.UserError(
-        f'another process is writing the store in {path.parent}: wait for it'
-      ) from error
-    yield file
 
 
 def _missing(directory: pathlib.Path, rows: np.ndarray) -> np.ndarray:
