@@ -360,7 +360,6 @@ class Checkpoints:
     self,
     order: Callable[[], Iterable[int]],
     load: Callable[[int], _Loaded],
-    abstract: Mapping[str, Any] | None = None,
   ) -> _Loaded:
     """Loads the first checkpoint of an order that is what was saved.
 
@@ -370,8 +369,6 @@ class Checkpoints:
     Args:
       order: returns the steps as they are now, the most wanted first.
       load: of a step; raises DamagedError.
-      abstract: shapes and dtypes of what `load` reads besides the identity, by
-        item; several processes need them to check it beforehand.
 
     Returns:
       What `load` returned.
@@ -380,7 +377,7 @@ class Checkpoints:
       UserError: if none is intact.
     """
     while (step := self._next(order)) >= 0:
-      loaded, failure = None, self._found_by_the_first(step, abstract or {})
+      loaded, failure = None, self._found_by_the_first(step)
       try:
         loaded = None if failure else load(step)
       except DamagedError as error:
@@ -411,7 +408,7 @@ class Checkpoints:
       step = next((x for x in order() if x not in self._failed), -1)
     return processes.highest(step)
 
-  def _found_by_the_first(self, step: int, abstract: Mapping[str, Any]) -> str:
+  def _found_by_the_first(self, step: int) -> str:
     """Returns what the first process finds wrong with a checkpoint; '' if none.
 
     Processes that read together wait for each other, so a failure in one would
@@ -419,31 +416,45 @@ class Checkpoints:
     """
     failure = ''
     if processes.joined() and processes.is_first():
-      alone = ocp.options.MultiprocessingOptions(
-        primary_host=processes.index(),
-        active_processes={processes.index()},
-        barrier_sync_key_prefix='first',
-      )
-      reader = ocp.Checkpointer(
-        ocp.CompositeCheckpointHandler(
-          composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
-        ),
-        multiprocessing_options=alone,
-      )
-      empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
       try:
-        digests = self._content(step, reader)['digests']
-        items = {
-          name: ocp.args.StandardRestore(tree) for name, tree in empty.items()
-        }
-        restored = self._read(step, reader, **items)
-        for name in items:
-          _check_digests(restored[name], digests.get(name))
+        self._check_alone(step)
       except DamagedError as error:
         failure = str(error)
     if processes.any_of(bool(failure)):
       return failure or 'as the first process has found'
     return ''
+
+  def _check_alone(self, step: int) -> None:
+    """Reads and checks everything in one process of several.
+
+    Raises:
+      DamagedError: if it is not what was saved.
+    """
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=processes.index(),
+      active_processes={processes.index()},
+      barrier_sync_key_prefix='first',
+    )
+    reader = ocp.Checkpointer(
+      ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+      ),
+      multiprocessing_options=alone,
+    )
+    describer = ocp.Checkpointer(
+      ocp.StandardCheckpointHandler(), multiprocessing_options=alone
+    )
+    digests = self._content(step, reader)['digests']
+    for item in ('params', 'state', 'statistics'):
+      try:
+        found: Any = describer.metadata(self._path(step) / item)
+      except Exception as error:
+        raise DamagedError(f'{item} cannot be read') from error
+      described = found.item_metadata.tree
+      empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), described)
+      args = ocp.args.StandardRestore(empty)
+      arrays = self._read(step, reader, **{item: args})[item]
+      _check_digests(arrays, digests.get(item))
 
   def set_aside(self, step: int = -1) -> None:
     """Clears the way for saves after a step; to be called by the run's owner.
@@ -475,11 +486,6 @@ class Checkpoints:
       self.wait()
     finally:
       self._orbax.close()
-
-
-def items(state: train_state.TrainState) -> dict[str, Any]:
-  """Returns the trees of arrays that a checkpoint has of a state, by item."""
-  return {'params': state.params, 'state': train_state.without_params(state)}
 
 
 def _sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -514,7 +520,9 @@ def _digests(tree: Any) -> dict[str, str]:
   arrays = [processes.on_host(leaf) for _, leaf in leaves]
   with futures.ThreadPoolExecutor() as pool:  # Hashing releases the GIL.
     digests = pool.map(_digest, arrays)
-  paths = [jax.tree_util.keystr(path) for path, _ in leaves]
+  paths = [
+    jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves
+  ]
   return dict(zip(paths, digests, strict=True))
 
 

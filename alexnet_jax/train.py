@@ -114,7 +114,7 @@ class Run:
       checkpoints.set_aside()
       return None, None
     saved, state = checkpoints.first_intact(
-      lambda: checkpoints.order('last'), load, checkpoint.items(abstract)
+      lambda: checkpoints.order('last'), load
     )
     checkpoints.set_aside(int(state.step))
     return saved, state

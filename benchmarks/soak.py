@@ -111,7 +111,12 @@ def main(argv: list[str]) -> None:
   harness.print_header()
   steps, warm_up = training_run.STEPS.value, _WARM_UP.value
   run_flags = training_run.given_flags() or _SMOKE
-  samples = list(watch([*run_flags, f'--config.max_steps={steps}']))
+  samples: list[Sample] = []
+  try:
+    for each in watch([*run_flags, f'--config.max_steps={steps}']):
+      samples.append(each)
+  except KeyboardInterrupt:
+    print(f'stopped after {samples[-1].step if samples else 0} steps')
   print(harness.table(HEADER, rows(samples, _EVERY.value)))
   fitted = [each for each in samples if each.step > warm_up]
   if len(fitted) < 2:
