@@ -257,7 +257,8 @@ def _run(mode: _Mode) -> int:
       f'--mode={_MODE.value} runs in one process, and this is process'
       f' {processes.index()} of several: start one'
     )
-  exit_code = mode.run()
+  with processes.losses_in_words():
+    exit_code = mode.run()
   sys.stdout.flush()
   return exit_code
 

@@ -108,18 +108,25 @@ class Checkpoints:
 
     Args:
       which: 'last' for all of them, the newest first, or 'best' for those that
-        were validated, the one with the lowest error first.
+        were validated on the same images as the newest of them, the one with
+        the lowest error first.
     """
     if which == 'last':
       return self.steps()[::-1]
     found = {step: self.validation(step) for step in self.steps()}
     scored = {
-      step: validation['result'][BEST_BY]
+      step: validation
       for step, validation in found.items()
-      if validation is not None
+      if validation and validation['result'][BEST_BY] is not None
     }
-    scored = {step: x for step, x in scored.items() if x is not None}
-    return sorted(scored, key=lambda step: (scored[step], step))
+    if not scored:
+      return []
+    # Errors on other images cannot be compared.
+    images = scored[max(scored)]['images']
+    return sorted(
+      (step for step, each in scored.items() if each['images'] == images),
+      key=lambda step: (scored[step]['result'][BEST_BY], step),
+    )
 
   def _path(self, step: int) -> pathlib.Path:
     return self._folder / str(step)
@@ -165,13 +172,17 @@ class Checkpoints:
       )
 
   def add_validation(
-    self, state: train_state.TrainState, result: Mapping[str, float]
+    self,
+    state: train_state.TrainState,
+    result: Mapping[str, float],
+    images: str,
   ) -> None:
     """Adds the result of a validation to the checkpoint of its state.
 
     Args:
       state: the saved one, but for `plateau` and `validated`.
       result: of the validation.
+      images: the fingerprint of the validation split.
 
     Raises:
       UserError: if the checkpoint or the file cannot be written.
@@ -182,7 +193,12 @@ class Checkpoints:
       name: np.asarray(value).item()
       for name, value in vars(state.plateau).items()
     }
-    content = {'step': step, 'result': dict(result), 'plateau': plateau}
+    content = {
+      'step': step,
+      'result': dict(result),
+      'images': images,
+      'plateau': plateau,
+    }
     if processes.is_first():
       path = self._path(step) / _VALIDATION
       files.write_json(path, _sealed(files.plain(content)))

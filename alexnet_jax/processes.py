@@ -177,6 +177,21 @@ def agreement() -> Iterator[None]:
     )
 
 
+@contextlib.contextmanager
+def losses_in_words() -> Iterator[None]:
+  """Turns the error of a process that another one has left into the user's.
+
+  Raises:
+    LostProcessError: when a process of the job has ended.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if count() == 1 or 'RESOURCE_EXHAUSTED' in str(error):
+      raise
+    raise errors.LostProcessError(str(error)) from error
+
+
 def check_equal(value: str, what: str) -> None:
   """Checks that all processes have the same value.
 

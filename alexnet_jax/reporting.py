@@ -161,7 +161,9 @@ class Reporter:
       kept = '; it resumes from the last checkpoint'
       raise files.in_words(error, self._path, kept) from error
 
-  def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+  def write(
+    self, step: int, kind: str, values: Mapping[str, float | str]
+  ) -> None:
     """Writes one line, and an event with the same values.
 
     Args:

@@ -105,9 +105,37 @@ def build(config: config_dict.ConfigDict | Mapping[str, Any]) -> Setup:
       ' --config.input.mean=channel, or --config.data.statistics=computed'
     )
   devices = _choose_devices(read.devices, network.towers)
-  placement = sharding.place(network, devices, read.parallelism)
-  placement.check_batch(read.batch_size, read.accumulation)
+  placement = _place(network, devices, read)
   return Setup(plain, read, placement, _DTYPES[read.compute_dtype])
+
+
+def _place(
+  network: architecture.Architecture,
+  devices: list[jax.Device],
+  read: settings.Settings,
+) -> sharding.Placement:
+  """Returns the placement on the devices.
+
+  Where nobody has chosen their number, it is that of the most that can share
+  the work: a run of two towers can be evaluated on a machine of three devices.
+
+  Raises:
+    UserError: if the devices cannot share the work.
+  """
+  refused = None
+  for count in range(len(devices), 0, -1):
+    try:
+      placement = sharding.place(network, devices[:count], read.parallelism)
+      placement.check_batch(read.batch_size, read.accumulation)
+    except errors.UserError as error:
+      refused = refused or error
+      if read.devices or processes.joined():
+        break
+    else:
+      if refused is not None:
+        logging.warning('%s. Using %d of %d', refused, count, len(devices))
+      return placement
+  raise refused or errors.UserError('there are no devices')
 
 
 def _keep_programs(folder: str) -> None:

@@ -249,7 +249,7 @@ def train(
     UserError: for data or a workdir that do not fit, if no image of a split
       can be read, or another process uses the workdir.
     DivergedError: when the loss is no longer finite.
-    LostProcessError: when another process of the job has ended.
+    JaxRuntimeError: when another process of the job has ended.
   """
   stop = stop or signals.StopSignal()
   checkpoint.check_name(workdir)
@@ -270,11 +270,10 @@ def train(
       with stop.deferred(to_notice), _cycles_are_freed():
         logging.info('%s', _loop(run, stop))
         run.checkpoints.wait()
-    except jax.errors.JaxRuntimeError as error:
-      if processes.count() == 1:
-        raise
-      stack.pop_all()  # Closing would wait for the process that is lost.
-      raise errors.LostProcessError(str(error)) from error
+    except jax.errors.JaxRuntimeError:
+      if processes.joined():
+        stack.pop_all()  # Closing would wait for a process that is lost.
+      raise
     _summarize(workdir, run)
   return stop.exit_code if run.stopped else 0
 
@@ -466,7 +465,9 @@ def _validated(run: Run, result: dict[str, float]) -> None:
   if run.epochs.ends(step):
     training = {'epoch': epoch, **state.epoch.means()}
     run.reporter.write(step, 'epoch', training)
-  run.reporter.write(step, 'validation', {'epoch': epoch, **result})
+  images = run.identity.validation.fingerprint
+  validation = {'epoch': epoch, **result, 'images': images}
+  run.reporter.write(step, 'validation', validation)
   logging.info('%s', validation_line(step, epoch, result))
   plateau = state.plateau
   if setups.plateau_rules(run.setup, run.epochs, step):
@@ -475,7 +476,7 @@ def _validated(run: Run, result: dict[str, float]) -> None:
   run.place(plateau=plateau, validated=np.int32(step))
   run.validated = step
   run.reporter.sync()
-  run.checkpoints.add_validation(run.state, result)
+  run.checkpoints.add_validation(run.state, result, images)
   if int(plateau.drops) > int(state.plateau.drops) and not run.plateau_ended:
     rates = run.recipe.schedule(run.epochs.place(step), plateau)
     logging.info(
@@ -536,10 +537,14 @@ def _check_unreadable(run: Run) -> None:
 def _summarize(workdir: pathlib.Path, run: Run) -> None:
   """Logs the curve of validation errors, the last and the best one."""
   lines = reporting.read(workdir / 'metrics.jsonl')
+  images = run.identity.validation.fingerprint
+  # Earlier versions did not say on which images.
   history = [
     line
     for line in lines
-    if line['kind'] == 'validation' and line['top1_error'] is not None
+    if line['kind'] == 'validation'
+    and line['top1_error'] is not None
+    and line.get('images', images) == images
   ]
   if not history:
     return

@@ -196,7 +196,8 @@ def test_the_validation_is_added_without_writing_the_arrays(parts, run):
   state = checkpoints.restore(abstract, 6)
   plateau = state.plateau.replace(stalled=state.plateau.stalled + 1)
   before = {path: path.stat() for path in _files(run, 6)}
-  checkpoints.add_validation(state.replace(plateau=plateau), _RESULT)
+  validated = state.replace(plateau=plateau)
+  checkpoints.add_validation(validated, _RESULT, 'images')
   for path, stat in before.items():
     assert path.stat() == stat
   again = checkpoints.restore(abstract, 6)
@@ -213,6 +214,19 @@ def test_the_validation_is_added_without_writing_the_arrays(parts, run):
   path.write_text(text.replace('0.5', '0.4'))
   assert int(checkpoints.restore(abstract, 6).validated) == -1
   assert checkpoints.order('best') == []
+  checkpoints.close()
+
+
+@pytest.mark.parametrize(
+  ('images', 'order'), [('these', [3, 6]), ('others', [6])]
+)
+def test_the_best_is_the_best_on_the_same_images(parts, run, images, order):
+  checkpoints = checkpoint.Checkpoints(run, keep=2)
+  abstract = setup.abstract_state(parts)
+  for step, error, on in ((3, 0.1, 'these'), (6, 0.2, images)):
+    result = {**_RESULT, 'top1_error': error}
+    checkpoints.add_validation(checkpoints.restore(abstract, step), result, on)
+  assert checkpoints.order('best') == order
   checkpoints.close()
 
 

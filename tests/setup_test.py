@@ -352,6 +352,21 @@ def test_a_parallelism_that_does_not_fit(parallelism, devices, words):
     _build(devices=devices, **overrides)
 
 
+@pytest.mark.parametrize(
+  ('available', 'overrides', 'used'),
+  [(3, {}, 2), (4, {'batch_size': 9}, 2), (4, {'parallelism': 'towers'}, 2)],
+)
+def test_without_a_choice_the_most_that_fit_are_used(
+  available, overrides, used, monkeypatch, caplog
+):
+  devices = jax.devices()[:available]
+  monkeypatch.setattr(jax, 'devices', lambda: devices)
+  chosen = _build(devices=0, accumulation=1, **overrides).devices
+  assert len(chosen) == used
+  (warning,) = caplog.messages
+  assert f'Using {used} of {available}' in warning
+
+
 def test_batch_must_divide_among_devices():
   with pytest.raises(errors.UserError, match=r'=33 .* 2 shares .*=32'):
     _build(batch_size=33, devices=4)
