@@ -134,7 +134,7 @@ class Input:
   """What is cut out of the images and subtracted: `config.input`."""
 
   image_size: int = _number(1, _SIDE)
-  displacement: float = _number(0.0, _SIDE, zero='no warp')
+  displacement: float = _number(0.0, 1e4, zero='no warp')
   # The field is drawn three deviations beyond the image, on every side.
   displacement_sigma: float = _number(0.0, 64.0, excluded=0.0)
   crop_size: int = _number(1, _SIDE)

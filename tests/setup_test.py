@@ -115,7 +115,7 @@ def test_a_choice_names_its_flag(key):
     ('network.dropout_rate', -0.1, '0..1 (1 excluded)'),
     ('data.num_examples', 0, '1..100000000'),
     ('data.num_train', -1, '0..100000000 (0: all)'),
-    ('input.displacement', -1.0, '0..16384 (0: no warp)'),
+    ('input.displacement', -1.0, '0..10000 (0: no warp)'),
     ('input.displacement_sigma', 0.0, '0..64 (0 excluded)'),
     ('data.max_unreadable', 1.01, '0..1'),
     ('data.max_pixels', 0, '1..2147483647'),

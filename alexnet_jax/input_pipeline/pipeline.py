@@ -5,8 +5,8 @@
 
 There is no iterator state. The order of an epoch is a function of (seed,
 epoch), and an example's warp, crop, flip and lighting are functions of (seed,
-epoch, example): a run can start at any step, on any number of threads or processes,
-and sees the same pixels.
+epoch, example): a run can start at any step, on any number of threads or
+processes, and sees the same pixels.
 """
 
 from collections.abc import Callable, Iterator, Sequence

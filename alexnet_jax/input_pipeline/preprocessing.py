@@ -80,7 +80,7 @@ def displace(
   if image.shape.rank == 4:
     # Random numbers are drawn from one key at a time.
     return tf.map_fn(
-      lambda each: displace(*each, alpha, sigma),
+      lambda each: displace(each[0], each[1], alpha, sigma),
       (image, seed),
       fn_output_signature=tf.TensorSpec(image.shape[1:], tf.uint8),
     )
@@ -139,18 +139,18 @@ def _moved(image: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
     uint8 [S, S, 3].
   """
   side = _side(image)
-  places = np.mgrid[:side, :side].astype(np.float32) + shift
-  places = tf.clip_by_value(places, 0, side - 1)
+  pixels = np.mgrid[:side, :side].astype(np.float32)
+  places = tf.clip_by_value(shift + pixels, 0, side - 1)
   whole = tf.cast(places, tf.int32)
   down, right = tf.unstack((places - tf.cast(whole, tf.float32))[..., None])
   top, left = tf.unstack(whole)
   bottom = tf.minimum(top + 1, side - 1)
   beside = tf.minimum(left + 1, side - 1)
-  pixels = tf.reshape(tf.cast(image, tf.float32), [side**2, 3])
+  values = tf.reshape(tf.cast(image, tf.float32), [side**2, 3])
 
   def in_row(row: tf.Tensor) -> tf.Tensor:
-    start = tf.gather(pixels, row * side + left)
-    return start + right * (tf.gather(pixels, row * side + beside) - start)
+    start = tf.gather(values, row * side + left)
+    return start + right * (tf.gather(values, row * side + beside) - start)
 
   above = in_row(top)
   return rounded(above + down * (in_row(bottom) - above))
