@@ -129,7 +129,8 @@ class Architecture:
   Attributes:
     layers: from the image to the logits.
     towers: into how many halves (or quarters) each layer's kernels are split.
-    activation: the name of a function of `jax.nn` (relu, tanh, gelu, ...).
+    activation: relu, relu^n, floor-i or the name of a function of `jax.nn`
+      (tanh, gelu, ...); see `model.activation`.
     response_norm: across neighboring maps of one tower.
     map_norm: within one map; used by the 2012 nets alone.
     pool: the same everywhere, as in the paper.

@@ -15,6 +15,11 @@ from alexnet_jax import errors
 from alexnet_jax.epochs import Epochs
 
 _ARRAYS = ('mean_image', 'channel_mean', 'stdevs', 'eigenvectors')
+# Keys that a config of an earlier version may lack, and what was done then.
+_ADDED = {
+  'data': {'num_train': 0},
+  'input': {'displacement': 0.0, 'displacement_sigma': 4.0},
+}
 # Values of config keys that have another name since a checkpoint was written.
 _RENAMED = {('input', 'color', 'source'): 'cuda_convnet'}
 
@@ -166,6 +171,9 @@ def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
   They say what was done before they were introduced.
   """
   config = {'parallelism': 'both', **config}
+  for group, added in _ADDED.items():
+    if group in config:
+      config[group] = {**added, **config[group]}
   if 'optimizer' not in config or 'rule' in config['optimizer']:
     return config
   chosen = config['optimizer']

@@ -34,6 +34,44 @@ def _relu_jvp(primals, tangents):
   return y, jnp.where(y != 0, dx, 0)
 
 
+# Where the slope of a power below 1, which is infinite at 0, stops growing.
+_LEAST = 1e-6
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def rectified_power(x: jax.Array, exponent: float) -> jax.Array:
+  """x^n above zero and 0 below.
+
+  The derivative is n x^(n - 1) above zero and 0 elsewhere. Of an exponent below
+  1 it would grow without bound towards zero: for 0 < x < 1e-6 it is the
+  derivative at 1e-6, which is 500 for n = 0.5.
+
+  Args:
+    x: sums, of any shape.
+    exponent: n, above 0.
+
+  Returns:
+    An array like `x`.
+  """
+  return jnp.maximum(x, 0) ** exponent
+
+
+@rectified_power.defjvp
+def _rectified_power_jvp(exponent, primals, tangents):
+  (x,), (dx,) = primals, tangents
+  least = _LEAST if exponent < 1 else 0
+  slope = exponent * jnp.maximum(x, least) ** (exponent - 1)
+  return rectified_power(x, exponent), jnp.where(x > 0, slope * dx, 0)
+
+
+def floored(x: jax.Array, depth: float) -> jax.Array:
+  """max(x, -depth): a ReLU whose lower bound is not 0.
+
+  The derivative at the bound is 0, as that of `relu` is.
+  """
+  return jnp.where(x <= -depth, -depth, x)
+
+
 def response_norm(x: jax.Array, norm: Norm) -> jax.Array:
   """Local response normalization across maps (paper, Section 3.3).
 

@@ -8,6 +8,7 @@ on each of several.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import re
 from typing import Any
 
 from flax import linen as nn
@@ -25,6 +26,9 @@ from alexnet_jax.architecture import Layer
 
 Params = dict[str, dict[str, jax.Array]]
 _WHOLE = sharding.Whole()
+_WITH_NUMBER = re.compile(
+  r'(?P<kind>relu\^|floor-)(?P<number>\d{1,3}(\.\d{1,6})?)', re.ASCII
+)
 
 
 class Convolution(nn.Conv):
@@ -162,18 +166,29 @@ def _logits_dtype(dtype: Any) -> Any:
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-  """Returns the function of `jax.nn` that has this name.
+  """Returns the activation function that has this name.
+
+  Args:
+    name: relu; relu^n, x^n above zero and 0 below; floor-i, max(x, -i), where n
+      and i are decimal numbers above 0; or a function of `jax.nn`.
 
   Raises:
     UserError: if there is none.
   """
   if name == 'relu':
     return layers.relu
+  match = _WITH_NUMBER.fullmatch(name)
+  if match and (number := float(match['number'])):
+    powers = match['kind'] == 'relu^'
+    function = layers.rectified_power if powers else layers.floored
+    return lambda x: function(x, number)
   function = getattr(jax.nn, name, None)
   if not callable(function):
     raise errors.UserError(
-      f"--config.network.activation='{name}' is not a function of jax.nn: set"
-      ' --config.network.activation to relu, tanh, gelu, ...'
+      f"--config.network.activation='{name}' is not a choice: set"
+      ' --config.network.activation to relu, relu^n (such as relu^2 or'
+      ' relu^0.5), floor-i (such as floor-1) or a function of jax.nn (tanh,'
+      ' gelu, ...)'
     )
   return function
 

@@ -119,6 +119,7 @@ class Data:
   store_dir: str
   train_split: str
   eval_split: str
+  num_train: int = _number(0, 10**8, zero='all')
   class_names: tuple[str, ...]
   num_examples: int = _number(1, 10**8)
   statistics: str = _choice('imagenet', 'computed')
@@ -133,6 +134,9 @@ class Input:
   """What is cut out of the images and subtracted: `config.input`."""
 
   image_size: int = _number(1, _SIDE)
+  displacement: float = _number(0.0, 1e4, zero='no warp')
+  # The field is drawn three deviations beyond the image, on every side.
+  displacement_sigma: float = _number(0.0, 64.0, excluded=0.0)
   crop_size: int = _number(1, _SIDE)
   random_crop: bool
   flip: bool

@@ -54,11 +54,16 @@ class Splits:
 
   @functools.cached_property
   def train_source(self) -> sources.Source:
-    """The training split.
+    """The images to train on, all of the training split or `data.num_train`.
 
     Raises:
       UserError: if data are missing or do not fit the network.
     """
+    return sources.sample(self.whole_train_source, self._data.num_train)
+
+  @functools.cached_property
+  def whole_train_source(self) -> sources.Source:
+    """The training split with all its images; see `train_source`."""
     source = self._open(self._data.train_split)
     if self._identity is not None:
       self._check_classes(source)
@@ -165,6 +170,8 @@ class Splits:
     """
     chosen = self._input
     augmentation = preprocessing.Augmentation(
+      displacement=chosen.displacement,
+      displacement_sigma=chosen.displacement_sigma,
       crop_size=chosen.crop_size,
       random_crop=chosen.random_crop,
       flip=chosen.flip,
@@ -320,7 +327,7 @@ def prepare(setup: Setup) -> int:
     UserError: if data are missing or do not fit the network.
   """
   splits = Splits(setup, original=True)
-  train, evaluation = splits.train_source, splits.eval_source
+  train, evaluation = splits.whole_train_source, splits.eval_source
   store_dir = setup.settings.data.store_dir
   try:
     summary = preparation.run(
@@ -328,6 +335,7 @@ def prepare(setup: Setup) -> int:
       evaluation,
       splits.decoder(),
       store_dir,
+      setup.settings.data.num_train,
       setup.settings.data.threads,
     )
   except signals.Stopped:

@@ -64,6 +64,21 @@ def test_a_config_of_an_earlier_version_gets_the_new_keys(schedule):
   assert read == json.loads(json.dumps(today))
 
 
+def test_a_config_without_warps_and_samples_has_none():
+  today = json.loads(json.dumps(imagenet.get_config().to_dict()))
+  values = json.loads(json.dumps({**_identity().to_json(), 'config': today}))
+  for name in ('displacement', 'displacement_sigma'):
+    del values['config']['input'][name]
+  del values['config']['data']['num_train']
+  read = identity.Identity.from_json(values, _identity().arrays()).config
+  assert read == today
+  values['config'] = json.loads(json.dumps(today))
+  values['config']['input']['displacement'] = 8.0
+  values['config']['data']['num_train'] = 7
+  read = identity.Identity.from_json(values, _identity().arrays()).config
+  assert read == values['config']
+
+
 @pytest.mark.parametrize(
   ('names', 'words'),
   [

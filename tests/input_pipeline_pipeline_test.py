@@ -241,6 +241,56 @@ def test_threads_change_nothing(source, size):
       assert_same(batch, expected)
 
 
+@pytest.mark.parametrize('size', SOURCES)
+def test_warps_come_before_the_crop_and_change_nothing_else(size):
+  warp = {'displacement': 30.0, 'displacement_sigma': 3.0}
+  plain = first_steps(size)
+  warped = take(train(SOURCES[size], size, **warp), 4)
+  resumed = take(train(SOURCES[size], size, threads=1, start_step=2, **warp), 2)
+  for ours, theirs in zip(resumed, warped[2:], strict=True):
+    assert_same(ours, theirs)
+  for ours, theirs in zip(warped, plain, strict=False):
+    for key in ours.keys() - {'image'}:
+      np.testing.assert_array_equal(ours[key], theirs[key])
+    assert (
+      (ours['image'] != theirs['image'])
+      .any((1, 2, 3))[theirs['mask'] > 0]
+      .all()
+    )
+  index, drawn = order(3, 0, 23)[0], tables(3, 0, 23)['seeds']
+  image, _ = SOURCES[size].read(tf.constant(index))
+  seed = tf.constant(drawn[index])
+  image = preprocessing.displace(image, seed, 30.0, 3.0)
+  image = preprocessing.random_crop(image, seed, size - 4)
+  image = preprocessing.random_flip(image, seed)
+  np.testing.assert_array_equal(warped[0]['image'][0], image)
+
+
+def test_no_warp_costs_nothing():
+  def operations(displacement):
+    augmentation = preprocessing.Augmentation(
+      displacement=displacement,
+      displacement_sigma=4.0,
+      crop_size=12,
+      random_crop=True,
+      flip=True,
+      crop_chunk=1,
+      lighting_scale=np.zeros(3),
+      eigenvectors=np.eye(3),
+    )
+    graph = tf.function(
+      lambda image, seed: pipeline._augment(augmentation, image, {'seed': seed})
+    ).get_concrete_function(
+      tf.TensorSpec([16, 16, 3], tf.uint8),
+      tf.TensorSpec([preprocessing.SEED_WORDS], tf.uint32),
+    )
+    return {node.type for node in graph.graph.get_operations()}
+
+  drawn = {'StatelessRandomUniformV2', 'MatMul', 'BatchMatMulV2', 'GatherV2'}
+  assert not operations(0.0) & drawn
+  assert operations(1.0) & drawn
+
+
 ROWS = ([0, 1, 4, 5], [2, 3, 6, 7], [7], [1, 3, 6], range(8))
 
 

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 from PIL import Image
 import pytest
+from scipy import ndimage
 import tensorflow as tf
 
 from alexnet_jax.input_pipeline import preprocessing
@@ -199,6 +200,118 @@ def test_lighting_reads_components_from_columns():
     tf.constant(words, tf.uint32), np.array([2, 3, 5]), eigenvectors
   )
   np.testing.assert_allclose(shift, [[0, 2, 0], [5, 0, 0]], atol=1e-5)
+
+
+def fields(count, side, alpha, sigma):
+  """Returns displacements of some seeds, float32 [count, 2, side, side]."""
+  draw = tf.function(
+    lambda seed: preprocessing.displacements(seed, side, alpha, sigma)
+  )
+  return np.stack([draw(seed) for seed in seeds(count)])
+
+
+@pytest.mark.parametrize(('side', 'alpha', 'sigma'), [(32, 34, 4), (9, 5, 0.7)])
+def test_displacements_are_smoothed_uniform_numbers(side, alpha, sigma):
+  reach = int(np.ceil(3 * sigma))
+  for seed in seeds(3):
+    key = tf.cast(seed[:2], tf.int64)
+    shape = [2, side + 2 * reach, side + 2 * reach]
+    drawn = tf.random.stateless_uniform(shape, key, -1, 1, alg='philox').numpy()
+    assert drawn.min() < -0.95
+    assert drawn.max() > 0.95
+    smooth = ndimage.gaussian_filter(
+      drawn.astype(float), sigma, axes=(1, 2), radius=reach
+    )
+    inside = slice(reach, -reach)
+    np.testing.assert_allclose(
+      preprocessing.displacements(seed, side, alpha, sigma),
+      alpha * smooth[:, inside, inside],
+      atol=1e-5,
+    )
+
+
+def test_the_distribution_of_displacements():
+  sigma, alpha = 2.0, 10.0
+  drawn = fields(4000, 12, alpha, sigma)
+  expected = alpha / (2 * np.sqrt(3 * np.pi) * sigma)
+  # The same at the border as in the middle: five deviations of 4000 draws.
+  np.testing.assert_allclose(drawn.std(0), expected, rtol=0.06)
+  np.testing.assert_allclose(drawn.mean(0), 0, atol=0.08 * expected)
+  # Smooth: the correlation of neighbors at a distance d is exp(-d^2/4 sigma^2),
+  # and the two directions have none.
+  for distance in (1, 3):
+    for a, b in (
+      (drawn[..., distance:], drawn[..., :-distance]),
+      (drawn[..., distance:, :], drawn[..., :-distance, :]),
+    ):
+      correlation = (a * b).mean() / expected**2
+      target = np.exp(-(distance**2) / (4 * sigma**2))
+      assert abs(correlation - target) < 0.03
+  assert abs((drawn[:, 0] * drawn[:, 1]).mean() / expected**2) < 0.03
+  # A mean of many numbers is nearly normal.
+  shares = [(abs(drawn) > k * expected).mean() for k in (1, 2)]
+  np.testing.assert_allclose(shares, [0.317, 0.0455], rtol=0.06)
+
+
+@pytest.mark.parametrize(('side', 'alpha', 'sigma'), [(32, 34, 4), (8, 40, 2)])
+def test_warps_equal_scipys_bilinear_interpolation(side, alpha, sigma):
+  images = np.random.default_rng(0).integers(
+    0, 256, (3, side, side, 3), np.uint8
+  )
+  for image, seed in zip(images, seeds(3), strict=True):
+    warped = preprocessing.displace(tf.constant(image), seed, alpha, sigma)
+    assert warped.dtype == tf.uint8
+    shift = preprocessing.displacements(seed, side, alpha, sigma).numpy()
+    assert abs(shift).max() > 1
+    places = np.clip(np.mgrid[:side, :side] + shift.astype(float), 0, side - 1)
+    exact = np.stack(
+      [
+        ndimage.map_coordinates(
+          channel.astype(float), places, order=1, mode='nearest'
+        )
+        for channel in np.moveaxis(image, 2, 0)
+      ],
+      axis=-1,
+    )
+    assert np.abs(warped.numpy() - exact).max() < 0.501
+
+
+def test_a_warp_moves_places_by_the_field():
+  # On a ramp a pixel's value says where it came from.
+  image = np.zeros((40, 40, 3), np.uint8)
+  image[..., 0], image[..., 1] = 4 * np.mgrid[:40, :40]
+  (seed,) = seeds(1)
+  warped = preprocessing.displace(tf.constant(image), seed, 20.0, 3.0)
+  shift = preprocessing.displacements(seed, 40, 20.0, 3.0).numpy()
+  moved = np.moveaxis(warped.numpy() - image.astype(float), 2, 0)[:2] / 4
+  inside = np.s_[:, 8:-8, 8:-8]
+  np.testing.assert_allclose(moved[inside], shift[inside], atol=0.126)
+
+
+def test_a_warp_is_a_function_of_image_and_seed():
+  images = np.random.default_rng(0).integers(0, 256, (5, 20, 20, 3), np.uint8)
+  images[3], drawn = images[0], seeds(5)
+  warp = tf.function(lambda i, s: preprocessing.displace(i, s, 30.0, 4.0))
+  batch = warp(tf.constant(images), drawn).numpy()
+  assert batch.shape == images.shape
+  for image, seed, expected in zip(images, drawn, batch, strict=True):
+    for _ in range(2):
+      np.testing.assert_array_equal(warp(tf.constant(image), seed), expected)
+  assert (batch[3] != batch[0]).any()
+  # Color shifts do not depend on what a warp draws.
+  other = np.array(drawn)
+  other[:, 2:] += 1
+  np.testing.assert_array_equal(warp(tf.constant(images), other), batch)
+
+
+def test_no_displacement_is_the_identity():
+  images = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3), np.uint8)
+  same = preprocessing.displace(tf.constant(images), seeds(2), 0.0, 4.0)
+  np.testing.assert_array_equal(same, images)
+  for value in (0, 255):  # Nor does a warp leave the range.
+    flat = tf.fill([2, 9, 9, 3], tf.constant(value, tf.uint8))
+    warped = preprocessing.displace(flat, seeds(2), 1e4, 4.0)
+    np.testing.assert_array_equal(warped, flat)
 
 
 def test_large_squares_are_reduced_in_little_memory():

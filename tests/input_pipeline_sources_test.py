@@ -102,6 +102,52 @@ def test_a_subset_without_examples_has_no_batches():
   assert list(batches) == []
 
 
+def many(count=1000):
+  return opening.open_source(
+    'synthetic',
+    opening.Options('train', num_examples=count, num_classes=3, image_size=8),
+  )
+
+
+def test_samples_are_nested_and_never_change():
+  source = many()
+  small, large = (sources.sample(source, n) for n in (10, 400))
+  # The errors of two runs are compared by these very numbers.
+  assert small.indices.tolist() == TEN_OF_A_THOUSAND
+  assert set(small.indices) < set(large.indices)
+  assert (np.diff(large.indices) > 0).all()
+  assert (large.num_examples, len(set(large.indices))) == (400, 400)
+  # Drawn from the whole: 40 of every hundred, with a deviation of 4.6.
+  counts = np.histogram(large.indices, 10, (0, 1000))[0]
+  assert abs(counts - 40).max() < 20
+  assert len({s.fingerprint for s in (source, small, large)}) == 3
+  assert small.split == 'train[10 at random]'
+  assert small.class_names == source.class_names
+  assert small.describe(0) == source.describe(small.indices[0])
+
+
+TEN_OF_A_THOUSAND = [66, 162, 185, 207, 318, 322, 431, 664, 670, 998]
+
+
+def test_a_sample_of_all_is_the_source():
+  source = many()
+  assert sources.sample(source, 0) is source
+  assert sources.sample(source, 1000) is source
+  with pytest.raises(
+    errors.UserError,
+    match=r"num_train=1001 .* 1000 images of synthetic 'train': set --config",
+  ):
+    sources.sample(source, 1001)
+
+
+def test_a_sample_is_read_like_its_examples():
+  source = synthetic()
+  some = sources.sample(source, 4)
+  every, batch = one_batch(source, 7), one_batch(some, 4)
+  for key in ('image', 'label'):
+    np.testing.assert_array_equal(batch[key], every[key][some.indices])
+
+
 def test_what_the_graph_reads_is_not_fetched():
   with pytest.raises(TypeError, match='Synthetic is read in the graph'):
     synthetic().fetch(np.array([0]))

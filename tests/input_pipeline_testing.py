@@ -68,6 +68,8 @@ def train_batches(
 ) -> Iterator[pipeline.Batch]:
   """Returns training batches of 8, everything drawn, but for the changes."""
   augmentation = {
+    'displacement': 0.0,
+    'displacement_sigma': 4.0,
     'crop_size': image_size - 4,
     'random_crop': True,
     'flip': True,

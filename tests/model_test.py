@@ -324,6 +324,85 @@ def test_activation():
   assert 'relu' in str(caught.value)
 
 
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  ('name', 'function', 'slope'),
+  [
+    ('relu^2', lambda x: x * x * (x > 0), lambda x: 2 * x * (x > 0)),
+    (
+      'relu^0.5',
+      lambda x: np.sqrt(np.maximum(x, 0)),
+      lambda x: 0.5 / np.sqrt(np.where(x > 0, x, np.inf)),
+    ),
+    (
+      'relu^1.25',
+      lambda x: np.exp(1.25 * np.log(np.where(x > 0, x, 1e-300))),
+      lambda x: 1.25 * np.maximum(x, 0) ** 0.25,
+    ),
+    ('relu^1', lambda x: np.maximum(x, 0), lambda x: x > 0),
+    ('floor-1', lambda x: np.maximum(x, -1), lambda x: x > -1),
+    ('floor-0.5', lambda x: np.maximum(x, -0.5), lambda x: x > -0.5),
+  ],
+)
+def test_activations_with_a_number(name, function, slope, dtype):
+  drawn = np.random.default_rng(0).normal(0, 2, 500)
+  x = jnp.asarray(np.append(drawn, [0, -1, -0.5, 1e-5, 30]), dtype)
+  exact = np.asarray(x, np.float64)
+  apply = jax.jit(model.activation(name))
+  tolerance = 3e-6 if dtype == jnp.float32 else 0.02
+  y, pull = jax.vjp(apply, x)
+  assert y.dtype == dtype
+  np.testing.assert_allclose(
+    np.asarray(y, np.float64), function(exact), tolerance, 1e-30
+  )
+  (dx,) = pull(jnp.full_like(x, 3))
+  np.testing.assert_allclose(
+    np.asarray(dx, np.float64), 3 * slope(exact), tolerance
+  )
+  assert np.isnan(apply(jnp.full(1, jnp.nan, dtype))).all()
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('name', ['relu^0.5', 'relu^0.000001', 'relu^2'])
+def test_powers_have_finite_gradients_at_zero(name, dtype):
+  x = jnp.asarray([0.0, -0.0, 1e-45, 1e-38, 1e-30, 1e-7, -1e-38], dtype)
+  dx = jax.grad(lambda x: model.activation(name)(x).sum())(x)
+  assert np.isfinite(dx).all()
+  assert not np.asarray(dx, np.float32)[[0, 1, 6]].any()
+  assert np.abs(dx).max() <= 501
+
+
+@pytest.mark.parametrize('name', ['relu^0.5', 'relu^2', 'floor-1'])
+def test_every_parameter_learns_with_finite_gradients(name):
+  network = dataclasses.replace(_PAPER, activation=name)
+  params = _init(network)
+  # With no weights every sum of the first layers is exactly 0.
+  blank = jax.tree.map(jnp.zeros_like, params)
+  loss = jax.jit(
+    jax.grad(lambda p: (model.forward(network, p, _images()) ** 2).sum())
+  )
+  for each in (params, blank):
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(loss(each)))
+  assert all(np.any(layer['kernel']) for layer in loss(params).values())
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'relu^', 'relu^0', 'relu^0.0', 'relu^-1', 'relu^nan', 'relu^1e3', 'relu2',
+    'relu^2 ', 'relu**2', 'floor', 'floor-', 'floor--1', 'floor1', 'floor-0',
+    'relu^\u0662',
+  ],
+)  # fmt: skip
+def test_a_mistyped_activation_is_one_line_with_the_choices(name):
+  with pytest.raises(errors.UserError) as caught:
+    model.activation(name)
+  message = str(caught.value)
+  assert '\n' not in message
+  for word in (f"activation='{name}'", 'relu^n', 'floor-i', 'tanh'):
+    assert word in message
+
+
 def test_the_gradient_of_relu_is_zero_at_zero():
   # 2012 code, neuron.cuh:167-172.
   assert jax.grad(model.activation('relu'))(0.0) == 0

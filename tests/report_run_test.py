@@ -192,7 +192,7 @@ def test_other_activations_and_towers():
   """What is not defined for a network is noted, and nothing fails."""
   other = _untrained(**{'network.activation': 'tanh', 'network.towers': 1})
   section = saliency.make(other)
-  assert any('defined for rectified units' in text for text in _texts(section))
+  assert any('defined for ReLUs' in text for text in _texts(section))
   figures = [b for b in section.blocks if isinstance(b, page.Figure)]
   titles = {panel.title for figure in figures for panel in figure.panels}
   assert 'Gradient' in titles

@@ -1,6 +1,7 @@
 """A config's splits: what they must be, and how they are prepared."""
 
 import contextlib
+import itertools
 import logging
 import os
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import errors
+from alexnet_jax import resume
 from alexnet_jax import setup
 from alexnet_jax import sharding
 from alexnet_jax import signals
@@ -147,6 +149,86 @@ def test_training_from_a_store_needs_nothing_else(tmp_path):
   ):
     batch, expected = next(mine), next(theirs)
     assert batch.keys() == expected.keys()
+    for key in batch:
+      np.testing.assert_array_equal(batch[key], expected[key], err_msg=key)
+
+
+def _folder(folder, **overrides):
+  return _build(
+    **{'data.source': 'folder', 'data.data_dir': str(folder), **overrides}
+  )
+
+
+def test_training_on_a_sample(tmp_path):
+  testing.write_folder(tmp_path / 'train', 10, 20, sides=(32, 32))
+  testing.write_folder(tmp_path / 'test', 10, 1, sides=(32, 32))
+  whole = splits.Splits(_folder(tmp_path))
+  parts = [
+    splits.Splits(_folder(tmp_path, **{'data.num_train': 70, 'seed': seed}))
+    for seed in (0, 1)
+  ]
+  one, other = (each.identity() for each in parts)
+  assert one.train == other.train  # The same images for every seed.
+  assert (one.train.num_examples, one.epochs.steps) == (70, 3)
+  assert one.train.split == 'train[70 at random]'
+  assert one.train.fingerprint != whole.identity().train.fingerprint
+  assert one.validation == whole.identity().validation
+  # Its own mean, kept beside that of the whole; in float64 by hand.
+  source = parts[0].train_source
+  every = next(whole.read(whole.train_source, '', batch_size=200))
+  chosen = every['image'][source.indices].astype(float)
+  np.testing.assert_allclose(
+    one.statistics.mean_image, chosen.mean(0), rtol=1e-6
+  )
+  assert one.statistics.fingerprint == source.fingerprint
+  assert len(list(tmp_path.rglob('*statistics-*'))) == 2
+  again = splits.Splits(_folder(tmp_path, **{'data.num_train': 70}))
+  np.testing.assert_array_equal(
+    again.statistics.mean_image, one.statistics.mean_image
+  )
+  # An epoch is the sample.
+  batches = list(itertools.islice(parts[1].train_batches(0), 3))
+  assert sum(batch['mask'].sum() for batch in batches) == 70
+  labels = np.concatenate([b['label'][b['mask'] > 0] for b in batches])
+  np.testing.assert_array_equal(
+    np.bincount(labels, minlength=10),
+    np.bincount(every['label'][source.indices], minlength=10),
+  )
+  assert parts[0].describe_step(0).endswith('and 31 others')
+  too_many = splits.Splits(_folder(tmp_path, **{'data.num_train': 201}))
+  with pytest.raises(errors.UserError, match='num_train=201 .* the 200 images'):
+    too_many.train_source  # noqa: B018
+
+
+def test_a_run_of_a_sample_is_not_resumed_with_another():
+  small, large, whole = (
+    splits.Splits(_build(**{'data.num_train': count})).identity()
+    for count in (100, 200, 0)
+  )
+  assert resume.check_data(small, small, 7, False).train == small.train
+  for now, words in ((large, 'now 200'), (whole, 'now 512')):
+    with pytest.raises(
+      errors.UserError, match=f'has 100 training images, {words}: .*accept_'
+    ):
+      resume.check_data(now, small, 7, False)
+  accepted = resume.check_data(large, small, 7, True)
+  assert accepted.epochs.steps == 7
+
+
+def test_a_store_serves_samples_of_any_size(tmp_path):
+  sizes = {'data.num_examples': 40, 'data.num_train': 12}
+  stored = {**sizes, 'data.store_dir': str(tmp_path)}
+  with pytest.raises(errors.UserError, match='num_train=41 .* 40 images'):
+    splits.prepare(_build(**{**stored, 'data.num_train': 41}))
+  assert not list(tmp_path.iterdir())
+  assert splits.prepare(_build(**stored)) == 0
+  assert len(list((tmp_path / 'train').glob('statistics-*'))) == 1
+  for count in (12, 30, 0):
+    count = {'data.num_train': count}
+    ours = splits.Splits(_build(**{**stored, **count}))
+    theirs = splits.Splits(_build(**{**sizes, **count}))
+    assert ours.identity().train == theirs.identity().train
+    batch, expected = (next(each.train_batches(0)) for each in (ours, theirs))
     for key in batch:
       np.testing.assert_array_equal(batch[key], expected[key], err_msg=key)
 

@@ -1,11 +1,12 @@
 """The input pipeline: one tf.data graph from an example's index to a batch.
 
-  order -> read -> decode -> central square -> crop -> flip -> lighting -> batch
+  order -> read -> decode -> central square -> warp, if there is one -> crop
+    -> flip -> lighting -> batch
 
 There is no iterator state. The order of an epoch is a function of (seed,
-epoch), and an example's crop, flip and lighting are functions of (seed, epoch,
-example): a run can start at any step, on any number of threads or processes,
-and sees the same pixels.
+epoch), and an example's warp, crop, flip and lighting are functions of (seed,
+epoch, example): a run can start at any step, on any number of threads or
+processes, and sees the same pixels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -99,6 +100,14 @@ def _augment(
   augmentation: preprocessing.Augmentation, image: tf.Tensor, example: Example
 ) -> tf.Tensor:
   size = augmentation.crop_size
+  if augmentation.displacement:
+    # Of whole numbers, as those of the store are.
+    image = preprocessing.displace(
+      preprocessing.rounded(image),
+      example['seed'],
+      augmentation.displacement,
+      augmentation.displacement_sigma,
+    )
   if augmentation.random_crop:
     image = preprocessing.random_crop(image, example['seed'], size)
   else:

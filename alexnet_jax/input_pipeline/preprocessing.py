@@ -4,12 +4,16 @@ An image's central square is resampled to `image_size` pixels per side: the same
 as scaling its shorter side and keeping the center, without the work on what is
 cut away. A crop is a window of that square, bit by bit.
 
-Then come `random_crop`, `random_flip` and `pca_lighting`. Each takes one image
-or a batch, and a *seed*: a row of random words of one example in one epoch,
-drawn by `pipeline.epoch_tables`. Each function uses its own words.
+`displace`, if it is used, comes before the crop; `random_crop`, `random_flip`
+and `pca_lighting` follow. Each takes one image or a batch, and a *seed*: a row
+of random words of one example in one epoch, drawn by `pipeline.epoch_tables`.
+Each function uses its own words; those of the crop and the flip together are
+also the key of the warp's own numbers.
 """
 
 from collections.abc import Callable
+import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,21 +28,132 @@ class Augmentation(NamedTuple):
   """How training images are varied (Section 4.1).
 
   Attributes:
+    displacement: alpha of `displace`; 0 for no warp, as in the paper.
+    displacement_sigma: sigma of `displace`.
     crop_size: side C of the crop, pixels.
     random_crop: whether to draw crops; the center otherwise.
     flip: whether to mirror with probability 1/2.
     crop_chunk: 1 for a crop and flip per image (Section 4.1); 32 for one per 32
       consecutive places, as the 2012 code has it (convdata_jpeg.py, 238-246).
+      The warp is shared likewise.
     lighting_scale: [3], from `lighting_scale`.
     eigenvectors: [3, 3], columns; see `pca_lighting`.
   """
 
+  displacement: float
+  displacement_sigma: float
   crop_size: int
   random_crop: bool
   flip: bool
   crop_chunk: int
   lighting_scale: np.ndarray
   eigenvectors: np.ndarray
+
+
+def displace(
+  image: tf.Tensor, seed: tf.Tensor, alpha: float, sigma: float
+) -> tf.Tensor:
+  """Warps an image smoothly and at random.
+
+  A pixel takes its value from a place that is displaced down and to the right
+  by fields of their own: uniform random numbers from [-1, 1], smoothed by a
+  Gaussian and multiplied by alpha. Values between pixels are interpolated
+  bilinearly, and those beyond the border are the border's.
+
+  The random numbers go on beyond the border, so that displacements have the
+  same distribution at every pixel: nearly normal, with a standard deviation of
+  alpha / (2 sqrt(3 pi) sigma), 0.163 alpha / sigma.
+
+  Args:
+    image: uint8 [S, S, 3] or [N, S, S, 3].
+    seed: uint32 [SEED_WORDS] or [N, SEED_WORDS].
+    alpha: pixels, by which a mean of numbers from [-1, 1] is multiplied.
+    sigma: standard deviation of the Gaussian, pixels.
+
+  Returns:
+    uint8, like `image`.
+
+  Reference:
+    Simard, Steinkraus, Platt: Best Practices for Convolutional Neural Networks
+    Applied to Visual Document Analysis (2003), Section 2.
+  """
+  if image.shape.rank == 4:
+    # Random numbers are drawn from one key at a time.
+    return tf.map_fn(
+      lambda each: displace(each[0], each[1], alpha, sigma),
+      (image, seed),
+      fn_output_signature=tf.TensorSpec(image.shape[1:], tf.uint8),
+    )
+  return _moved(image, displacements(seed, _side(image), alpha, sigma))
+
+
+def displacements(
+  seed: tf.Tensor, side: int, alpha: float, sigma: float
+) -> tf.Tensor:
+  """Draws the fields of `displace`.
+
+  Args:
+    seed: uint32 [SEED_WORDS].
+    side: S of the image, pixels.
+    alpha: see `displace`.
+    sigma: see `displace`.
+
+  Returns:
+    float32 [2, S, S], pixels down and to the right.
+  """
+  blur = _gaussian(side, sigma)
+  key = tf.cast(tf.stack([seed[_CROP], seed[_FLIP]]), tf.int64)
+  drawn = tf.random.stateless_uniform(
+    [2, blur.shape[1], blur.shape[1]], key, -1.0, 1.0, alg='philox'
+  )
+  # As products of matrices: 12 to 30 times as fast as convolutions here.
+  smooth = tf.matmul(blur, tf.matmul(drawn, blur, transpose_b=True))
+  return np.float32(alpha) * smooth
+
+
+@functools.cache
+def _gaussian(side: int, sigma: float) -> np.ndarray:
+  """Returns the weights of a Gaussian, one row per pixel of an axis.
+
+  Three standard deviations to both sides; rows add up to 1.
+
+  Returns:
+    float32 [side, side + 2 ceil(3 sigma)].
+  """
+  reach = math.ceil(3 * sigma)
+  weights = np.exp(-((np.arange(-reach, reach + 1) / sigma) ** 2) / 2)
+  rows = np.zeros((side, side + 2 * reach))
+  for row in range(side):
+    rows[row, row : row + 2 * reach + 1] = weights / weights.sum()
+  return rows.astype(np.float32)
+
+
+def _moved(image: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+  """Reads each pixel from a displaced place.
+
+  Args:
+    image: uint8 [S, S, 3].
+    shift: float32 [2, S, S], pixels down and to the right.
+
+  Returns:
+    uint8 [S, S, 3].
+  """
+  side = _side(image)
+  pixels = np.mgrid[:side, :side].astype(np.float32)
+  places = tf.clip_by_value(shift + pixels, 0, side - 1)
+  whole = tf.cast(places, tf.int32)
+  down, right = tf.unstack((places - tf.cast(whole, tf.float32))[..., None])
+  top, left = tf.unstack(whole)
+  bottom = tf.minimum(top + 1, side - 1)
+  beside = tf.minimum(left + 1, side - 1)
+  values = tf.reshape(tf.cast(image, tf.float32), [side**2, 3])
+
+  def in_row(row: tf.Tensor) -> tf.Tensor:
+    start = tf.gather(values, row * side + left)
+    return start + right * (tf.gather(values, row * side + beside) - start)
+
+  above = in_row(top)
+  return rounded(above + down * (in_row(bottom) - above))
 
 
 def random_crop(image: tf.Tensor, seed: tf.Tensor, crop_size: int) -> tf.Tensor:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from alexnet_jax import errors
+
 
 class Source(Protocol):
   """A labeled collection of images that any index can be read from.
@@ -147,6 +149,42 @@ class Subset:
 
   def describe(self, index: int) -> str:
     return self.source.describe(int(self.indices[index]))
+
+
+class Sample(Subset):
+  """A random part of a source, which has a split of its own; see `sample`."""
+
+  @property
+  def split(self) -> str:
+    return f'{self.source.split}[{len(self.indices)} at random]'
+
+
+def sample(source: Source, count: int) -> Source:
+  """Returns some examples of a split, drawn at random, in the split's order.
+
+  They are the first of one permutation, so a smaller sample is part of a larger
+  one. It depends on the number of examples of the source alone. Sorting
+  independent 64-bit words makes it; NumPy guarantees those of Philox.
+
+  Args:
+    source: the whole split.
+    count: how many; 0, as their whole number does, returns the source itself.
+
+  Raises:
+    errors.UserError: if the source has fewer.
+  """
+  total = source.num_examples
+  if count in (0, total):
+    return source
+  if count > total:
+    raise errors.UserError(
+      f'--config.data.num_train={count} is more than the {total} images of'
+      f" {source.name} '{source.split}': set --config.data.num_train to at most"
+      f' {total}, or to 0 for all'
+    )
+  words = np.random.Philox(key=0).random_raw(total)
+  order = np.argsort(words, kind='stable')
+  return Sample(source, np.sort(order[:count]))
 
 
 def constants(*values: Any) -> list[tf.Tensor]:

@@ -148,7 +148,7 @@ def _inactive(
   subject: Subject, found: Mapping[str, Peaks]
 ) -> tuple[page.Block, ...]:
   activation, towers = subject.network.activation, subject.network.towers
-  if activation != 'relu':
+  if not activation.startswith('relu'):  # Of relu^n and relu6, too, many are.
     text = f'Inactive units are not counted: {activation} is rarely exactly 0.'
     return (page.Note(text),)
   inactive = {name: inactive_units(each) for name, each in found.items()}

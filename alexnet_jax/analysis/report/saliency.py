@@ -31,7 +31,7 @@ def make(subject: Subject) -> page.Section:
   if subject.network.activation != 'relu':
     blocks.append(
       page.Note(
-        'The guided gradient is defined for rectified units only; this network'
+        'The guided gradient is defined for ReLUs only; this network'
         f' uses {subject.network.activation}.'
       )
     )
