@@ -1,5 +1,6 @@
 """Errors of a network on a whole split: one view or ten, every example once."""
 
+import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import pathlib
@@ -88,7 +89,7 @@ class Evaluator:
   ):
     """Takes what `make_log_probs` takes."""
     self._placement = placement
-    self._log_probs = make_log_probs(placement, transform, dtype)
+    self.log_probs = make_log_probs(placement, transform, dtype)
     # Every process reads the sums.
     everywhere = NamedSharding(placement.mesh, PartitionSpec())
     self._score = jax.jit(metrics.score, out_shardings=everywhere)
@@ -113,30 +114,53 @@ class Evaluator:
       For each name: examples, views, nll, top1_error, top5_error (fractions)
       and unreadable. None if interrupted.
     """
-    # Sums of many batches are added in float64: counts stay exact.
-    totals = {name: np.zeros(5) for name in views}  # in the order of `Sums`
+
+    def predict(images):
+      for name, cuts in views.items():
+        yield name, self.log_probs(params, images, cuts)
+
+    totals = self.add_up(predict, batches, interrupted)
+    if totals is None:
+      return None
+    return {
+      name: _summary(totals[name], len(cuts)) for name, cuts in views.items()
+    }
+
+  def add_up(
+    self,
+    predict: Callable[[jax.Array], Iterable[tuple[str, jax.Array]]],
+    batches: Iterable[Batch],
+    interrupted: Callable[[], bool] = lambda: False,
+  ) -> Mapping[str, metrics.Sums] | None:
+    """Scores any predictions in one pass over the images.
+
+    Args:
+      predict: yields named log-probabilities, float32 [N, classes], of images
+        uint8 [N, S, S, 3] on the devices.
+      batches: see `__call__`.
+      interrupted: see `__call__`.
+
+    Returns:
+      The sums of each name, in float64: counts stay exact. None if interrupted.
+    """
+    totals = collections.defaultdict(lambda: np.zeros(5))
     for batch in batches:
       arrays = {
         name: self._placement.put(batch[name])
         for name in ('image', 'label', 'mask', 'unreadable')
       }
-      for name, cuts in views.items():
+      for name, log_probs in predict(arrays['image']):
         sums = self._score(
-          self._log_probs(params, arrays['image'], cuts),
-          arrays['label'],
-          arrays['mask'],
-          arrays['unreadable'],
+          log_probs, arrays['label'], arrays['mask'], arrays['unreadable']
         )
+        # In the order of `Sums`.
         totals[name] += np.asarray(jax.tree.leaves(sums), np.float64)
       if interrupted():
         return None
-    return {
-      name: _summary(total, len(views[name])) for name, total in totals.items()
-    }
+    return {name: metrics.Sums(*total) for name, total in totals.items()}
 
 
-def _summary(totals: np.ndarray, num_views: int) -> dict[str, float]:
-  sums = metrics.Sums(*totals)
+def _summary(sums: metrics.Sums, num_views: int) -> dict[str, float]:
   return {
     'examples': int(sums.examples),
     'views': num_views,

@@ -61,7 +61,8 @@ def make_loss(
 
   The result is the sum of the cross-entropies of the batch and its metrics;
   `batch` holds the pipeline's arrays and `position`: int32 [N], the place of
-  each example in the whole batch.
+  each example in the whole batch. `key` is the raw data of the key of the
+  dropout masks; None computes the network as at test time.
 
   Differentiate it from outside: `shard_map` knows which parameters are
   replicated and adds their gradients itself.
@@ -78,7 +79,7 @@ def make_loss(
       params,
       images,
       placement=placement,
-      key=jax.random.wrap_key_data(key),
+      key=None if key is None else jax.random.wrap_key_data(key),
       positions=batch['position'],
       dtype=recipe.dtype,
     )

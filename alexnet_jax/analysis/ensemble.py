@@ -68,7 +68,7 @@ def run(
   workdirs = [str(run.workdir) for run in runs]
   for other in runs[1:]:
     check_comparable(runs[0], other)
-  log_probs, labels = _predict(runs, views)
+  log_probs, labels = predict(runs, views)
   subsets = measure_subsets(log_probs, labels)
   many = log_probs.shape[2] >= _CLASSES_FOR_TOP5
   by = 'top5_error' if many else 'top1_error'
@@ -117,10 +117,22 @@ def check_comparable(first: TrainedNetwork, other: TrainedNetwork) -> None:
     )
 
 
-def _predict(
+def predict(
   runs: Sequence[TrainedNetwork], views: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns log-probabilities [runs, N, classes] and labels int32 [N]."""
+  """Predicts the validation images with each of several runs.
+
+  Args:
+    runs: that are comparable; see `check_comparable`.
+    views: 'center_view' or 'ten_views'.
+
+  Returns:
+    Log-probabilities float32 [runs, N, classes] and labels int32 [N] of the
+    images that could be read.
+
+  Raises:
+    UserError: if too many of them cannot be read.
+  """
   log_probs, labels = [], []
   for run in runs:
     stream = features.stream(
