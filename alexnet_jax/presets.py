@@ -210,6 +210,31 @@ def small() -> Architecture:
   )  # fmt: skip
 
 
+def study() -> Architecture:
+  """`small`, cut down for studies of many runs: same ideas, cheaper."""
+  return Architecture(
+    dropout_rate=0.2,
+    response_norm=architecture.Norm(size=5, k=2.0, alpha=0.02, beta=0.75),
+    layers=(
+      Conv(
+        'conv1', 32, 5, init_std=0.16, padding=(1, 2), order=_POOL_NORM
+      ),
+      Conv(
+        'conv2', 64, 3, init_std=0.13, padding=(1, 1), order=_POOL_NORM
+      ),
+      Conv('conv3', 64, 3, init_std=0.07, padding=(1, 1), reads='all'),
+      Conv('conv4', 64, 3, init_std=0.09, padding=(1, 1)),
+      Conv(
+        'conv5', 64, 3, init_std=0.09, padding=(0, 1),
+        order=('activation', 'pool'),
+      ),
+      Dense('fc6', 256, init_std=0.1),
+      Dense('fc7', 256, init_std=0.09),
+      Dense('fc8', 10, init_std=0.06, order=()),
+    ),
+  )  # fmt: skip
+
+
 def four_layer() -> Architecture:
   """A four-layer net for CIFAR-10, such as Figure 1's: ReLU against tanh.
 
@@ -237,7 +262,7 @@ PRESETS = {
   preset.__name__: preset
   for preset in (
     paper, cuda_convnet, one_gpu, net_145_half, net_147, net_148,
-    no_communication, ungrouped, torchvision, small, four_layer,
+    no_communication, ungrouped, torchvision, small, study, four_layer,
   )
 }  # fmt: skip
 

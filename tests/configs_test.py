@@ -10,6 +10,7 @@ from alexnet_jax import setup
 from alexnet_jax import train
 from configs import cifar10
 from configs import cifar10_four_layer
+from configs import cifar10_study
 from configs import fashion_mnist
 from configs import imagenet
 from configs import imagenet2010
@@ -60,6 +61,7 @@ def folders(tmp_path_factory):
     (fashion_mnist, 'small', 'idx', {'data.source': 'idx'}),
     (cifar10, 'small', '32', _NARROW),
     (cifar10_four_layer, 'four_layer', '32', _NARROW_FOUR),
+    (cifar10_study, 'study', '32', _NARROW),
     (
       imagenet,
       'paper',

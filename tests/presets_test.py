@@ -59,6 +59,16 @@ _PARAMETERS = {
     + (256 * 256 + 256)
     + (256 * 10 + 10)
   ),
+  # Sides 28 -> conv1 27 -> pool 13 -> pool 6 -> conv5 5 -> pool 2.
+  'study': (
+    (5 * 5 * 3 * 32 + 32)
+    + (3 * 3 * 16 * 64 + 64)
+    + (3 * 3 * 64 * 64 + 64)
+    + 2 * (3 * 3 * 32 * 64 + 64)
+    + (2 * 2 * 64 * 256 + 256)
+    + (256 * 256 + 256)
+    + (256 * 10 + 10)
+  ),
   # Sides 32 -> pool 16 -> pool 8 -> pool 4.
   'four_layer': (
     (5 * 5 * 3 * 32 + 32)
@@ -81,7 +91,7 @@ _NEURONS_AND_WORK = {
 
 
 def _crop_size(name):
-  return {'small': 28, 'four_layer': 32}.get(name, 224)
+  return {'small': 28, 'study': 28, 'four_layer': 32}.get(name, 224)
 
 
 @pytest.mark.parametrize('name', ['paper', 'cuda_convnet'])
@@ -101,6 +111,15 @@ def test_table_of_net_147():
   rows = architecture.layer_shapes(dataclasses.replace(network, pool=pool), 224)
   assert [row.output[0] for row in rows[:5]] == [55, 27, 13, 13, 13]
   assert rows[5].weights == 6 * 6 * 256 * 4096
+
+
+def test_a_study_of_overlap_changes_no_shape():
+  network = presets.study()
+  pool = dataclasses.replace(network.pool, size=2)
+  apart = dataclasses.replace(network, pool=pool)
+  rows = architecture.layer_shapes(network, 28)
+  assert architecture.layer_shapes(apart, 28) == rows
+  assert [row.output[0] for row in rows[:5]] == [27, 13, 6, 6, 5]
 
 
 @pytest.mark.parametrize('name', list(presets.PRESETS))

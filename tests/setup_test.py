@@ -21,6 +21,7 @@ from alexnet_jax import train_step
 from alexnet_jax.epochs import Epochs
 from configs import cifar10
 from configs import cifar10_four_layer
+from configs import cifar10_study
 from configs import fashion_mnist
 from configs import imagenet
 from configs import imagenet2010
@@ -187,8 +188,8 @@ def _ranges(kind=settings.Settings, prefix=''):
 
 _RANGES = dict(_ranges())
 _CONFIGS = [
-  cifar10, cifar10_four_layer, fashion_mnist, imagenet, imagenet2010,
-  imagenet_large_batch, smoke,
+  cifar10, cifar10_four_layer, cifar10_study, fashion_mnist, imagenet,
+  imagenet2010, imagenet_large_batch, smoke,
 ]  # fmt: skip
 
 
@@ -378,7 +379,11 @@ def test_batch_must_divide_among_devices():
 
 @pytest.mark.parametrize('preset', list(presets.PRESETS))
 def test_every_preset_builds_at_its_size(preset):
-  module = {'small': smoke, 'four_layer': cifar10_four_layer}
+  module = {
+    'small': smoke,
+    'study': cifar10_study,
+    'four_layer': cifar10_four_layer,
+  }
   config = module.get(preset, imagenet).get_config(preset)
   config.devices = 1
   parts = setup.build(config)
