@@ -64,6 +64,13 @@ _VIEWS = flags.DEFINE_enum(
 _ENSEMBLE = flags.DEFINE_list(
   'ensemble', [], 'evaluate: comma-separated workdirs of runs to average.'
 )
+_JOBS = flags.DEFINE_integer('jobs', 1, 'study: runs made at a time.', 1)
+_QUICK = flags.DEFINE_bool(
+  'quick', False, 'study: one seed, and a short training, to try it.'
+)
+_LIST = flags.DEFINE_bool(
+  'list', False, 'study: print the command of every run, and make none.'
+)
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
   '',
@@ -163,6 +170,21 @@ def _similar() -> int:
   return similar.run(run, queries, source, layer, _K.value, _output())
 
 
+def _study() -> int:
+  from alexnet_jax import files
+  from alexnet_jax.studies import mode
+
+  return mode.run(
+    _CONFIG.value,
+    files.user_folder(_WORKDIR.value, '--workdir'),
+    _output(),
+    jobs=_JOBS.value,
+    quick=_QUICK.value,
+    only_list=_LIST.value,
+    stop=signals.STOP,
+  )
+
+
 _JOB = ('coordinator', 'num_processes', 'process_id')
 _WITH_ENSEMBLE = 'evaluate --ensemble'
 _MODES = {
@@ -173,6 +195,11 @@ _MODES = {
   ),
   'prepare': _Mode(_prepare, needs=('config',)),
   'report': _Mode(_report, reads=('output',)),
+  'study': _Mode(
+    _study,
+    needs=('config', 'workdir'),
+    reads=('output', 'jobs', 'quick', 'list'),
+  ),
   'predict': _Mode(
     _predict, needs=('workdir', 'images'), reads=('output', 'views')
   ),

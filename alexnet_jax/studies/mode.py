@@ -1,0 +1,102 @@
+"""--mode=study: makes the runs that are missing, then says what they show."""
+
+from collections.abc import Sequence
+import pathlib
+
+from absl import logging
+from ml_collections import config_dict
+
+from alexnet_jax import errors
+from alexnet_jax import inference
+from alexnet_jax import lock
+from alexnet_jax import signals
+from alexnet_jax.studies import collect
+from alexnet_jax.studies import page
+from alexnet_jax.studies import runs as study_runs
+from alexnet_jax.studies.runs import StudyRun
+from alexnet_jax.studies.study import Study
+
+_REMEDY = 'wait for it, stop it, or choose another --workdir'
+
+
+def run(
+  config: config_dict.ConfigDict,
+  workdir: pathlib.Path,
+  output: pathlib.Path,
+  *,
+  jobs: int = 1,
+  quick: bool = False,
+  only_list: bool = False,
+  stop: signals.StopSignal,
+) -> int:
+  """Makes a study.
+
+  Args:
+    config: of `configs/studies/`.
+    workdir: of all studies; each run has a folder there.
+    output: the folder of `studies.md` and `studies/<name>/`.
+    jobs: how many runs are made at a time.
+    quick: whether to try the study: one seed, and a short training.
+    only_list: whether to print the commands of all runs, and to make none.
+    stop: on whose signal the runs save and stop.
+
+  Returns:
+    The exit code: 1 if a run has failed, 128 + n when signal n stopped it.
+
+  Raises:
+    UserError: if the config is no study, or another process makes it.
+  """
+  study = Study.read(config)
+  if quick:
+    study, workdir = study.quickly(), workdir / 'quick'
+    output = output / 'quick'
+  planned = study_runs.plan(study, workdir)
+  if only_list:
+    print('\n'.join(study_runs.command_line(each) for each in planned))
+    return 0
+  with lock.held(workdir / study.name / 'lock', _REMEDY):
+    todo = [each for each in planned if not each.is_finished()]
+    logging.info(
+      '%s: %d runs of %d to make', study.name, len(todo), len(planned)
+    )
+    with stop.deferred(signals.TO_NOTICE + signals.TO_SAVE):
+      study_runs.make(todo, jobs, stop)
+    if stop.received():
+      logging.info('The study stopped by %s: run again to go on', stop.name)
+      return stop.exit_code
+    return _report(study, planned, workdir, output)
+
+
+def _report(
+  study: Study,
+  planned: Sequence[StudyRun],
+  workdir: pathlib.Path,
+  output: pathlib.Path,
+) -> int:
+  finished = [each for each in planned if each.is_finished()]
+  failures = {
+    each.name: each.record().get('last_line', 'not made')
+    for each in planned
+    if each not in finished
+  }
+  if not finished:
+    raise errors.UserError(
+      f'no run of the study {study.name} has come to its end: see log.txt in'
+      f' {planned[0].workdir}'
+    )
+  results = collect.results(study, finished, workdir)
+  answers = page.write(study, results, failures, output, _data(finished[0]))
+  for answer in answers:
+    logging.info('%s: %s', page.in_words(answer, study.metric), answer.verdict)
+  logging.info('%s', output / 'studies.md')
+  return 1 if failures else 0
+
+
+def _data(run: StudyRun) -> str:
+  """Returns the data of a run in words."""
+  network = inference.open_run(run.workdir)
+  train, test = network.identity.train, network.identity.validation
+  return (
+    f'{train.name} ({train.num_examples:,} training and'
+    f' {test.num_examples:,} test images)'
+  )

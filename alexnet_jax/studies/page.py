@@ -1,0 +1,281 @@
+"""A study's table, picture and verdict, and the page of all studies."""
+
+from collections.abc import Mapping, Sequence
+import math
+import pathlib
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from alexnet_jax import files
+from alexnet_jax import names
+from alexnet_jax.analysis import figures
+from alexnet_jax.studies import statistics
+from alexnet_jax.studies.results import Result
+from alexnet_jax.studies.statistics import Answer
+from alexnet_jax.studies.statistics import Estimate
+from alexnet_jax.studies.study import EPOCHS_TO
+from alexnet_jax.studies.study import Study
+
+# How metrics are shown: name, factor, decimals, unit.
+_SHOWN = {
+  'top1_error': ('test error', 100, 2, ' %'),
+  'top5_error': ('top-5 error', 100, 2, ' %'),
+  'train_error': ('training error', 100, 2, ' %'),
+  'gap': ('test - training error', 100, 2, ' %'),
+  'nll': ('loss', 1, 3, ''),
+  'seconds': ('training, s', 1, 0, ''),
+  'parameters': ('parameters', 1, 0, ''),
+  'multiply_adds': ('multiply-adds', 1, 0, ''),
+  'bytes': ('bytes', 1, 0, ''),
+}
+_ROW_HEIGHT, _MARGIN = 26, 60  # pixels
+
+_INTRODUCTION = """# Studies
+
+Each row is a question about the paper, asked of {data}.
+A difference is the mean over pairs of runs with the same seed, with its
+interval at 95 % by Student's t distribution. The verdict follows a rule: a sign
+is resolved if the interval leaves out no difference, and the size agrees if the
+interval contains the paper's figure or the mean is within a factor of two of
+it. `--mode=study` makes a study; `configs/studies/` has one file for each."""
+
+
+def write(
+  study: Study,
+  results: Sequence[Result],
+  failures: Mapping[str, str],
+  folder: pathlib.Path,
+  data: str,
+) -> list[Answer]:
+  """Writes study.csv, study.png and study.json of one study, and the page.
+
+  Args:
+    study: which.
+    results: of the runs that have come to their end.
+    failures: why runs have none, by the name of the run.
+    folder: of `studies.md`; the files are in `studies/<name>/` beside it.
+    data: the images in words, for the page.
+
+  Returns:
+    The answers to the study's comparisons.
+  """
+  place = folder / 'studies' / study.name
+  place.mkdir(parents=True, exist_ok=True)
+  metrics = list(
+    dict.fromkeys(name for each in results for name in each.values)
+  )
+  files.write_csv(
+    place / 'study.csv',
+    ('variant', 'seed', *metrics),
+    [
+      (each.variant, each.seed, *(each.values.get(name) for name in metrics))
+      for each in results
+    ],
+  )
+  answers = [
+    answer
+    for each in study.comparisons
+    if (answer := statistics.compare(results, each, study.metric))
+  ]
+  chart = _picture(study, results)
+  with files.replacing(place / 'study.png') as file:
+    file.write(chart.png)
+  files.write_json(
+    place / 'study.json',
+    {
+      'section': study.section,
+      'row': _row(study, answers),
+      'lines': _section(study, results, answers, failures).split('\n'),
+      'data': data,
+    },
+  )
+  _write_page(folder)
+  return answers
+
+
+def _shown(metric: str) -> tuple[str, float, int, str]:
+  if metric.startswith(EPOCHS_TO):
+    error = float(metric.removeprefix(EPOCHS_TO))
+    return f'epochs to {100 * error:g} % training error', 1, 1, ''
+  return _SHOWN.get(metric, (metric, 1, 4, ''))
+
+
+def _number(value: float, metric: str) -> str:
+  _, factor, decimals, unit = _shown(metric)
+  if math.isnan(value):
+    return '?'
+  if math.isinf(value):
+    return 'never'
+  return f'{factor * value:,.{decimals}f}{unit}'
+
+
+def _interval(found: Estimate, metric: str) -> str:
+  """Returns '21.30 +- 0.40 %', or the mean where there is no interval."""
+  _, factor, decimals, unit = _shown(metric)
+  if math.isnan(found.low) or found.low == found.high:
+    return _number(found.mean, metric)
+  half = factor * (found.high - found.low) / 2
+  return f'{factor * found.mean:,.{decimals}f} +- {half:.{decimals}f}{unit}'
+
+
+def in_words(answer: Answer, metric: str) -> str:
+  """Returns an answer as a sentence: 'none - across maps: 0.5 +- 0.2 %'."""
+  comparison, found = answer.comparison, answer.estimate
+  metric = comparison.metric or metric
+  if comparison.ratio:
+    value = f'{found.mean:.2f}'
+    if not math.isnan(found.low):
+      value += f' ({found.low:.2f} to {found.high:.2f})'
+    return f'{answer.first} / {answer.second}: {value}'
+  return f'{answer.first} - {answer.second}: {_interval(found, metric)}'
+
+
+def _claimed(answer: Answer, metric: str) -> str:
+  comparison = answer.comparison
+  if comparison.claim is None:
+    return {1: 'higher', -1: 'lower', 0: 'no figure'}[comparison.sign]
+  if comparison.ratio:
+    return f'{comparison.claim:g}'
+  return _number(comparison.claim, comparison.metric or metric)
+
+
+def _row(study: Study, answers: Sequence[Answer]) -> list[str]:
+  """Returns the study's row of the table: ours, the paper's, the verdict."""
+  seeds = str(max((x.estimate.count for x in answers), default=study.seeds))
+  if not answers:
+    return [study.question, '', '', seeds, 'see below', study.name]
+  first = answers[0]
+  return [
+    study.question,
+    in_words(first, study.metric),
+    _claimed(first, study.metric),
+    seeds,
+    first.verdict,
+    study.name,
+  ]
+
+
+def _section(
+  study: Study,
+  results: Sequence[Result],
+  answers: Sequence[Answer],
+  failures: Mapping[str, str],
+) -> str:
+  """Returns the study's section of the page, in Markdown."""
+  command = (
+    f'python main.py --mode=study --config=configs/studies/{study.name}.py'
+    ' --workdir=runs/studies'
+  )
+  parts = [
+    f'## {study.question}',
+    f'Paper, Section {study.section}: {study.claim}.',
+    *([study.answer] if study.answer else []),
+    f'![{study.question}](studies/{study.name}/study.png)',
+    _table(study, results),
+  ]
+  if answers:
+    lines = [
+      (in_words(x, study.metric), _claimed(x, study.metric), x.verdict)
+      for x in answers
+    ]
+    parts.append(_markdown(('difference', 'paper', 'verdict'), lines))
+  parts += [f'Failed: {name} ({why})' for name, why in failures.items()]
+  parts.append(f'`{command}` ([study.csv](studies/{study.name}/study.csv))')
+  return '\n\n'.join(parts)
+
+
+def _table(study: Study, results: Sequence[Result]) -> str:
+  """Returns a row for each variant, of the metrics that differ."""
+  variants = list(dict.fromkeys(each.variant for each in results))
+  metrics = list(
+    dict.fromkeys(name for each in results for name in each.values)
+  )
+  metrics.sort(key=lambda name: name != study.metric)
+  shown = [
+    name
+    for name in metrics
+    if name in (study.metric, 'top1_error', 'train_error', 'seconds')
+    or len({each.values.get(name) for each in results}) > 1
+  ]
+  rows = []
+  for variant in variants:
+    found = [
+      statistics.estimate(
+        list(statistics.by_seed(results, variant, name).values())
+      )
+      for name in shown
+    ]
+    runs = sum(each.variant == variant for each in results)
+    cells = [_interval(x, name) for x, name in zip(found, shown, strict=True)]
+    rows.append((variant, str(runs), *cells))
+  header = ('variant', 'runs', *(_shown(name)[0] for name in shown))
+  return _markdown(header, rows)
+
+
+def _metrics(results: Sequence[Result]) -> list[str]:
+  return list(dict.fromkeys(name for each in results for name in each.values))
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  lines = [header, ['---'] * len(header), *rows]
+  escaped = [[cell.replace('|', '\\|') for cell in line] for line in lines]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in escaped)
+
+
+def _picture(study: Study, results: Sequence[Result]) -> figures.Panel:
+  """Draws mean, interval and runs of every variant."""
+  name, factor, _, unit = _shown(study.metric)
+  variants = list(dict.fromkeys(each.variant for each in results))
+
+  def draw(axes: Axes) -> None:
+    axes.grid(axis='x')
+    axes.grid(visible=False, axis='y')
+    for place, variant in enumerate(variants):
+      by_seed = statistics.by_seed(results, variant, study.metric)
+      found = statistics.estimate(list(by_seed.values()))
+      dots = [factor * value for value in by_seed.values()]
+      axes.plot(
+        dots, [place] * len(dots), 'o', color=figures.COLORS['gray'], ms=4
+      )
+      axes.plot(
+        [factor * found.low, factor * found.high], [place] * 2,
+        color=figures.COLORS['blue'],
+      )  # fmt: skip
+      axes.plot(factor * found.mean, place, 'o', color=figures.COLORS['blue'])
+    labels = [names.drawable(variant) for variant in variants]
+    axes.set_yticks(range(len(variants)), labels)
+    axes.set_ylim(len(variants) - 0.5, -0.5)
+    axes.set_xlabel(f'{name}{"," if unit else ""}{unit}')
+
+  return figures.chart(
+    study.name,
+    draw,
+    title=study.question,
+    width=640,
+    height=_MARGIN + _ROW_HEIGHT * len(variants),
+  )
+
+
+def _write_page(folder: pathlib.Path) -> None:
+  """Writes the page anew from the studies that are there."""
+  found: list[dict[str, Any]] = [
+    files.loads(path.read_text())
+    for path in (folder / 'studies').glob('*/study.json')
+  ]
+  found.sort(key=lambda each: (_order(each['section']), each['row']))
+  data = ' and '.join(dict.fromkeys(each['data'] for each in found))
+  header = ('question', 'ours', 'paper', 'pairs', 'verdict', 'study')
+  rows = [each['row'] for each in found]
+  parts = [
+    _INTRODUCTION.format(data=data),
+    _markdown(header, rows),
+    *('\n'.join(each['lines']) for each in found),
+  ]
+  files.write_text(folder / 'studies.md', '\n\n'.join(parts) + '\n')
+
+
+def _order(section: str) -> list[int]:
+  """Returns '3.3' or '5, 2' as numbers, by which sections are in order."""
+  first = section.split(',')[0]
+  return [int(part) for part in first.split('.') if part.isdecimal()]

@@ -1,0 +1,211 @@
+"""The runs of a study: each an ordinary run of main.py in its own folder."""
+
+from collections.abc import Sequence
+from concurrent import futures
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from alexnet_jax import errors
+from alexnet_jax import files
+from alexnet_jax import lock
+from alexnet_jax import names
+from alexnet_jax import progress
+from alexnet_jax import signals
+from alexnet_jax.studies.study import Study
+
+_ROOT = pathlib.Path(__file__).parents[2]
+# Written beside a run's files when it has come to its end.
+_RECORD = 'study_run.json'
+# What a new process does first: it takes its cores, and it will be told to save
+# and stop when its parent has ended (PR_SET_PDEATHSIG of linux/prctl.h is 1).
+_START = """
+import ctypes, json, os, signal, sys
+if sys.platform == 'linux':
+  ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if cores := json.loads(sys.argv[1]):
+  os.sched_setaffinity(0, cores)
+os.execv(sys.executable, [sys.executable, 'main.py', *sys.argv[2:]])
+"""
+
+
+class StudyRun(NamedTuple):
+  """One run of a study.
+
+  Attributes:
+    variant: of the study.
+    seed: of the run.
+    workdir: of the run.
+    flags: of main.py, without --workdir.
+  """
+
+  variant: str
+  seed: int
+  workdir: pathlib.Path
+  flags: tuple[str, ...]
+
+  @property
+  def name(self) -> str:
+    return f'{self.variant}, seed {self.seed}'
+
+  def record(self) -> dict[str, Any]:
+    """Returns what is known of its end: exit code and last line.
+
+    It is empty where the run has not been made, or was made with other flags.
+    """
+    path = self.workdir / _RECORD
+    if not files.is_file(path):
+      return {}
+    with contextlib.suppress(OSError, ValueError):
+      record = files.loads(path.read_text())
+      if record['flags'] == list(self.flags):
+        return record
+    return {}
+
+  def is_finished(self) -> bool:
+    return self.record().get('exit_code') == 0
+
+
+def plan(study: Study, workdir: pathlib.Path) -> list[StudyRun]:
+  """Returns all runs of a study, in the order in which they are to be made.
+
+  The folder of a run depends on its flags alone, so that one that several
+  studies need, such as that of the base, is made once.
+
+  Args:
+    study: which.
+    workdir: of all studies.
+  """
+  planned = []
+  for variant, seed in study.runs():
+    flags = _flags(study, variant, seed)
+    digest = hashlib.blake2b(repr(flags).encode(), digest_size=6).hexdigest()
+    name = f'{names.for_file(study.base)}_{digest}'
+    planned.append(StudyRun(variant, seed, workdir / 'runs' / name, flags))
+  return planned
+
+
+def _flags(study: Study, variant: str, seed: int) -> tuple[str, ...]:
+  path, colon, preset = study.base.partition(':')
+  return (
+    f'--config=configs/{path}.py{colon}{preset}',
+    *(
+      f'--config.{key}={value if isinstance(value, str) else repr(value)}'
+      for key, value in study.changes(variant, seed).items()
+    ),
+  )
+
+
+def command_line(run: StudyRun) -> str:
+  """Returns a run's command, for a shell in the folder of the project."""
+  flags = (f'--workdir={run.workdir}', *run.flags)
+  return ' '.join(['python main.py', *map(shlex.quote, flags)])
+
+
+def make(todo: Sequence[StudyRun], jobs: int, stop: signals.StopSignal) -> None:
+  """Makes runs, several at a time, until all have ended or a signal arrives.
+
+  A run that fails is reported, and the others go on.
+
+  Args:
+    todo: the runs, in the order in which they are begun.
+    jobs: how many at a time. On a CPU they share the cores equally.
+    stop: on whose signal the runs save and stop.
+  """
+  waiting: queue.SimpleQueue[StudyRun] = queue.SimpleQueue()
+  for run in todo:
+    waiting.put(run)
+  began, made = time.monotonic(), itertools.count(1)
+
+  def work(cores: list[int]) -> None:
+    while not stop.received():
+      try:
+        run = waiting.get_nowait()
+      except queue.Empty:
+        return
+      _make(run, cores, stop)
+      count = next(made)
+      left = (len(todo) - count) * (time.monotonic() - began) / count
+      logging.info(
+        '%d of %d runs, ETA %s', count, len(todo), progress.duration(left)
+      )
+
+  with futures.ThreadPoolExecutor(jobs) as pool:
+    for worker in [pool.submit(work, cores) for cores in _shares(jobs)]:
+      worker.result()
+
+
+def _shares(jobs: int) -> list[list[int]]:
+  if not hasattr(os, 'sched_getaffinity'):  # Linux alone has it.
+    return [[]] * jobs
+  cores = sorted(os.sched_getaffinity(0))
+  if jobs > len(cores):
+    return [cores] * jobs
+  return [cores[job::jobs] for job in range(jobs)]
+
+
+def _make(run: StudyRun, cores: list[int], stop: signals.StopSignal) -> None:
+  """Makes one run, and writes down how it ended."""
+  run.workdir.mkdir(parents=True, exist_ok=True)
+  _wait_until_free(run.workdir, stop)
+  if stop.received() or run.is_finished():
+    return
+  logging.info('%s: %s', run.name, run.workdir)
+  with open(run.workdir / 'log.txt', 'ab') as log:
+    process = subprocess.Popen(
+      [
+        sys.executable,
+        '-c',
+        _START,
+        json.dumps(cores),
+        f'--workdir={run.workdir}',
+        *run.flags,
+      ],
+      cwd=_ROOT,
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=log,
+    )
+    while (code := _poll(process)) is None:
+      if stop.received():
+        process.send_signal(signal.SIGTERM)
+        code = process.wait()
+        break
+  last = _last_line(run.workdir / 'log.txt')
+  record = {'flags': list(run.flags), 'exit_code': code, 'last_line': last}
+  files.write_json(run.workdir / _RECORD, record)
+  if code and not stop.received():
+    logging.warning('%s failed with exit code %d: %s', run.name, code, last)
+
+
+def _poll(process: subprocess.Popen) -> int | None:
+  with contextlib.suppress(subprocess.TimeoutExpired):
+    return process.wait(0.2)
+  return None
+
+
+def _wait_until_free(workdir: pathlib.Path, stop: signals.StopSignal) -> None:
+  """Waits for a process of another study, or of a killed one, to end."""
+  while not stop.received():
+    try:
+      with lock.held(workdir / 'lock', 'wait for it'):
+        return
+    except errors.UserError:
+      time.sleep(1)
+
+
+def _last_line(path: pathlib.Path) -> str:
+  lines = path.read_text(errors='replace').split('\n')
+  return next((line for line in reversed(lines) if line.strip()), '')

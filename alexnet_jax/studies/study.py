@@ -1,0 +1,151 @@
+"""A study as data: a question, the variants that answer it, and the claim.
+
+`configs/studies/` has one file a study. Nothing here runs anything.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import itertools
+import re
+from typing import Any, Self
+
+from ml_collections import config_dict
+
+from alexnet_jax import errors
+
+# Metrics of a run that is at its end; measures bring their own.
+TOP1, EPOCHS_TO = 'top1_error', 'epochs_to_'
+# Between a variant and one value of its grid, of which the best is compared.
+GRID = ' @ '
+
+Overrides = tuple[tuple[str, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Two variants, and how much the first exceeds the second by the paper.
+
+  Attributes:
+    first: the name of a variant, or what precedes `GRID` in several names.
+    second: the same.
+    metric: what is compared; '' for that of the study.
+    claim: the paper's figure: first - second, or first / second where `ratio`.
+      None if the paper gives none.
+    sign: of the claim, where the paper gives no figure: 1 if the first is
+      larger, -1 if it is smaller, 0 if the paper says neither.
+    ratio: whether factors are compared instead of differences.
+  """
+
+  first: str
+  second: str
+  metric: str = ''
+  claim: float | None = None
+  sign: int = 0
+  ratio: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+  """One question and how to answer it.
+
+  Attributes:
+    name: of the file in `configs/studies/`.
+    question: in one sentence, as readers ask it.
+    section: of the paper.
+    claim: what the paper says, in words.
+    answer: in plain sentences, written when the results are known.
+    base: the config that every run begins with: 'imagenet', or with a preset,
+      'imagenet:paper'.
+    data_dir: in place of the base's data.data_dir; '' leaves that.
+    overrides: of the base's keys, the same for all variants.
+    quick: further ones, with --quick.
+    variants: by name, further overrides.
+    seeds: how many runs a variant has, with the seeds 0, 1, ...
+    metric: the one that is drawn, tabulated first, and compared by default.
+    measure: '' or the name of a measure on the trained networks, whose variants
+      replace those of the runs.
+    comparisons: what the verdict is about; the first one is the study's.
+  """
+
+  name: str
+  question: str
+  section: str
+  claim: str
+  answer: str
+  base: str
+  data_dir: str
+  overrides: Overrides
+  quick: Overrides
+  variants: Mapping[str, Overrides]
+  seeds: int
+  metric: str
+  measure: str
+  comparisons: tuple[Comparison, ...]
+
+  @classmethod
+  def read(cls, config: config_dict.ConfigDict) -> Self:
+    """Reads a config of `configs/studies/`.
+
+    Raises:
+      UserError: if it is no study.
+    """
+    values: dict[str, Any] = config.to_dict()
+    keys = {field.name for field in dataclasses.fields(cls)}
+    if values.keys() != keys:
+      different = sorted(values.keys() ^ keys)[0]
+      raise errors.UserError(
+        f'--config is no study ({different}): use a file of configs/studies/'
+      )
+    values['variants'] = dict(values['variants'])
+    values['comparisons'] = tuple(
+      Comparison(**each) for each in values['comparisons']
+    )
+    study = cls(**values)
+    study._check()
+    return study
+
+  def _check(self) -> None:
+    if self.seeds < 1 or not self.variants:
+      raise errors.UserError(
+        f'--config.seeds={self.seeds} and {len(self.variants)} variants make no'
+        ' study: at least 1 of each is needed'
+      )
+    if not re.fullmatch(r'\w+', self.name, re.ASCII):
+      raise errors.UserError(
+        f"--config.name='{self.name}' is no name of a file: use letters, digits"
+        ' and underscores'
+      )
+    if self.measure:  # Its variants are not known before it has run.
+      return
+    known = {*self.variants, *(each.split(GRID)[0] for each in self.variants)}
+    for each in self.comparisons:
+      for name in (each.first, each.second):
+        if name not in known:
+          raise errors.UserError(
+            f"the study {self.name} compares '{name}', which is none of its"
+            f' variants: {", ".join(sorted(known))}'
+          )
+
+  def quickly(self) -> Self:
+    """Returns the study as --quick does it: one seed, and a short training."""
+    return dataclasses.replace(
+      self, seeds=1, overrides=(*self.overrides, *self.quick)
+    )
+
+  def runs(self) -> list[tuple[str, int]]:
+    """Returns variant and seed of every run.
+
+    All variants of one seed come before the next seed, so that a study that is
+    not finished has pairs.
+    """
+    return [
+      (name, seed)
+      for seed, name in itertools.product(range(self.seeds), self.variants)
+    ]
+
+  def changes(self, variant: str, seed: int) -> dict[str, Any]:
+    """Returns what a run changes in the base config, by key."""
+    changes = dict(self.overrides) | dict(self.variants[variant])
+    if self.data_dir:
+      changes['data.data_dir'] = self.data_dir
+    return changes | {'seed': seed}

@@ -1,0 +1,28 @@
+"""Other activations: powers, floors, sigmoid, tanh, gelu."""
+
+from ml_collections import config_dict
+
+from configs.studies import base
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the study: each activation with its best rate of two."""
+  names = ('floor-1', 'gelu', 'tanh', 'sigmoid', 'relu^0.5', 'relu^1.5')
+  return base.study(
+    'activations',
+    question='Is any other activation better than the ReLU?',
+    section='3.1',
+    claim='ReLUs train several times faster than saturating units',
+    variants={
+      'relu': {},
+      **{
+        f'{name} @ {rate}': {
+          'network.activation': name,
+          'optimizer.learning_rate': rate,
+        }
+        for name in names
+        for rate in (0.003, 0.01, 0.03)
+      },
+    },
+    comparisons=tuple({'first': name, 'second': 'relu'} for name in names),
+  )

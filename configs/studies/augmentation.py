@@ -1,0 +1,35 @@
+"""Crops, flips, color shifts and displacement fields (Section 4.1)."""
+
+from ml_collections import config_dict
+
+from configs.studies import base
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the study."""
+  no_crops = {'input.random_crop': False}
+  no_flips = {'input.flip': False}
+  return base.study(
+    'augmentation',
+    question='What do crops, flips, color shifts and warps bring?',
+    section='4.1',
+    claim='without crops and flips the network overfits substantially; the'
+    ' color shift reduces the top-1 error by over 1 %',
+    variants={
+      'all': {},
+      'no crops': no_crops,
+      'no flips': no_flips,
+      'neither': {**no_crops, **no_flips},
+      'no color shift': {'input.color': 'none'},
+      "the 2012 code's color shift": {'input.color': 'cuda_convnet'},
+      'displacement fields': {'input.displacement': 20.0},
+    },
+    comparisons=(
+      {'first': 'no color shift', 'second': 'all', 'claim': 0.01},
+      {'first': 'neither', 'second': 'all', 'sign': 1},
+      {'first': 'no crops', 'second': 'all', 'sign': 1},
+      {'first': 'no flips', 'second': 'all', 'sign': 1},
+      {'first': "the 2012 code's color shift", 'second': 'all'},
+      {'first': 'displacement fields', 'second': 'all'},
+    ),
+  )

@@ -1,0 +1,27 @@
+"""Initial biases of one (Section 5)."""
+
+from ml_collections import config_dict
+
+from configs.studies import base
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the study; the paper's layers with ones are conv2, 4, 5 and dense.
+
+  It is about the early stages, so that a run is short.
+  """
+  ones = {
+    f'network.{name}.init_bias': 1.0
+    for name in ('conv2', 'conv4', 'conv5', 'fc6', 'fc7')
+  }
+  return base.study(
+    'biases',
+    question='Do initial biases of one accelerate the early stages?',
+    section='5',
+    claim='they do, since ReLUs get positive inputs',
+    metric='epochs_to_0.6',
+    variants={'zero': {}, 'one': ones},
+    comparisons=(
+      {'first': 'one', 'second': 'zero', 'sign': -1, 'ratio': True},
+    ),
+  )

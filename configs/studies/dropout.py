@@ -1,0 +1,35 @@
+"""Dropout: nowhere, in dense layers, in convolutions too (Section 4.2)."""
+
+from ml_collections import config_dict
+
+from configs.studies import base
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the study."""
+  everywhere = {
+    f'network.{name}.order': ('activation', 'dropout')
+    for name in ('conv3', 'conv4')
+  }
+  reached = 'epochs_to_0.4'
+  return base.study(
+    'dropout',
+    question='What does dropout bring, and how much longer does it take?',
+    section='4.2',
+    claim='without it the network overfits substantially, and it roughly'
+    ' doubles the iterations to converge',
+    variants={
+      'dense layers': {'network.dropout_rate': 0.5},
+      'none': {'network.dropout_rate': 0.0},
+      'convolutions too': {'network.dropout_rate': 0.5, **everywhere},
+    },
+    comparisons=(
+      {'first': 'none', 'second': 'dense layers', 'sign': 1},
+      {'first': 'none', 'second': 'dense layers', 'metric': 'gap', 'sign': 1},
+      {
+        'first': 'dense layers', 'second': 'none', 'metric': reached,
+        'claim': 2.0, 'ratio': True,
+      },
+      {'first': 'convolutions too', 'second': 'dense layers'},
+    ),
+  )  # fmt: skip

@@ -1,0 +1,21 @@
+"""How far down dropout is felt: gradients by layer (Section 4.2)."""
+
+from ml_collections import config_dict
+
+from configs.studies import base
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the study, which measures trained networks."""
+  return base.study(
+    'dropout_gradients',
+    question='Does dropout in the dense layers reach the first layers?',
+    section='4.2',
+    claim='dropout is used in the first two dense layers',
+    variants={'base': {'network.dropout_rate': 0.5}},
+    measure='gradients',
+    metric='conv1',
+    comparisons=(
+      {'first': 'with dropout', 'second': 'without dropout', 'ratio': True},
+    ),
+  )

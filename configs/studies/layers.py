@@ -1,0 +1,37 @@
+"""Each layer removed by itself (Section 7)."""
+
+from ml_collections import config_dict
+
+from configs.studies import base
+
+_NAMES = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the study.
+
+  conv1 and conv2 stay: their pooling sets the size of all later maps.
+  """
+  removed = ('conv3', 'conv4', 'conv5', 'fc6', 'fc7')
+  return base.study(
+    'layers',
+    question='What does each layer contribute?',
+    section='7',
+    claim='removing any of the middle layers costs about 2 % of top-1',
+    variants={
+      'all layers': {},
+      **{
+        f'without {name}': {
+          'network.layers': tuple(x for x in _NAMES if x != name)
+        }
+        for name in removed
+      },
+    },
+    comparisons=tuple(
+      {
+        'first': f'without {name}', 'second': 'all layers',
+        'claim': 0.02 if name.startswith('conv') else None,
+      }
+      for name in removed
+    ),
+  )  # fmt: skip

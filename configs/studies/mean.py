@@ -1,0 +1,29 @@
+"""What is subtracted from images, and their scale (Section 2)."""
+
+from ml_collections import config_dict
+
+from configs.studies import base
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the study."""
+  return base.study(
+    'mean',
+    question='Do the mean that is subtracted and the scale of pixels matter?',
+    section='2',
+    claim='the mean of each pixel over the training set is subtracted, and'
+    ' nothing else is done to the images',
+    variants={
+      'mean image': {},
+      'channel means': {'input.mean': 'channel'},
+      'nothing': {'input.mean': 'none'},
+      'half the scale': {'input.pixel_scale': 1 / 128},
+      'twice the scale': {'input.pixel_scale': 1 / 32},
+    },
+    comparisons=(
+      {'first': 'channel means', 'second': 'mean image'},
+      {'first': 'nothing', 'second': 'mean image'},
+      {'first': 'half the scale', 'second': 'mean image'},
+      {'first': 'twice the scale', 'second': 'mean image'},
+    ),
+  )

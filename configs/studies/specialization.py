@@ -1,0 +1,20 @@
+"""Do towers specialize, whatever the initial values? (Section 6.1)."""
+
+from ml_collections import config_dict
+
+from configs.studies import base
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the study, which measures trained networks."""
+  own = {f'network.{name}.reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
+  return base.study(
+    'specialization',
+    question='Does one tower learn colors and the other none, in every run?',
+    section='6.1',
+    claim='kernels of one GPU are largely color-agnostic, those of the other'
+    ' color-specific, in every run and independent of initial values',
+    variants={'communication': {}, 'no communication': own},
+    measure='color_scores',
+    metric='difference',
+  )

@@ -1,0 +1,31 @@
+"""The error by the number of training images (Sections 1 and 7)."""
+
+from ml_collections import config_dict
+
+from configs.studies import base
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the study: smaller samples make as many updates, in more epochs."""
+  sizes = (5000, 10000, 20000)
+  return base.study(
+    'training_set',
+    question='How much would more data help?',
+    section='1, 7',
+    claim='results can be improved simply by waiting for bigger datasets',
+    variants={
+      'all images': {},
+      **{
+        f'{size} images': {
+          'data.num_train': size,
+          'num_epochs': 500000 // size,
+        }
+        for size in sizes
+      },
+    },
+    comparisons=(
+      {'first': '20000 images', 'second': 'all images', 'sign': 1},
+      {'first': '10000 images', 'second': '20000 images', 'sign': 1},
+      {'first': '5000 images', 'second': '10000 images', 'sign': 1},
+    ),
+  )

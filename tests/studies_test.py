@@ -1,0 +1,313 @@
+"""Studies: planned, made, interrupted, judged by rule, and written down."""
+
+import csv
+import json
+import math
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from alexnet_jax import architecture
+from alexnet_jax import errors
+from alexnet_jax import presets
+from alexnet_jax.studies import collect
+from alexnet_jax.studies import page
+from alexnet_jax.studies import runs as study_runs
+from alexnet_jax.studies import statistics
+from alexnet_jax.studies.results import Result
+from alexnet_jax.studies.statistics import Verdict
+from alexnet_jax.studies.study import Comparison
+from alexnet_jax.studies.study import Study
+from configs.studies import base
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_TINY = {
+  'network.layers': ('conv1', 'fc7', 'fc8'),
+  'network.conv1.features': 4,
+  'network.fc7.features': 8,
+  'data.num_examples': 64,
+  'num_epochs': 2,
+  'checkpoint.every_steps': 1,
+  'log.every_steps': 1,
+  'optimizer.schedule': 'constant',
+  'compilation_cache': '',
+}
+_STUDY = f"""
+from configs.studies import base
+
+def get_config():
+  return base.study(
+    'tiny',
+    question='Is a high rate worse?',
+    section='5',
+    claim='it is',
+    base='smoke',
+    overrides={_TINY!r},
+    seeds=2,
+    variants={{
+      'low rate': {{'optimizer.learning_rate': 0.001}},
+      'no rate': {{'optimizer.learning_rate': 0.0}},
+      'broken': {{'network.towers': 3}},
+    }},
+    comparisons=({{'first': 'low rate', 'second': 'no rate', 'sign': 1}},),
+  )
+"""
+
+
+def _study(**changes):
+  config = base.study(
+    **{
+      'name': 'name',
+      'question': 'Is a worse than b?',
+      'section': '3.3',
+      'claim': 'it is',
+      'variants': {'a': {'batch_size': 1}, 'b': {'network.pool.size': 2}},
+      'comparisons': ({'first': 'a', 'second': 'b', 'claim': 0.02},),
+      **changes,
+    }
+  )
+  return Study.read(config)
+
+
+def _results(**values):
+  return [
+    Result(variant, seed, {'top1_error': value})
+    for variant, each in values.items()
+    for seed, value in enumerate(each)
+  ]
+
+
+def test_the_plan_has_every_variant_of_a_seed_before_the_next(tmp_path):
+  study = _study(seeds=2, overrides={'num_epochs': 3})
+  planned = study_runs.plan(study, tmp_path)
+  names = [(each.variant, each.seed) for each in planned]
+  assert names == [('a', 0), ('b', 0), ('a', 1), ('b', 1)]
+  assert planned[3].flags == (
+    '--config=configs/cifar10_study.py',
+    '--config.num_epochs=3',
+    '--config.network.pool.size=2',
+    '--config.seed=1',
+  )
+  assert len({each.workdir for each in planned}) == 4
+  # Two studies share the runs that they have in common.
+  other = _study(
+    name='other',
+    overrides={'num_epochs': 3},
+    variants={'c': {'batch_size': 1}},
+    comparisons=(),
+  )
+  shared = study_runs.plan(other, tmp_path)
+  assert shared[0].workdir == planned[0].workdir
+  quick = study.quickly()
+  assert [seed for _, seed in quick.runs()] == [0, 0]
+  assert quick.changes('a', 0)['num_epochs'] == 2
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'seeds': 0}, '--config.seeds=0'),
+    ({'variants': {}}, '0 variants'),
+    ({'name': '../up'}, r"--config.name='\.\./up'"),
+    ({'comparisons': ({'first': 'a', 'second': 'c'},)}, "compares 'c'"),
+  ],
+)
+def test_what_is_no_study_is_refused(changes, words):
+  with pytest.raises(errors.UserError, match=words):
+    _study(**changes)
+
+
+def test_intervals_are_those_of_students_distribution():
+  draws = np.random.default_rng(0)
+  ours, theirs = draws.normal(0.25, 0.01, 7), draws.normal(0.23, 0.01, 7)
+  found = statistics.estimate(ours)
+  half = stats.t.ppf(0.975, 6) * ours.std(ddof=1) / math.sqrt(7)
+  assert found.mean == pytest.approx(ours.mean())
+  assert found.high - found.mean == pytest.approx(half)
+  assert found.mean - found.low == pytest.approx(half)
+  results = _results(a=ours, b=theirs)[::-1]
+  paired = statistics.compare(results, Comparison('a', 'b'), 'top1_error')
+  expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+  assert paired.estimate[1:3] == pytest.approx(tuple(expected))
+  logs = stats.ttest_rel(np.log(ours), np.log(theirs)).confidence_interval(0.95)
+  factor = statistics.compare(
+    results, Comparison('a', 'b', ratio=True), 'top1_error'
+  )
+  assert factor.estimate[1:3] == pytest.approx(tuple(np.exp(logs)))
+
+
+def test_the_interval_contains_the_truth_in_95_of_100():
+  draws = np.random.default_rng(1)
+  inside = [
+    found.low <= 0.3 <= found.high
+    for found in map(statistics.estimate, draws.normal(0.3, 0.02, (2000, 4)))
+  ]
+  assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
+
+
+def test_only_runs_with_the_same_seed_are_pairs():
+  results = _results(a=[0.3, 0.5], b=[0.2, math.nan, 0.1])
+  found = statistics.compare(results, Comparison('a', 'b'), 'top1_error')
+  assert found.estimate.count == 1
+  assert found.estimate.mean == pytest.approx(0.1)
+  assert found.verdict == Verdict.NO_CLAIM
+  assert not statistics.compare(results, Comparison('a', 'c'), 'top1_error')
+
+
+def test_of_a_grid_the_best_is_compared():
+  grid = {'a @ 1': [0.5, 0.5], 'a @ 2': [0.3, 0.4], 'a @ 3': [0.1, math.inf]}
+  results = _results(**grid, b=[0.2, 0.2])
+  found = statistics.compare(results, Comparison('a', 'b'), 'top1_error')
+  assert (found.first, found.second) == ('a @ 2', 'b')
+
+
+@pytest.mark.parametrize(
+  ('values', 'comparison', 'expected'),
+  [
+    # Mean, and half of the interval.
+    ((0.020, 0.005), {'claim': 0.014}, Verdict.SIZE),
+    ((0.020, 0.005), {'claim': 0.011}, Verdict.SIZE),
+    ((0.020, 0.005), {'claim': 0.005}, Verdict.SIGN),
+    ((0.020, 0.018), {'claim': 0.003}, Verdict.SIZE),
+    ((0.020, 0.021), {'claim': 0.020}, Verdict.OPEN),
+    ((-0.02, 0.005), {'claim': 0.014}, Verdict.AGAINST),
+    ((-0.02, 0.005), {'claim': -0.014}, Verdict.SIZE),
+    ((0.020, 0.005), {'sign': 1}, Verdict.SIGN),
+    ((0.020, 0.005), {'sign': -1}, Verdict.AGAINST),
+    ((0.020, 0.005), {}, Verdict.NO_CLAIM),
+    ((0.020, math.nan), {'claim': 0.020}, Verdict.OPEN),
+    ((5.0, 0.5), {'claim': 6.0, 'ratio': True}, Verdict.SIZE),
+    ((2.0, 0.5), {'claim': 6.0, 'ratio': True}, Verdict.SIGN),
+    ((0.5, 0.1), {'claim': 6.0, 'ratio': True}, Verdict.AGAINST),
+    ((1.2, 0.3), {'claim': 6.0, 'ratio': True}, Verdict.OPEN),
+  ],
+)
+def test_verdicts_follow_the_rule(values, comparison, expected):
+  mean, half = values
+  found = statistics.Estimate(mean, mean - half, mean + half, 5)
+  assert (
+    statistics.verdict(found, Comparison('a', 'b', **comparison)) == expected
+  )
+
+
+def test_epochs_to_an_error():
+  lines = [
+    {'epoch': 1.0, 'top1_error': 0.6},
+    {'epoch': 2.0, 'top1_error': 0.3},
+    {'epoch': 3.0, 'top1_error': 0.2},
+  ]
+  # The error of an epoch is that of its middle.
+  assert collect.epochs_to(0.45, lines) == pytest.approx(1.0)
+  assert collect.epochs_to(0.3, lines) == pytest.approx(1.5)
+  assert collect.epochs_to(0.25, lines) == pytest.approx(2.0)
+  assert collect.epochs_to(0.1, lines) == math.inf
+
+
+def test_bytes_between_the_towers_of_the_paper():
+  # conv3 reads 13x13x256, fc6 6x6x256, fc7 and fc8 4096 numbers.
+  numbers = 13 * 13 * 256 + 6 * 6 * 256 + 2 * 4096
+  assert collect.exchanged_bytes(presets.paper(), 224) == 2 * 4 * numbers
+  assert collect.exchanged_bytes(presets.ungrouped(), 224) == 0
+  assert isinstance(presets.paper(), architecture.Architecture)
+
+
+def test_the_page_says_what_was_found(tmp_path):
+  results = _results(a=[0.30, 0.31, 0.33], b=[0.28, 0.30, 0.31])
+  study = _study(seeds=3)
+  (answer,) = page.write(
+    study, results, {'a, seed 3': 'no room'}, tmp_path, 'made-up images'
+  )
+  assert answer.verdict == Verdict.SIZE
+  text = (tmp_path / 'studies.md').read_text()
+  half = stats.t.ppf(0.975, 2) * np.std([2, 1, 2], ddof=1) / math.sqrt(3)
+  assert f'a - b: 1.67 +- {half:.2f} %' in text
+  assert '| 2.00 % | 3 | agrees in sign and size | name |' in text
+  assert 'Failed: a, seed 3 (no room)' in text
+  with open(tmp_path / 'studies/name/study.csv') as file:
+    rows = list(csv.DictReader(file))
+  assert [float(row['top1_error']) for row in rows] == [
+    each.values['top1_error'] for each in results
+  ]
+  png = (tmp_path / 'studies/name/study.png').read_bytes()
+  assert png.startswith(b'\x89PNG')
+  # Another study joins the page, in the order of the paper's sections.
+  other = _study(name='other', section='2', question='Is it first?')
+  page.write(other, results, {}, tmp_path, 'made-up images')
+  text = (tmp_path / 'studies.md').read_text()
+  assert text.index('## Is it first?') < text.index('## Is a worse than b?')
+
+
+def _command(tmp_path, *flags):
+  config = tmp_path / 'tiny.py'
+  config.write_text(_STUDY)
+  return [
+    sys.executable,
+    'main.py',
+    '--mode=study',
+    f'--config={config}',
+    f'--workdir={tmp_path}/study',
+    *flags,
+  ]
+
+
+def test_a_study_interrupted_and_resumed_has_the_same_table(tmp_path):
+  (tmp_path / 'whole').mkdir()
+  whole = subprocess.run(
+    _command(tmp_path / 'whole', '--jobs=2'),
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  # A broken variant is reported, and does not lose the others.
+  assert whole.returncode == 1
+  assert 'broken, seed 0 failed with exit code 2: ' in whole.stderr
+  page_text = (tmp_path / 'whole/study/studies.md').read_text()
+  assert 'Failed: broken, seed 1 (main.py: ' in page_text
+
+  process = subprocess.Popen(
+    _command(tmp_path), cwd=_ROOT, stderr=subprocess.PIPE, text=True
+  )
+  while process.poll() is None and not list(
+    tmp_path.glob('study/runs/*/metrics.jsonl')
+  ):
+    time.sleep(0.02)
+  process.send_signal(signal.SIGTERM)
+  log = process.communicate()[1]
+  assert process.returncode == 128 + signal.SIGTERM, log
+  assert not (tmp_path / 'study/studies.md').exists()
+  # As a job array of a cluster does it.
+  listed = subprocess.run(
+    _command(tmp_path, '--list'),
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.splitlines()
+  assert len(listed) == 6
+  flags = shlex.split(listed[1])[2:]
+  subprocess.run([sys.executable, 'main.py', *flags], cwd=_ROOT, check=True)
+  again = subprocess.run(_command(tmp_path), cwd=_ROOT, check=False)
+  assert again.returncode == 1
+
+  tables = []
+  for folder in (tmp_path, tmp_path / 'whole'):
+    with open(folder / 'study/studies/tiny/study.csv') as file:
+      rows = list(csv.DictReader(file))
+    for row in rows:
+      assert float(row.pop('seconds')) > 0
+    tables.append(rows)
+  assert len(tables[0]) == 4
+  assert tables[0] == tables[1]
+  records = [
+    json.loads(path.read_text())
+    for path in tmp_path.glob('study/runs/*/study_run.json')
+  ]
+  assert sorted(x['exit_code'] for x in records) == [0] * 4 + [2] * 2
