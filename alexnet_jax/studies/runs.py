@@ -177,6 +177,7 @@ def _make(run: StudyRun, cores: list[int], stop: signals.StopSignal) -> None:
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=log,
+      start_new_session=True,  # Ctrl-C reaches it once, through this process.
     )
     while (code := _poll(process)) is None:
       if stop.received():
