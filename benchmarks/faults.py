@@ -135,6 +135,9 @@ def _interrupted(
     lost = 'ARRAYS DIFFER'
   if _lines(workdir) != _lines(folder / 'whole'):
     lost = 'LINES DIFFER'
+  expected = [send(life) for life in range(times)]
+  if codes != [-x if x == signal.SIGKILL else 128 + x for x in expected]:
+    lost = 'A WRONG EXIT CODE'
   found = {code: codes.count(code) for code in sorted(set(codes))}
   return f'{lost}; exit codes {found}'
 
@@ -307,6 +310,8 @@ def main(argv: list[str]) -> None:
   """Prints a row per fault."""
   del argv
   logging.set_verbosity(logging.ERROR)
+  for number in _SIGNALS:  # `nohup` and shells have some of them ignored.
+    signal.signal(number, signal.SIG_DFL)
   harness.print_header()
   rows = []
   for name in _FAULTS.value:
