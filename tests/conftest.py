@@ -6,8 +6,16 @@ import os
 import pathlib
 import pwd
 import shutil
+import signal
 import sys
 import tempfile
+
+# `nohup`, and shells for what runs in their background, have these ignored, and
+# the programs that tests start would inherit it.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Many tests compile the same programs. They are kept as long as the tests run,
 # for all processes, and nothing is left behind in anybody's home.
