@@ -5,10 +5,10 @@
   python main.py --config=configs/cifar10_study.py --workdir=runs/base \
       --config.data.data_dir=DIR --config.data.store_dir=STORE
 
-Expected error of the test images, center view: 23.5 %. Figures here and below
+Expected error of the test images, center view: 23.4 %. Figures here and below
 are from two cores of a Xeon with AMX. The time is 659 s of CPU time in float32
 (jax 0.10); with --config.compute_dtype=bfloat16 on jax 0.12 and a processor
-with AMX it is 400 s, with the same error. A second core is better spent on a
+with AMX it is 442 s, with the same error. A second core is better spent on a
 second run (`taskset -c 0` and `taskset -c 1`): an image takes the same CPU time
 either way, and a run alone leaves part of two cores idle.
 
