@@ -75,8 +75,11 @@ def _measure(run: TrainedNetwork) -> dict[str, dict[str, float]]:
   scorer = scoring.Scorer(run)
 
   def predict(images):
+    # Dozens of programs at once would take all threads of simulated devices,
+    # which then wait for each other.
     each = {
-      view: scorer.log_probs(run.params, images, (view,)) for view in every
+      view: jax.block_until_ready(scorer.log_probs(run.params, images, (view,)))
+      for view in every
     }
     for name, some in sets.items():
       yield name, _mean([each[view] for view in some])
