@@ -89,7 +89,7 @@ def test_what_is_measured_is_documented(runs, name):
       layer = key.removesuffix('_relative')
       if name == 'gradients' and layer in runs[0].params:
         key = key.replace(layer, 'conv1')
-      assert f'`{key}`' in measure.__doc__, key
+      assert f'`{key}`' in (measure.__doc__ or ''), key
 
 
 def test_sets_of_views():
@@ -220,7 +220,7 @@ def test_errors_and_bytes_of_compressed_networks(runs):
   assert results['50 % pruned']['bytes'] == 5 * half + biases
   both = results['50 % pruned, 8 bits']['bytes']
   # Weights that are rounded to zero are not stored.
-  assert 1.9 * half < both - 4 * scales - biases < 2 * half
+  assert 1.9 * half < both - 4 * scales - biases <= 2 * half
   assert len({values['nll'] for values in results.values()}) == len(results)
 
 
