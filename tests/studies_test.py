@@ -108,6 +108,8 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(tmp_path):
   quick = study.quickly()
   assert [seed for _, seed in quick.runs()] == [0, 0]
   assert quick.changes('a', 0)['num_epochs'] == 2
+  long = _study(variants={'a': {'num_epochs': 50}, 'b': {}})
+  assert long.quickly().changes('a', 0)['num_epochs'] == 2
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,10 @@ class Study:
 
   def quickly(self) -> Self:
     """Returns the study as --quick does it: one seed, and a short training."""
-    return dataclasses.replace(
-      self, seeds=1, overrides=(*self.overrides, *self.quick)
-    )
+    variants = {
+      name: (*changes, *self.quick) for name, changes in self.variants.items()
+    }
+    return dataclasses.replace(self, seeds=1, variants=variants)
 
   def runs(self) -> list[tuple[str, int]]:
     """Returns variant and seed of every run.
