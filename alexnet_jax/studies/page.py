@@ -122,13 +122,18 @@ def _interval(found: Estimate, metric: str) -> str:
 def in_words(answer: Answer, metric: str) -> str:
   """Returns an answer as a sentence: 'none - across maps: 0.5 +- 0.2 %'."""
   comparison, found = answer.comparison, answer.estimate
+  what = f'{answer.first} - {answer.second}'
+  if comparison.ratio:
+    what = f'{answer.first} / {answer.second}'
+  if comparison.metric:
+    what = f'{_shown(comparison.metric)[0]}, {what}'
   metric = comparison.metric or metric
   if comparison.ratio:
     value = f'{found.mean:.2f}'
     if not math.isnan(found.low):
       value += f' ({found.low:.2f} to {found.high:.2f})'
-    return f'{answer.first} / {answer.second}: {value}'
-  return f'{answer.first} - {answer.second}: {_interval(found, metric)}'
+    return f'{what}: {value}'
+  return f'{what}: {_interval(found, metric)}'
 
 
 def _claimed(answer: Answer, metric: str) -> str:
