@@ -154,22 +154,30 @@ def signals(folder: pathlib.Path, times: int) -> str:
 
 def early_signals(folder: pathlib.Path, times: int) -> str:
   """The same signals before the first step: imports, data, compilation."""
-  obeyed = []
+  obeyed, others = [], []
   for i in range(times):
     process = _start(folder / f'run{i}', 10**6)
-    time.sleep(0.3 + 6 * i / times)
+    delay = 0.3 + 6 * i / times
+    time.sleep(delay)
     sent = time.monotonic()
     process.send_signal(_SIGNALS[i % 3])
     _, log = process.communicate()
     number = _SIGNALS[i % 3]
+    seconds = time.monotonic() - sent
     obeyed.append(
       process.returncode == 128 + number
       and f'main.py: {number.name}: ' in log
       and 'Traceback' not in log
-      and time.monotonic() - sent < 10
+      and seconds < 10
     )
+    if not obeyed[-1]:
+      others.append(
+        f'{number.name} after {delay:.1f} s: code {process.returncode} in'
+        f' {seconds:.1f} s, {log[-200:]!r}'
+      )
   lost = 'nothing' if all(obeyed) else 'NOT OBEYED'
-  return f'{lost}; {sum(obeyed)} of {times} ended with a line and code 128 + n'
+  told = f'{sum(obeyed)} of {times} ended with a line and code 128 + n'
+  return '; '.join([lost, told, *others])
 
 
 @contextlib.contextmanager
