@@ -814,8 +814,8 @@ def test_programs_may_end_in_the_middle():
       assert program.stdout.readline() == 'begun\n'
     programs[1].send_signal(signal.SIGINT)
     # The interpreter alone takes a second or two, on a busy machine more.
-    _, silence = programs[0].communicate(timeout=60)
-    silence += programs[2].communicate(timeout=60)[1]
+    _, silence = programs[0].communicate(timeout=150)
+    silence += programs[2].communicate(timeout=150)[1]
     try:
       _, traceback = programs[1].communicate(timeout=30)
     except subprocess.TimeoutExpired:
