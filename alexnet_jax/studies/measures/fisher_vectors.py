@@ -146,7 +146,7 @@ def _cells(side: int) -> tuple[int, ...]:
   return tuple(fitting) or (max(1, side // CELLS),)
 
 
-def _describe(kind: str, image: jax.Array) -> jax.Array:
+def describe(kind: str, image: jax.Array) -> jax.Array:
   """Returns the descriptors of an image at all scales, [T, 128 or 96]."""
   image = image.astype(jnp.float32)
   return jnp.concatenate(
@@ -154,7 +154,7 @@ def _describe(kind: str, image: jax.Array) -> jax.Array:
   )
 
 
-def _coordinates(side: int) -> np.ndarray:
+def coordinates(side: int) -> np.ndarray:
   """Returns where the patches' centers are, float32 [T, 2], -0.5 to 0.5."""
   found = []
   for cell in _cells(side):
@@ -215,8 +215,8 @@ def _project(kind: str, vocabulary: Any, image: jax.Array) -> jax.Array:
   Pattern Recognition Letters 2012).
   """
   mean, components = vocabulary[:2]
-  reduced = (_describe(kind, image) - mean) @ components
-  return jnp.concatenate([reduced, _coordinates(image.shape[0])], axis=1)
+  reduced = (describe(kind, image) - mean) @ components
+  return jnp.concatenate([reduced, coordinates(image.shape[0])], axis=1)
 
 
 def encode(vocabularies: dict[str, Any], image: jax.Array) -> jax.Array:
@@ -258,7 +258,7 @@ def _learn_vocabulary(
   from sklearn import mixture
 
   rng = np.random.default_rng(seed)
-  per_image = len(_coordinates(images.shape[1]))
+  per_image = len(coordinates(images.shape[1]))
   places = np.stack(
     [
       rng.choice(per_image, min(per_image, -(-_SAMPLES // len(images))), False)
@@ -276,7 +276,7 @@ def _learn_vocabulary(
     found = np.asarray(chosen(images, places))
     return found.reshape(-1, found.shape[-1])[:_SAMPLES]
 
-  described = drawn(functools.partial(_describe, kind))
+  described = drawn(functools.partial(describe, kind))
   width = min(_COMPONENTS, *described.shape)
   pca = decomposition.PCA(width, svd_solver='covariance_eigh').fit(described)
   reduction = (pca.mean_, pca.components_.T)

@@ -217,7 +217,7 @@ def train_classifier(
   from sklearn import linear_model
 
   def fit(encoded, labels, strength):
-    # 'auto' of n_jobs is one thread; threads do not copy the features.
+    # The jobs are threads, which do not copy the features.
     return linear_model.SGDClassifier(
       loss='hinge',
       alpha=1 / (strength * len(encoded)),

@@ -8,6 +8,7 @@ sparse coding, the first row of its Table 1.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -113,7 +114,7 @@ def learn(images: np.ndarray, count: int, seed: int) -> Codes:
   # ZCA whitening with their constant.
   values, vectors = np.linalg.eigh(sample.T @ sample / len(sample))
   whitening = (vectors / np.sqrt(values + 0.1)) @ vectors.T
-  dictionary = _omp1(sample @ whitening, count, rng)
+  dictionary = omp1(sample @ whitening, count, rng)
   codes = Codes(mean, whitening, dictionary, 0, 1)
   pooled = jax.jit(
     lambda images: jax.lax.map(
@@ -122,7 +123,7 @@ def learn(images: np.ndarray, count: int, seed: int) -> Codes:
   )
   features = np.asarray(pooled(images))
   deviation = np.sqrt(features.var(axis=0) + 0.01)  # their constant
-  scale = 1 / (deviation * np.sqrt(features.shape[1]))
+  scale = 1 / (deviation * math.sqrt(features.shape[1]))
   return codes._replace(offset=features.mean(axis=0), scale=scale)
 
 
@@ -142,7 +143,7 @@ def _draw(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   return np.array(found).reshape(-1, found.shape[-1])[:_SAMPLES]
 
 
-def _omp1(
+def omp1(
   patches: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
   """Learns a dictionary whose best entry alone approximates each patch.
