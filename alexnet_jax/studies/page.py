@@ -28,6 +28,8 @@ _SHOWN = {
   'parameters': ('parameters', 1, 0, ''),
   'multiply_adds': ('multiply-adds', 1, 0, ''),
   'bytes': ('bytes', 1, 0, ''),
+  'memory': ('peak memory, MB', 1e-6, 0, ''),
+  'test_milliseconds': ('ms per test image', 1, 3, ''),
 }
 _ROW_HEIGHT, _MARGIN = 26, 60  # pixels
 

@@ -10,6 +10,8 @@ and values it has.
 * `color_scores`: how colored the kernels of each tower are.
 * `gradients`: norms of the gradient by layer, with and without dropout.
 * `train_and_test`: the error on training images beside that on others.
+* `rivals`: what Table 1 compares the network with: sparse codes and Fisher
+  vectors (`sparse_codes` and `fisher_vectors`) with a linear classifier.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +21,7 @@ from alexnet_jax.studies.measures import color_scores
 from alexnet_jax.studies.measures import compression
 from alexnet_jax.studies.measures import ensembles
 from alexnet_jax.studies.measures import gradients
+from alexnet_jax.studies.measures import rivals
 from alexnet_jax.studies.measures import train_and_test
 from alexnet_jax.studies.measures import views
 from alexnet_jax.studies.results import Result
@@ -33,4 +36,5 @@ MEASURES: dict[str, Measure] = {
   'color_scores': color_scores.measure,
   'gradients': gradients.measure,
   'train_and_test': train_and_test.measure,
+  'rivals': rivals.measure,
 }

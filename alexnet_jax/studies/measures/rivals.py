@@ -1,0 +1,316 @@
+"""The rivals of the paper's Table 1 on the same images, by the same clock."""
+
+from collections.abc import Callable, Iterable, Sequence
+import functools
+import importlib.util
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax import errors
+from alexnet_jax import metrics
+from alexnet_jax.analysis import features
+from alexnet_jax.analysis.report import overview
+from alexnet_jax.inference import TrainedNetwork
+from alexnet_jax.input_pipeline import sources
+from alexnet_jax.studies.measures import fisher_vectors
+from alexnet_jax.studies.measures import sparse_codes
+from alexnet_jax.studies.results import Result
+
+# Weights of the loss beside the regularization, of which the best is kept, and
+# how many training images that is decided with; a fifth of them is held out.
+_STRENGTHS = (1.0, 10.0, 100.0)
+_TUNING_IMAGES = 10_000
+_CHUNK = 16  # images encoded at once, so that they stay in the caches
+_PROCESS = pathlib.Path('/proc/self')
+
+
+class Sizes(NamedTuple):
+  """How much the rivals learn from, and how large they are.
+
+  Attributes:
+    images: of the training split, drawn at random, at most: the features of
+      50,000 images are 1.7 GB.
+    sample: how many of these components, mixtures and dictionaries are learned
+      from.
+    gaussians: of a mixture.
+    codes: of the dictionary.
+    epochs: of the classifier.
+  """
+
+  images: int = 50_000
+  sample: int = 2_000
+  gaussians: int = 32
+  codes: int = 800
+  epochs: int = 10
+
+
+FULL = Sizes()
+
+# Learns from images, uint8 [N, S, S, 3], and returns arrays, and a function of
+# them and of one image [S, S, 3] to its features, float32 [D].
+_Learn = Callable[[np.ndarray, Sizes, int], tuple[Any, Callable]]
+
+
+def _fisher_vectors(images, sizes, seed):
+  learned = fisher_vectors.learn(images, sizes.gaussians, seed)
+  return learned, fisher_vectors.encode
+
+
+def _sparse_codes(images, sizes, seed):
+  return sparse_codes.learn(images, sizes.codes, seed), sparse_codes.encode
+
+
+_RIVALS: dict[str, _Learn] = {
+  'sparse codes': _sparse_codes,
+  'Fisher vectors': _fisher_vectors,
+}
+
+
+def measure(
+  runs: Sequence[TrainedNetwork], sizes: Sizes = FULL
+) -> Iterable[Result]:
+  """Trains the rivals of Table 1 on a network's training split.
+
+  Variants: 'sparse codes' and 'Fisher vectors', each with a linear classifier
+  (support vectors, one class against the others); 'AlexNet', the network itself
+  with its center view. The rivals see whole squares, without augmentation.
+
+  Values: `top1_error` and `top5_error` of the validation images; `seconds` of
+  training, with reading the images, the network's if its workdir still tells;
+  `test_milliseconds` per image, from pixels in memory to scores, compiled
+  before, on the same devices and in the run's batches; `bytes` of what was
+  learned; and of the rivals, on Linux, `memory`, the most bytes the process
+  had, libraries and the network included.
+
+  Raises:
+    UserError: without scikit-learn.
+  """
+  if importlib.util.find_spec('sklearn') is None:
+    raise errors.UserError(
+      'the measure rivals needs scikit-learn, which is not installed: run pip'
+      ' install -r requirements-studies.txt'
+    )
+  for run in runs:
+    seed = run.setup.settings.seed
+    for name, learn in _RIVALS.items():
+      yield Result(name, seed, _rival(run, name, learn, sizes))
+    yield Result('AlexNet', seed, _network(run))
+
+
+def _network(run: TrainedNetwork) -> dict[str, float]:
+  values = _scores(run, features.predictor(run, 'center_view'), 'The network')
+  values['bytes'] = _bytes(run.params)
+  seconds, _ = overview.time_in_updates(
+    overview.read_metrics(run.workdir / 'metrics.jsonl'),
+    run.setup.settings.batch_size,
+  )
+  return values | ({'seconds': seconds} if seconds else {})
+
+
+def _rival(
+  run: TrainedNetwork, name: str, learn: _Learn, sizes: Sizes
+) -> dict[str, float]:
+  """Trains one rival and measures it."""
+  train, seed = run.split('train'), run.setup.settings.seed
+  rng = np.random.default_rng(seed)
+  indices = rng.permutation(train.num_examples)[: sizes.images]
+  if len(indices) < train.num_examples:
+    logging.info(
+      'The %s learn from %s of %s training images, drawn at random',
+      name,
+      f'{len(indices):,}',
+      f'{train.num_examples:,}',
+    )
+  _reset_peak_memory()
+  start = time.perf_counter()
+  sample = features.read_images(run, train, indices[: sizes.sample])
+  arrays, encode = learn(sample, sizes, seed)
+  logging.info('%s: learned in %.0f s', name, time.perf_counter() - start)
+
+  @jax.jit
+  def encode_all(arrays, images):
+    one = functools.partial(encode, arrays)
+    return jax.lax.map(one, images, batch_size=_CHUNK)
+
+  def compute(images):
+    return np.asarray(encode_all(arrays, images))
+
+  subset = sources.Subset(train, indices)
+  encoded, labels = _encode(run, subset, compute, f'Encoding, {name}')
+  classifier = train_classifier(encoded, labels, sizes.epochs, seed)
+  seconds = time.perf_counter() - start
+  del encoded
+  classes = len(train.class_names)
+  values = _scores(
+    run, lambda images: classifier(compute(images), classes), name
+  )
+  memory = _peak_memory()
+  return {
+    **values,
+    'seconds': seconds,
+    'bytes': _bytes((arrays, classifier.weights, classifier.biases)),
+    **({'memory': memory} if memory else {}),
+  }
+
+
+def _encode(
+  run: TrainedNetwork,
+  source: sources.Source,
+  compute: features.Compute,
+  what: str,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns features, float32 [N, D], and labels of what can be read."""
+  encoded, labels = np.empty((0, 0), np.float32), []
+  count = 0
+  for rows in features.stream(run, source, compute, what):
+    if not count:
+      width = rows.outputs.shape[1]
+      encoded = np.empty((source.num_examples, width), np.float32)
+    encoded[count : count + len(rows.labels)] = rows.outputs
+    labels.append(rows.labels)
+    count += len(rows.labels)
+  return encoded[:count], np.concatenate(labels)
+
+
+class Classifier(NamedTuple):
+  """A linear classifier.
+
+  Attributes:
+    weights: float32 [D, classes it knows], a single column if these are two.
+    biases: float32 [the same].
+    classes: int [classes it knows], their labels.
+  """
+
+  weights: np.ndarray
+  biases: np.ndarray
+  classes: np.ndarray
+
+  def __call__(self, encoded: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns scores, float32 [N, num_classes], -inf for unknown classes."""
+    found = encoded @ self.weights + self.biases
+    if len(self.classes) == 2:
+      found = np.concatenate([-found, found], axis=1)
+    scores = np.full((len(found), num_classes), -np.inf, np.float32)
+    scores[:, self.classes] = found
+    return scores
+
+
+def train_classifier(
+  encoded: np.ndarray, labels: np.ndarray, epochs: int, seed: int
+) -> Classifier:
+  """Trains linear support vector machines by averaged stochastic descent.
+
+  The regularization is the best of three for a fifth of `_TUNING_IMAGES`.
+
+  Args:
+    encoded: float32 [N, D], in random order.
+    labels: int [N], of two classes or more.
+    epochs: over them.
+    seed: of the order of the steps.
+  """
+  from sklearn import linear_model
+
+  def fit(encoded, labels, strength):
+    # The jobs are threads, which do not copy the features.
+    return linear_model.SGDClassifier(
+      loss='hinge',
+      alpha=1 / (strength * len(encoded)),
+      average=True,
+      max_iter=epochs,
+      tol=None,
+      random_state=seed,
+      n_jobs=-1,
+    ).fit(encoded, labels)
+
+  some = min(_TUNING_IMAGES, len(encoded))
+  kept = some * 4 // 5
+  accuracies = {
+    strength: fit(encoded[:kept], labels[:kept], strength).score(
+      encoded[kept:some], labels[kept:some]
+    )
+    for strength in _STRENGTHS
+  }
+  best = max(accuracies, key=accuracies.__getitem__)
+  logging.info(
+    'Errors of held-out training images: %s',
+    ', '.join(
+      f'{100 - 100 * accuracy:.1f} % at {strength:g}'
+      for strength, accuracy in accuracies.items()
+    ),
+  )
+  found = fit(encoded, labels, best)
+  return Classifier(
+    found.coef_.T.astype(np.float32),
+    found.intercept_.astype(np.float32),
+    found.classes_,
+  )
+
+
+def _scores(
+  run: TrainedNetwork, compute: features.Compute, what: str
+) -> dict[str, float]:
+  """Returns the errors of scores, and the time that it takes to compute them.
+
+  Args:
+    run: whose validation split is used.
+    compute: scores, float32 [N, classes], from images.
+    what: for the lines of progress.
+  """
+  timed = _Timed(compute)
+  source = run.split('validation')
+  wrong, count = {1: 0.0, 5: 0.0}, 0
+  for rows in features.stream(run, source, timed, f'Testing, {what}', True):
+    count += len(rows.labels)
+    scores = jnp.asarray(rows.outputs)
+    for k in wrong:
+      errors_here = metrics.top_k_error(scores, jnp.asarray(rows.labels), k)
+      wrong[k] += float(errors_here.sum())
+  return {
+    **{f'top{k}_error': total / count for k, total in wrong.items()},
+    'test_milliseconds': 1000 * timed.seconds / timed.images,
+  }
+
+
+class _Timed:
+  """A function of images, timed after a first call, which compiles it."""
+
+  def __init__(self, compute: features.Compute):
+    self._compute = compute
+    self.images, self.seconds = 0, 0.0
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    if not self.images:
+      np.asarray(self._compute(images))
+    start = time.perf_counter()
+    found = np.asarray(self._compute(images))
+    self.seconds += time.perf_counter() - start
+    self.images += len(images)
+    return found
+
+
+def _bytes(arrays: Any) -> float:
+  return float(sum(each.nbytes for each in jax.tree.leaves(arrays)))
+
+
+def _reset_peak_memory() -> None:
+  """Lets the kernel count the peak from here; proc(5), clear_refs."""
+  try:
+    (_PROCESS / 'clear_refs').write_text('5')
+  except OSError:
+    logging.warning('The peak of memory is that since the program started')
+
+
+def _peak_memory() -> float:
+  """Returns the peak of the process's memory in bytes; 0 if not on Linux."""
+  try:
+    status = (_PROCESS / 'status').read_text()
+  except OSError:
+    return 0.0
+  (line,) = (x for x in status.splitlines() if x.startswith('VmHWM:'))
+  return 1024.0 * int(line.split()[1])

@@ -1,0 +1,25 @@
+"""The network against what it displaced (Table 1).
+
+scikit-learn is needed besides: pip install -r requirements-studies.txt.
+"""
+
+from ml_collections import config_dict
+
+from configs.studies import base
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the study, which measures trained networks and trains rivals."""
+  return base.study(
+    'rivals',
+    question='By how much does the network beat what came before it?',
+    section='6',
+    claim='on ILSVRC-2010 the top-1 error is 37.5 %, that of sparse coding 47.1'
+    ' and that of SIFT with Fisher vectors 45.7 %',
+    variants={'base': {}},
+    measure='rivals',
+    comparisons=(
+      {'first': 'Fisher vectors', 'second': 'AlexNet', 'claim': 0.082},
+      {'first': 'sparse codes', 'second': 'AlexNet', 'claim': 0.096},
+    ),
+  )
