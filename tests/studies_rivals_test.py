@@ -1,7 +1,6 @@
 """Fisher vectors and sparse codes, by definition and from end to end."""
 
 import functools
-import importlib.util
 import math
 
 import jax
@@ -9,17 +8,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from alexnet_jax import errors
 from alexnet_jax import inference
 from alexnet_jax.studies.measures import fisher_vectors
 from alexnet_jax.studies.measures import rivals
 from alexnet_jax.studies.measures import sparse_codes
 from tests import trained_testing
-
-_needs_sklearn = pytest.mark.skipif(
-  importlib.util.find_spec('sklearn') is None,
-  reason='scikit-learn, of requirements-studies.txt, is not installed',
-)
 
 
 @pytest.mark.parametrize('degrees', [0, 45, 90, 225, 22.5])
@@ -178,19 +171,40 @@ def test_a_dictionary_finds_what_the_data_are_made_of():
   assert np.abs(true.T @ found).max(axis=1).min() > 0.999
 
 
-@_needs_sklearn
-@pytest.mark.parametrize('known', [(0, 2, 3), (1, 4)])
-def test_a_classifier_gives_unknown_classes_no_chance(known):
+def test_the_mixture_that_made_the_data_is_found():
+  rng = np.random.default_rng(6)
+  means = np.array([[0, 0], [6, 0], [0, 6]], np.float32)
+  sigmas = np.array([[1, 2], [0.5, 1], [1, 0.5]])
+  chosen = rng.choice(3, 6_000, p=[0.5, 0.3, 0.2])
+  samples = rng.normal(means[chosen], sigmas[chosen]).astype(np.float32)
+  found = fisher_vectors.fit_mixture(samples, 3)
+  places = np.linalg.norm(means[:, None] - found.means, axis=2).argmin(axis=1)
+  np.testing.assert_allclose(found.weights[places], [0.5, 0.3, 0.2], atol=0.03)
+  np.testing.assert_allclose(found.means[places], means, atol=0.15)
+  np.testing.assert_allclose(found.variances[places], sigmas**2, rtol=0.15)
+
+
+def test_the_classifier_is_the_least_squares_solution():
   rng = np.random.default_rng(4)
-  labels = rng.choice(known, 300)
-  encoded = np.eye(5)[labels] + 0.1 * rng.normal(size=(300, 5))
-  encoded = encoded.astype(np.float32)
-  found = rivals.train_classifier(encoded, labels, 5, seed=0)
-  assert found.weights.dtype == np.float32
-  scores = found(encoded, 5)
-  assert (scores.argmax(axis=1) == labels).mean() > 0.95
-  unknown = [label for label in range(5) if label not in known]
-  assert np.isneginf(scores[:, unknown]).all()
+  labels = rng.choice([0, 2, 3], 300)  # Of class 1 there is no image.
+  encoded = 5 + np.eye(4)[labels] + 0.3 * rng.normal(size=(300, 4))
+  found = rivals.train_classifier(encoded.astype(np.float32), labels, 4)
+  scores = found(encoded.astype(np.float32))
+  assert (scores.argmax(axis=1) == labels).mean() > 0.9
+  centered = encoded - encoded.mean(axis=0)
+  targets = 2.0 * (labels[:, None] == np.arange(4)) - 1
+  gram = centered.T @ centered
+  solutions = [
+    np.linalg.solve(
+      gram + ridge * np.trace(gram) / 4 * np.eye(4), centered.T @ targets
+    )
+    for ridge in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+  ]
+  errors = [np.abs(weights - found.weights).max() for weights in solutions]
+  best = solutions[int(np.argmin(errors))]
+  assert min(errors) < 1e-5
+  expected = centered @ best + targets.mean(axis=0)
+  np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
 def _write_split(folder, count, rng):
@@ -207,7 +221,6 @@ def _write_split(folder, count, rng):
       image.save(folder / str(label) / f'{i}.png')
 
 
-@_needs_sklearn
 def test_rivals_beat_chance_on_images_with_an_obvious_class(tmp_path):
   rng = np.random.default_rng(5)
   _write_split(tmp_path / 'data/train', 30, rng)
@@ -218,7 +231,7 @@ def test_rivals_beat_chance_on_images_with_an_obvious_class(tmp_path):
     **{'network.fc8.features': 2, 'input.image_size': 32},
   )
   run = inference.open_run(tmp_path / 'run')
-  sizes = rivals.Sizes(images=50, sample=20, gaussians=4, codes=16, epochs=5)
+  sizes = rivals.Sizes(images=50, sample=20, gaussians=4, codes=16)
   found = {each.variant: each for each in rivals.measure([run], sizes)}
   assert list(found) == ['sparse codes', 'Fisher vectors', 'AlexNet']
   for name in ('sparse codes', 'Fisher vectors'):
@@ -228,15 +241,9 @@ def test_rivals_beat_chance_on_images_with_an_obvious_class(tmp_path):
     assert values['top5_error'] == 0
     assert values['seconds'] > 0
     assert values['test_milliseconds'] > 0
-  # A dictionary, its whitening and scales, and one column of a classifier.
-  numbers = 108 + 108**2 + 108 * 16 + 3 * 8 * 16 + 1
+  # A dictionary, its whitening and scales, and two columns of a classifier.
+  numbers = 108 + 108**2 + 108 * 16 + 4 * 8 * 16 + 2
   assert found['sparse codes'].values['bytes'] == 4 * numbers
   network = found['AlexNet'].values
   assert network['bytes'] == 4 * sum(map(np.size, jax.tree.leaves(run.params)))
   assert 'seconds' not in network  # The run has no metrics.jsonl.
-
-
-def test_without_scikit_learn_there_is_one_line(trained_run, monkeypatch):
-  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(errors.UserError, match=r'-r requirements-studies\.txt'):
-    list(rivals.measure([trained_run]))

@@ -1,7 +1,4 @@
-"""The network against what it displaced (Table 1).
-
-scikit-learn is needed besides: pip install -r requirements-studies.txt.
-"""
+"""The network against what it displaced (Table 1)."""
 
 from ml_collections import config_dict
 

@@ -9,7 +9,6 @@ each, and an image is the gradient of their log-likelihood.
 
 import functools
 from typing import Any, NamedTuple
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,9 @@ _CELL_SIDES = (2, 3, 4)
 _STEP = 2  # of the grid, in the same unit
 _COMPONENTS = 64  # kept of either descriptor, as in Section 4.1 of that paper
 _SAMPLES = 100_000  # descriptors that a mixture is fitted to
-_ITERATIONS = 30  # of expectation maximization, at most
+_ITERATIONS = 50  # of expectation maximization
+# Of a Gaussian: of its part if all were equal, and of the whole variance.
+_SMALLEST_SHARE, _SMALLEST_VARIANCE = 0.01, 0.001
 
 
 class Mixture(NamedTuple):
@@ -163,6 +164,29 @@ def coordinates(side: int) -> np.ndarray:
   return np.concatenate([f.reshape(-1, 2) for f in found]).astype(np.float32)
 
 
+def _moments(
+  descriptors: jax.Array, mixture: Mixture
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns the means of g, g x and g x^2 over descriptors x: [K, 1 or D].
+
+  g is the posterior probability of a Gaussian. Both the gradients of the
+  likelihood and the steps of expectation maximization follow from them.
+  """
+  weights, means, variances = mixture
+  precision = 1 / variances
+  exponent = (
+    descriptors**2 @ precision.T
+    - 2 * (descriptors @ (means * precision).T)
+    + jnp.sum(means**2 * precision + jnp.log(variances), axis=1)
+  )
+  posteriors = jax.nn.softmax(jnp.log(weights) - exponent / 2, axis=1)
+  count = len(descriptors)
+  zeroth = jnp.sum(posteriors, axis=0)[:, None] / count
+  first = posteriors.T @ descriptors / count
+  second = posteriors.T @ descriptors**2 / count
+  return zeroth, first, second
+
+
 def fisher_vector(descriptors: jax.Array, mixture: Mixture) -> jax.Array:
   """Returns the normalized Fisher vector of an image's descriptors.
 
@@ -183,28 +207,41 @@ def fisher_vector(descriptors: jax.Array, mixture: Mixture) -> jax.Array:
     float32 [2 * K * D], all means before all variances.
   """
   weights, means, variances = mixture
-  precision = 1 / variances
-  exponent = (
-    descriptors**2 @ precision.T
-    - 2 * (descriptors @ (means * precision).T)
-    + jnp.sum(means**2 * precision + jnp.log(variances), axis=1)
-  )
-  posteriors = jax.nn.softmax(jnp.log(weights) - exponent / 2, axis=1)
-  # Sums over t of g, g x and g x^2, from which both gradients follow.
-  count = len(descriptors)
-  zeroth = jnp.sum(posteriors, axis=0)[:, None] / count
-  first = posteriors.T @ descriptors / count
-  second = posteriors.T @ descriptors**2 / count
-  by_mean = (first - zeroth * means) * jnp.sqrt(precision)
-  by_variance = (
-    second - 2 * first * means + zeroth * means**2
-  ) * precision - zeroth
+  zeroth, first, second = _moments(descriptors, mixture)
+  by_mean = (first - zeroth * means) / jnp.sqrt(variances)
+  square = second - 2 * first * means + zeroth * means**2
+  by_variance = (square / variances - zeroth) / np.sqrt(2).astype(np.float32)
   scale = jax.lax.rsqrt(weights)[:, None]
-  vector = jnp.concatenate(
-    [(by_mean * scale).ravel(), (by_variance * scale).ravel() / np.sqrt(2)]
-  )
+  vector = jnp.concatenate([by_mean * scale, by_variance * scale]).ravel()
   vector = jnp.sign(vector) * jnp.sqrt(jnp.abs(vector))
   return vector / (jnp.linalg.norm(vector) + 1e-12)
+
+
+@functools.partial(jax.jit, static_argnames='count')
+def fit_mixture(samples: jax.Array, count: int) -> Mixture:
+  """Fits Gaussians by expectation maximization.
+
+  Args:
+    samples: float32 [N, D], in random order: the first are the first means.
+    count: of Gaussians.
+  """
+  spread = samples.var(axis=0)
+
+  def step(_, mixture):
+    zeroth, first, second = _moments(samples, mixture)
+    share = jnp.maximum(zeroth, _SMALLEST_SHARE / count)
+    means = first / share
+    variances = second / share - means**2
+    # A Gaussian around a few equal descriptors would have no width.
+    variances = jnp.maximum(variances, _SMALLEST_VARIANCE * spread + 1e-9)
+    return Mixture(share[:, 0] / share.sum(), means, variances)
+
+  first = Mixture(
+    jnp.full(count, 1 / count),
+    samples[:count],
+    jnp.broadcast_to(spread + 1e-9, (count, len(spread))),
+  )
+  return jax.lax.fori_loop(0, _ITERATIONS, step, first)
 
 
 def _project(kind: str, vocabulary: Any, image: jax.Array) -> jax.Array:
@@ -253,45 +290,26 @@ def learn(images: np.ndarray, count: int, seed: int) -> dict[str, Any]:
 def _learn_vocabulary(
   kind: str, images: np.ndarray, count: int, seed: int
 ) -> _Vocabulary:
-  from sklearn import decomposition
-  from sklearn import exceptions
-  from sklearn import mixture
-
   rng = np.random.default_rng(seed)
   per_image = len(coordinates(images.shape[1]))
-  places = np.stack(
-    [
-      rng.choice(per_image, min(per_image, -(-_SAMPLES // len(images))), False)
-      for _ in images
-    ]
-  )
+  taken = min(per_image, -(-_SAMPLES // len(images)))
+  places = np.stack([rng.choice(per_image, taken, False) for _ in images])
 
   def drawn(function):
-    """Returns a function's result for the places drawn of every image."""
-    chosen = jax.jit(
+    """Returns what a function has for the places drawn of every image."""
+    result = jax.jit(
       lambda images, places: jax.lax.map(
         lambda each: function(each[0])[each[1]], (images, places), batch_size=16
       )
-    )
-    found = np.asarray(chosen(images, places))
-    return found.reshape(-1, found.shape[-1])[:_SAMPLES]
+    )(images, places)
+    return np.asarray(result).reshape(-1, result.shape[-1])
 
   described = drawn(functools.partial(describe, kind))
-  width = min(_COMPONENTS, *described.shape)
-  pca = decomposition.PCA(width, svd_solver='covariance_eigh').fit(described)
-  reduction = (pca.mean_, pca.components_.T)
+  mean = described.mean(axis=0)
+  described = described - mean
+  _, vectors = np.linalg.eigh(described.T @ described)
+  reduction = (mean, vectors[:, ::-1][:, :_COMPONENTS])
   samples = drawn(functools.partial(_project, kind, reduction))
-  fitted = mixture.GaussianMixture(
-    min(count, len(samples)),
-    covariance_type='diag',
-    reg_covar=1e-5,
-    max_iter=_ITERATIONS,
-    random_state=seed,
-  )
-  with warnings.catch_warnings():
-    # The last iterations change nothing that a classifier would see.
-    warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
-    fitted.fit(samples)
-  gaussians = Mixture(fitted.weights_, fitted.means_, fitted.covariances_)
-  arrays = _Vocabulary(*reduction, gaussians)
-  return jax.tree.map(lambda each: np.asarray(each, np.float32), arrays)
+  samples = rng.permutation(samples)
+  mixture = fit_mixture(samples, min(count, len(samples)))
+  return _Vocabulary(*reduction, jax.tree.map(np.asarray, mixture))
