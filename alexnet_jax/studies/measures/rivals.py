@@ -80,9 +80,9 @@ def measure(
   Values: `top1_error` and `top5_error` of the validation images; `seconds` of
   training, with reading the images, the network's if its workdir still tells;
   `test_milliseconds` per image, from pixels in memory to scores, compiled
-  before, on the same devices and in the run's batches; `bytes` of what was
-  learned; and of the rivals, on Linux, `memory`, the most bytes the process
-  had, libraries and the network included.
+  before, in the run's batches, of the network on its devices and of the rivals
+  on one; `bytes` of what was learned; and of the rivals, on Linux, `memory`,
+  the most bytes the process had, libraries and the network included.
   """
   for run in runs:
     seed = run.setup.settings.seed
