@@ -73,7 +73,7 @@ def _multiply_adds(run):
   return sum(shape.multiply_adds for shape in shapes)
 
 
-# The rivals need scikit-learn, and have a test of their own.
+# The rivals take minutes at their full sizes, and have tests of their own.
 @pytest.mark.parametrize('name', sorted(measures.MEASURES.keys() - {'rivals'}))
 def test_what_is_measured_is_documented(runs, name):
   assert f'`{name}`' in measures.__doc__
