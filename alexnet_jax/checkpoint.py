@@ -373,9 +373,7 @@ class Checkpoints:
     raise DamagedError(text)
 
   def first_intact(
-    self,
-    order: Callable[[], Iterable[int]],
-    load: Callable[[int], _Loaded],
+    self, order: Callable[[], Iterable[int]], load: Callable[[int], _Loaded]
   ) -> _Loaded:
     """Loads the first checkpoint of an order that is what was saved.
 
@@ -460,17 +458,18 @@ class Checkpoints:
     describer = ocp.Checkpointer(
       ocp.StandardCheckpointHandler(), multiprocessing_options=alone
     )
-    digests = self._content(step, reader)['digests']
-    for item in ('params', 'state', 'statistics'):
-      try:
-        found: Any = describer.metadata(self._path(step) / item)
-      except Exception as error:
-        raise DamagedError(f'{item} cannot be read') from error
-      described = found.item_metadata.tree
-      empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), described)
-      args = ocp.args.StandardRestore(empty)
-      arrays = self._read(step, reader, **{item: args})[item]
-      _check_digests(arrays, digests.get(item))
+    with contextlib.closing(reader), contextlib.closing(describer):
+      digests = self._content(step, reader)['digests']
+      for item in ('params', 'state', 'statistics'):
+        try:
+          found: Any = describer.metadata(self._path(step) / item)
+        except Exception as error:
+          raise DamagedError(f'{item} cannot be read') from error
+        described = found.item_metadata.tree
+        empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), described)
+        args = ocp.args.StandardRestore(empty)
+        arrays = self._read(step, reader, **{item: args})[item]
+        _check_digests(arrays, digests.get(item))
 
   def set_aside(self, step: int = -1) -> None:
     """Clears the way for saves after a step; to be called by the run's owner.

@@ -1,6 +1,7 @@
 """From a config to the parts of a run: network, devices, recipe, state."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import json
 import os
@@ -122,20 +123,23 @@ def _place(
   Raises:
     UserError: if the devices cannot share the work.
   """
-  refused = None
-  for count in range(len(devices), 0, -1):
-    try:
-      placement = sharding.place(network, devices[:count], read.parallelism)
-      placement.check_batch(read.batch_size, read.accumulation)
-    except errors.UserError as error:
-      refused = refused or error
-      if read.devices or processes.joined():
-        break
-    else:
-      if refused is not None:
+
+  def place(count: int) -> sharding.Placement:
+    placement = sharding.place(network, devices[:count], read.parallelism)
+    placement.check_batch(read.batch_size, read.accumulation)
+    return placement
+
+  try:
+    return place(len(devices))
+  except errors.UserError as refused:
+    if read.devices or processes.joined():
+      raise
+    for count in range(len(devices) - 1, 0, -1):
+      with contextlib.suppress(errors.UserError):
+        placement = place(count)
         logging.warning('%s. Using %d of %d', refused, count, len(devices))
-      return placement
-  raise refused or errors.UserError('there are no devices')
+        return placement
+    raise
 
 
 def _keep_programs(folder: str) -> None:

@@ -31,6 +31,16 @@ def _start(tmp_path, *given):
   )
 
 
+def _run(program):
+  return subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
 @pytest.mark.parametrize(
   ('number', 'seconds'),
   [(signal.SIGINT, 1.0), (signal.SIGHUP, 3.0), (signal.SIGTERM, 6.0)],
@@ -162,13 +172,7 @@ with stop.deferred():
   print('saved', flush=True)
 """
   seconds = '1.5' if late else '0.1'
-  done = subprocess.run(
-    [sys.executable, '-c', program.replace('SECONDS', seconds)],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = _run(program.replace('SECONDS', seconds))
   assert (done.stdout == 'saved\n') != late
   assert done.returncode == (128 + signal.SIGTERM if late else 0)
 
@@ -186,13 +190,7 @@ with stop.deferred():
     hashlib.blake2b(content)
   print('saved', stop.name, flush=True)
 """
-  done = subprocess.run(
-    [sys.executable, '-c', program],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = _run(program)
   assert done.stdout == 'saved SIGTERM\n'
 
 
@@ -215,12 +213,6 @@ try:
 except signals.Stopped as stopped:
   os._exit(stopped.exit_code)
 """
-  done = subprocess.run(
-    [sys.executable, '-c', program],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = _run(program)
   assert done.returncode == 128 + signal.SIGHUP
   assert done.stderr == 'main.py: SIGHUP: stopping (again to stop at once)\n'

@@ -6,10 +6,11 @@ import pathlib
 import pytest
 
 from alexnet_jax import architecture
+from alexnet_jax import errors
+from alexnet_jax import presets
 from alexnet_jax import setup
 from alexnet_jax.studies.measures import MEASURES
 from alexnet_jax.studies.study import Study
-from configs.studies import base
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _NAMES = sorted(
@@ -52,9 +53,15 @@ def test_plain_pooling_has_as_many_windows():
   assert shapes[0] == shapes[1]
 
 
-def test_the_widths_are_those_of_the_base():
-  network = setup.build(_config(_read('sizes'), 'base')).network
-  features = {layer.name: layer.features for layer in network.layers[:-1]}
-  assert base.width(1) == {
-    f'network.{name}.features': number for name, number in features.items()
-  }
+def test_a_study_asks_the_same_of_another_base():
+  module = importlib.import_module('configs.studies.towers')
+  config = module.get_config()
+  config.base = 'imagenet'
+  half = setup.build(_config(Study.read(config), 'half the kernels'))
+  assert half.network == presets.one_gpu()
+  config.base = 'nothing'
+  with pytest.raises(errors.UserError, match=r'there is no configs/nothing.py'):
+    Study.read(config)
+  config.base = 'cifar10_four_layer'
+  with pytest.raises(errors.UserError, match='which its base does not have'):
+    Study.read(config)

@@ -239,6 +239,11 @@ def test_the_page_says_what_was_found(tmp_path):
   ]
   png = (tmp_path / 'studies/name/study.png').read_bytes()
   assert png.startswith(b'\x89PNG')
+  # A comparison without a pair is not left out.
+  page.write(study, results[:3], {}, tmp_path, 'made-up images')
+  text = (tmp_path / 'studies.md').read_text()
+  assert '| 0 | no pair of runs has come to its end | name |' in text
+  assert '| a, b |  | no pair of runs has come to its end |' in text
   # Another study joins the page, in the order of the paper's sections.
   other = _study(name='other', section='2', question='Is it first?')
   page.write(other, results, {}, tmp_path, 'made-up images')

@@ -13,6 +13,7 @@ from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax import inference
 from alexnet_jax import reporting
+from alexnet_jax.analysis.report import overview
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.architecture import Conv
 from alexnet_jax.studies.measures import MEASURES
@@ -61,7 +62,8 @@ def _measured(
 ) -> Iterable[Result]:
   """Returns what a measure says of the runs; it says it once of the same ones.
 
-  A measure may take minutes, and a study that was killed goes on.
+  A measure may take minutes, and a study that was killed goes on. Whoever
+  changes a measure removes the folder.
   """
   opened = [inference.open_run(run.workdir) for run in runs]
   digests = [network.digest for network in opened]
@@ -103,7 +105,7 @@ def of_run(run: StudyRun, study: Study) -> dict[str, float]:
     if metric.startswith(EPOCHS_TO):
       error = float(metric.removeprefix(EPOCHS_TO))
       values[metric] = epochs_to(error, epochs)
-  return values | _of_network(run.workdir, by_kind.get('train', []))
+  return values | _of_network(run.workdir)
 
 
 def epochs_to(error: float, epochs: Sequence[Mapping[str, Any]]) -> float:
@@ -125,9 +127,7 @@ def epochs_to(error: float, epochs: Sequence[Mapping[str, Any]]) -> float:
   return math.inf
 
 
-def _of_network(
-  workdir: pathlib.Path, train: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
+def _of_network(workdir: pathlib.Path) -> dict[str, float]:
   checkpoints = checkpoint.Checkpoints(workdir)
   try:
     config = checkpoints.identity(checkpoints.steps()[-1]).config
@@ -135,20 +135,11 @@ def _of_network(
     checkpoints.close()
   network = architecture.from_dict(config['network'])
   rows = architecture.layer_shapes(network, config['input']['crop_size'])
-  # Of the first steps after a start no speed is known: that of the others.
-  known = [
-    (step - before, (step - before) / line['images_per_second'])
-    for line, (before, step) in zip(
-      train,
-      itertools.pairwise([0, *(line['step'] for line in train)]),
-      strict=True,
-    )
-    if line['images_per_second']
-  ]
-  counted, seconds_per_image = map(sum, zip(*known, strict=True))
-  images = train[-1]['step'] * config['batch_size']
+  seconds, _ = overview.time_in_updates(
+    overview.read_metrics(workdir / 'metrics.jsonl'), config['batch_size']
+  )
   return {
-    'seconds': images * seconds_per_image / counted,
+    'seconds': seconds,
     'parameters': sum(row.weights + row.biases for row in rows),
     'multiply_adds': sum(row.multiply_adds for row in rows),
     'bytes': exchanged_bytes(network, config['input']['crop_size']),

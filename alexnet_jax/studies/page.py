@@ -15,6 +15,7 @@ from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.statistics import Answer
 from alexnet_jax.studies.statistics import Estimate
 from alexnet_jax.studies.study import EPOCHS_TO
+from alexnet_jax.studies.study import Comparison
 from alexnet_jax.studies.study import Study
 
 # How metrics are shown: name, factor, decimals, unit.
@@ -32,6 +33,7 @@ _SHOWN = {
   'test_milliseconds': ('ms per test image', 1, 3, ''),
 }
 _ROW_HEIGHT, _MARGIN = 26, 60  # pixels
+_WITHOUT_PAIR = 'no pair of runs has come to its end'
 
 _INTRODUCTION = """# Studies
 
@@ -75,11 +77,11 @@ def write(
       for each in results
     ],
   )
-  answers = [
-    answer
+  answers = {
+    each: answer
     for each in study.comparisons
     if (answer := statistics.compare(results, each, study.metric))
-  ]
+  }
   chart = _picture(study, results)
   with files.replacing(place / 'study.png') as file:
     file.write(chart.png)
@@ -93,7 +95,7 @@ def write(
     },
   )
   _write_page(folder)
-  return answers
+  return list(answers.values())
 
 
 def _shown(metric: str) -> tuple[str, float, int, str]:
@@ -147,17 +149,18 @@ def _claimed(answer: Answer, metric: str) -> str:
   return _number(comparison.claim, comparison.metric or metric)
 
 
-def _row(study: Study, answers: Sequence[Answer]) -> list[str]:
+def _row(study: Study, answers: Mapping[Comparison, Answer]) -> list[str]:
   """Returns the study's row of the table: ours, the paper's, the verdict."""
-  seeds = str(max((x.estimate.count for x in answers), default=study.seeds))
-  if not answers:
-    return [study.question, '', '', seeds, 'see below', study.name]
-  first = answers[0]
+  if not study.comparisons:
+    return [study.question, '', '', str(study.seeds), 'see below', study.name]
+  first = answers.get(study.comparisons[0])
+  if first is None:
+    return [study.question, '', '', '0', _WITHOUT_PAIR, study.name]
   return [
     study.question,
     in_words(first, study.metric),
     _claimed(first, study.metric),
-    seeds,
+    str(first.estimate.count),
     first.verdict,
     study.name,
   ]
@@ -166,7 +169,7 @@ def _row(study: Study, answers: Sequence[Answer]) -> list[str]:
 def _section(
   study: Study,
   results: Sequence[Result],
-  answers: Sequence[Answer],
+  answers: Mapping[Comparison, Answer],
   failures: Mapping[str, str],
 ) -> str:
   """Returns the study's section of the page, in Markdown."""
@@ -181,10 +184,12 @@ def _section(
     f'![{study.question}](studies/{study.name}/study.png)',
     _table(study, results),
   ]
-  if answers:
+  if study.comparisons:
     lines = [
       (in_words(x, study.metric), _claimed(x, study.metric), x.verdict)
-      for x in answers
+      if (x := answers.get(each))
+      else (f'{each.first}, {each.second}', '', _WITHOUT_PAIR)
+      for each in study.comparisons
     ]
     parts.append(_markdown(('difference', 'paper', 'verdict'), lines))
   parts += [f'Failed: {name} ({why})' for name, why in failures.items()]

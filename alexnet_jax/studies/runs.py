@@ -61,18 +61,9 @@ class StudyRun(NamedTuple):
     return f'{self.variant}, seed {self.seed}'
 
   def record(self) -> dict[str, Any]:
-    """Returns what is known of its end: exit code and last line.
-
-    It is empty where the run has not been made, or was made with other flags.
-    """
+    """Returns how it ended, exit code and last line; empty if it has not."""
     path = self.workdir / _RECORD
-    if not files.is_file(path):
-      return {}
-    with contextlib.suppress(OSError, ValueError):
-      record = files.loads(path.read_text())
-      if record['flags'] == list(self.flags):
-        return record
-    return {}
+    return files.loads(path.read_text()) if files.is_file(path) else {}
 
   def is_finished(self) -> bool:
     return self.record().get('exit_code') == 0

@@ -133,7 +133,7 @@ def best(results: Sequence[Result], name: str, metric: str) -> str:
   means: Mapping[str, float] = {
     variant: float(np.mean(values)) for variant, values in seeds.items()
   }
-  finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+  finite = {each: mean for each, mean in means.items() if math.isfinite(mean)}
   return min(finite, key=finite.__getitem__, default=name)
 
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import importlib
 import itertools
 import re
 from typing import Any, Self
@@ -12,11 +13,16 @@ from typing import Any, Self
 from ml_collections import config_dict
 
 from alexnet_jax import errors
+from alexnet_jax import settings
 
 # Metrics of a run that is at its end; measures bring their own.
 TOP1, EPOCHS_TO = 'top1_error', 'epochs_to_'
 # Between a variant and one value of its grid, of which the best is compared.
 GRID = ' @ '
+
+# ('times', 0.5) instead of a value is half of what the base has, whichever that
+# is: a study asks the same of another network.
+TIMES = 'times'
 
 Overrides = tuple[tuple[str, Any], ...]
 
@@ -87,7 +93,7 @@ class Study:
     """Reads a config of `configs/studies/`.
 
     Raises:
-      UserError: if it is no study.
+      UserError: if it is no study, or changes a key that its base lacks.
     """
     values: dict[str, Any] = config.to_dict()
     keys = {field.name for field in dataclasses.fields(cls)}
@@ -96,7 +102,12 @@ class Study:
       raise errors.UserError(
         f'--config is no study ({different}): use a file of configs/studies/'
       )
-    values['variants'] = dict(values['variants'])
+    in_base = _values_of(values['base'])
+    for name in ('overrides', 'quick'):
+      values[name] = _resolved(values[name], in_base)
+    values['variants'] = {
+      name: _resolved(changes, in_base) for name, changes in values['variants']
+    }
     values['comparisons'] = tuple(
       Comparison(**each) for each in values['comparisons']
     )
@@ -150,3 +161,32 @@ class Study:
     if self.data_dir:
       changes['data.data_dir'] = self.data_dir
     return changes | {'seed': seed}
+
+
+def _values_of(base: str) -> dict[str, Any]:
+  """Returns the values of a base config by key."""
+  name, _, preset = base.partition(':')
+  try:
+    module = importlib.import_module(f'configs.{name}')
+  except ModuleNotFoundError as error:
+    raise errors.UserError(
+      f"--config.base='{base}': there is no configs/{name}.py"
+    ) from error
+  config = module.get_config(preset) if preset else module.get_config()
+  return dict(settings.flatten(config.to_dict()))
+
+
+def _resolved(changes: Overrides, in_base: Mapping[str, Any]) -> Overrides:
+  """Returns changes with numbers in place of `TIMES`."""
+  found = []
+  for key, value in changes:
+    if key not in in_base:
+      raise errors.UserError(
+        f'the study changes {key}, which its base does not have: set'
+        ' --config.base to another'
+      )
+    if isinstance(value, tuple) and value[:1] == (TIMES,):
+      number = in_base[key] * value[1]
+      value = round(number) if isinstance(in_base[key], int) else number
+    found.append((key, value))
+  return tuple(found)

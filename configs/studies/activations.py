@@ -6,7 +6,7 @@ from configs.studies import base
 
 
 def get_config() -> config_dict.ConfigDict:
-  """Returns the study: each activation with its best rate of two."""
+  """Returns the study: each activation with its best rate of three."""
   names = ('floor-1', 'gelu', 'tanh', 'sigmoid', 'relu^0.5', 'relu^1.5')
   return base.study(
     'activations',
@@ -16,12 +16,12 @@ def get_config() -> config_dict.ConfigDict:
     variants={
       'relu': {},
       **{
-        f'{name} @ {rate}': {
+        f'{name} @ {factor:g} x the rate': {
           'network.activation': name,
-          'optimizer.learning_rate': rate,
+          **base.times(factor, 'optimizer.learning_rate'),
         }
         for name in names
-        for rate in (0.003, 0.01, 0.03)
+        for factor in (0.1, 0.3, 1)
       },
     },
     comparisons=tuple({'first': name, 'second': 'relu'} for name in names),

@@ -5,27 +5,18 @@ from typing import Any
 
 from ml_collections import config_dict
 
-# 2x2 windows at distance 2 that may reach past the border, as in net 147: as
-# many windows as 3x3 have.
-PLAIN_POOLING = {'network.pool.size': 2}
-
-# Features of the convolutions of the base, all towers together.
-_FEATURES = {'conv1': 32, 'conv2': 64, 'conv3': 64, 'conv4': 64, 'conv5': 64}
-_DENSE = {'fc6': 256, 'fc7': 256}
-
-# The paper's net for one GPU halves conv1 to conv4 and leaves the rest whole.
-HALF_THE_KERNELS = {
-  f'network.{name}.features': _FEATURES[name] // 2
-  for name in ('conv1', 'conv2', 'conv3', 'conv4')
-}
+CONVOLUTIONS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
+DENSE = ('fc6', 'fc7')
 
 
-def width(factor: float) -> dict[str, int]:
-  """Returns the features of all hidden layers, multiplied by a factor."""
-  return {
-    f'network.{name}.features': round(factor * features)
-    for name, features in (_FEATURES | _DENSE).items()
-  }
+def times(factor: float, *keys: str) -> dict[str, tuple[str, float]]:
+  """Returns changes that multiply what the base has."""
+  return dict.fromkeys(keys, ('times', factor))
+
+
+def times_features(factor: float, *layers: str) -> dict[str, tuple[str, float]]:
+  """Returns changes that multiply the features of layers."""
+  return times(factor, *(f'network.{name}.features' for name in layers))
 
 
 def study(

@@ -10,17 +10,20 @@ def get_config() -> config_dict.ConfigDict:
 
   It is about the early stages, so that a run is short.
   """
-  ones = {
-    f'network.{name}.init_bias': 1.0
-    for name in ('conv2', 'conv4', 'conv5', 'fc6', 'fc7')
-  }
+  keys = [
+    f'network.{name}.init_bias'
+    for name in ('conv2', 'conv4', 'conv5', *base.DENSE)
+  ]
   return base.study(
     'biases',
     question='Do initial biases of one accelerate the early stages?',
     section='5',
     claim='they do, since ReLUs get positive inputs',
     metric='epochs_to_0.6',
-    variants={'zero': {}, 'one': ones},
+    variants={
+      'zero': dict.fromkeys(keys, 0.0),
+      'one': dict.fromkeys(keys, 1.0),
+    },
     comparisons=(
       {'first': 'one', 'second': 'zero', 'sign': -1, 'ratio': True},
     ),

@@ -17,8 +17,8 @@ def get_config() -> config_dict.ConfigDict:
       'mean image': {},
       'channel means': {'input.mean': 'channel'},
       'nothing': {'input.mean': 'none'},
-      'half the scale': {'input.pixel_scale': 1 / 128},
-      'twice the scale': {'input.pixel_scale': 1 / 32},
+      'half the scale': base.times(0.5, 'input.pixel_scale'),
+      'twice the scale': base.times(2, 'input.pixel_scale'),
     },
     comparisons=(
       {'first': 'channel means', 'second': 'mean image'},

@@ -7,6 +7,7 @@ from configs.studies import base
 
 def get_config() -> config_dict.ConfigDict:
   """Returns the study."""
+  hidden = (*base.CONVOLUTIONS, *base.DENSE)
   return base.study(
     'sizes',
     question='Does the error saturate with width, depth and kernel size?',
@@ -15,15 +16,15 @@ def get_config() -> config_dict.ConfigDict:
     ' longer',
     variants={
       'base': {},
-      'quarter width': base.width(0.25),
-      'half width': base.width(0.5),
-      'twice the width': base.width(2),
+      'quarter width': base.times_features(0.25, *hidden),
+      'half width': base.times_features(0.5, *hidden),
+      'twice the width': base.times_features(2, *hidden),
       '3x3 in conv1': {
         'network.conv1.kernel': 3,
         'network.conv1.padding': (1, 1),
-        'network.conv1.init_std': 0.27,
+        **base.times(5 / 3, 'network.conv1.init_std'),
       },
-      'twice the epochs': {'num_epochs': 20},
+      'twice the epochs': base.times(2, 'num_epochs'),
     },
     comparisons=(
       {'first': 'half width', 'second': 'base', 'sign': 1},

@@ -6,7 +6,10 @@ from configs.studies import base
 
 
 def get_config() -> config_dict.ConfigDict:
-  """Returns the study: smaller samples make as many updates, in more epochs."""
+  """Returns the study: smaller samples make as many updates, in more epochs.
+
+  The sizes are for the 50,000 images of CIFAR-10.
+  """
   sizes = (5000, 10000, 20000)
   return base.study(
     'training_set',
@@ -18,7 +21,7 @@ def get_config() -> config_dict.ConfigDict:
       **{
         f'{size} images': {
           'data.num_train': size,
-          'num_epochs': 500000 // size,
+          **base.times(50_000 / size, 'num_epochs'),
         }
         for size in sizes
       },
