@@ -59,6 +59,12 @@ _UNREADABLE = tuple(
     ),
   )
 )  # fmt: skip
+# Of a save that fails in a job, other reasons are those of a process that ended
+# before it had written its part.
+_UNWRITABLE = (
+  *_UNREADABLE,
+  *map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)),
+)
 
 _Loaded = TypeVar('_Loaded')
 
@@ -254,11 +260,20 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _errors_in_words(self) -> Iterator[None]:
-    """Turns the errors of the disk in a save into the user's."""
+    """Turns the errors of the disk in a save into the user's.
+
+    Raises:
+      UserError: if it is one of the disk.
+      LostProcessError: if another process has not written its part.
+    """
     try:
       yield
+    except jax.errors.JaxRuntimeError:
+      raise
     except Exception as error:
       reason = _os_error(error)
+      if processes.joined() and reason not in _UNWRITABLE:
+        raise errors.LostProcessError(str(error)) from error
       if reason is None:
         raise
       kept = [step for step in self.steps() if step != self._saving]

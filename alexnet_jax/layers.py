@@ -221,7 +221,8 @@ def _max_pool(x: jax.Array, pool: Pool, sides: tuple[int, int]) -> jax.Array:
 
 
 def _max_pool_fwd(x, pool, sides):
-  slices = _window_slices(x, pool, sides)
+  # A CPU compares float32: of bfloat16 it would round every single maximum.
+  slices = _window_slices(_widen(x), pool, sides)
   y = functools.reduce(jnp.maximum, slices)
   # One bit per input says whether it is the maximum of a window: a 3x3 window
   # takes one word of two bytes, instead of reading the inputs again. The
@@ -236,7 +237,7 @@ def _max_pool_fwd(x, pool, sides):
     )
     for start in range(0, len(slices), _WORD_BITS)
   ]
-  return lax.optimization_barrier((y, words))
+  return lax.optimization_barrier((y.astype(x.dtype), words))
 
 
 def _max_pool_bwd(pool, sides, words, dy):
@@ -250,17 +251,17 @@ def _max_pool_bwd(pool, sides, words, dy):
   reach = -(-pool.size // pool.stride) - 1
   shares = _pad_windows(dy, blocks, reach)
   words = [_pad_windows(word, blocks, reach) for word in words]
-  dx = zero = jnp.zeros((), dy.dtype)
+  dx = jnp.zeros((), jnp.promote_types(dy.dtype, jnp.float32))
   for back in itertools.product(range(reach + 1), repeat=2):
     start = [reach - places for places in back]
-    share = _windows_from(shares, start, blocks)
+    share = _widen(_windows_from(shares, start, blocks))
     for number, word in enumerate(words):
       bits = _pixel_bits(pool, back, number)
       is_maximum = (_windows_from(word, start, blocks) & bits) != 0
-      dx += jnp.where(is_maximum, share, zero)
+      dx += jnp.where(is_maximum, share, 0)
   height, width = (count * pool.stride for count in blocks)
   dx = dx.reshape(dy.shape[0], height, width, dy.shape[3])
-  return (dx[:, : sides[0], : sides[1]],)
+  return (dx[:, : sides[0], : sides[1]].astype(dy.dtype),)
 
 
 _max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)

@@ -186,8 +186,11 @@ def losses_in_words() -> Iterator[None]:
   """
   try:
     yield
-  except jax.errors.JaxRuntimeError as error:
-    if count() == 1 or 'RESOURCE_EXHAUSTED' in str(error):
+  except (jax.errors.JaxRuntimeError, ValueError) as error:
+    # A collective that fails as soon as it is dispatched is a ValueError.
+    is_collective = not isinstance(error, ValueError) or 'Gloo' in str(error)
+    of_memory = 'RESOURCE_EXHAUSTED' in str(error)
+    if count() == 1 or of_memory or not is_collective:
       raise
     raise errors.LostProcessError(str(error)) from error
 

@@ -249,7 +249,7 @@ def train(
     UserError: for data or a workdir that do not fit, if no image of a split
       can be read, or another process uses the workdir.
     DivergedError: when the loss is no longer finite.
-    JaxRuntimeError: when another process of the job has ended.
+    LostProcessError: when another process of the job has ended.
   """
   stop = stop or signals.StopSignal()
   checkpoint.check_name(workdir)
@@ -262,17 +262,17 @@ def train(
         stack.enter_context(lock.held(workdir / 'lock', remedy))
     processes.check_equal(lock.holder(workdir / 'lock'), 'the --workdir')
     try:
-      run = stack.enter_context(contextlib.closing(Run(setup, workdir)))
-      if processes.is_first():
-        reporting.write_run_record(workdir, setup.config, setup.devices)
-      alone = processes.count() == 1
-      to_notice = signals.TO_NOTICE if alone else signals.TO_AGREE
-      with stop.deferred(to_notice), _cycles_are_freed():
-        logging.info('%s', _loop(run, stop))
-        run.checkpoints.wait()
-    except jax.errors.JaxRuntimeError:
-      if processes.joined():
-        stack.pop_all()  # Closing would wait for a process that is lost.
+      with processes.losses_in_words():
+        run = stack.enter_context(contextlib.closing(Run(setup, workdir)))
+        if processes.is_first():
+          reporting.write_run_record(workdir, setup.config, setup.devices)
+        alone = processes.count() == 1
+        to_notice = signals.TO_NOTICE if alone else signals.TO_AGREE
+        with stop.deferred(to_notice), _cycles_are_freed():
+          logging.info('%s', _loop(run, stop))
+          run.checkpoints.wait()
+    except errors.LostProcessError:
+      stack.pop_all()  # Closing would wait for the process that is lost.
       raise
     _summarize(workdir, run)
   return stop.exit_code if run.stopped else 0

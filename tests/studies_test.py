@@ -21,6 +21,7 @@ from alexnet_jax.studies import collect
 from alexnet_jax.studies import page
 from alexnet_jax.studies import runs as study_runs
 from alexnet_jax.studies import statistics
+from alexnet_jax.studies import trend
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.statistics import Verdict
 from alexnet_jax.studies.study import Comparison
@@ -96,6 +97,11 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(tmp_path):
     '--config.seed=1',
   )
   assert len({each.workdir for each in planned}) == 4
+  # What is as in the base is no change.
+  as_in_base = _study(
+    variants={'a': {'batch_size': 64, 'num_epochs': 3}, 'b': {}}
+  )
+  assert as_in_base.changes('a', 1) == {'num_epochs': 3, 'seed': 1}
   # Two studies share the runs that they have in common.
   other = _study(
     name='other',
@@ -119,6 +125,7 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(tmp_path):
     ({'variants': {}}, '0 variants'),
     ({'name': '../up'}, r"--config.name='\.\./up'"),
     ({'comparisons': ({'first': 'a', 'second': 'c'},)}, "compares 'c'"),
+    ({'sizes': {'c': 1.0}}, "a size of 'c'"),
   ],
 )
 def test_what_is_no_study_is_refused(changes, words):
@@ -216,8 +223,55 @@ def test_bytes_between_the_towers_of_the_paper():
   # conv3 reads 13x13x256, fc6 6x6x256, fc7 and fc8 4096 numbers.
   numbers = 13 * 13 * 256 + 6 * 6 * 256 + 2 * 4096
   assert collect.exchanged_bytes(presets.paper(), 224) == 2 * 4 * numbers
+  halves = collect.exchanged_bytes(presets.paper(), 224, 'bfloat16')
+  assert halves == 2 * 2 * numbers
   assert collect.exchanged_bytes(presets.ungrouped(), 224) == 0
   assert isinstance(presets.paper(), architecture.Architecture)
+
+
+def test_a_power_law_is_fitted_and_continued():
+  sizes = {'all': 8000.0, '1000 images': 1000.0, 'a': 2000.0, 'b': 4000.0}
+  results = [
+    Result(name, seed, {'top1_error': factor * size**-0.25})
+    for seed, factor in enumerate((3.0, 3.2))
+    for name, size in sizes.items()
+  ]
+  # A seed that lacks a size is left out.
+  results.append(Result('all', 2, {'top1_error': 0.9}))
+  law = trend.fit(results, sizes, 'top1_error', (16_000.0,))
+  assert law.sizes == [1000, 2000, 4000, 8000]
+  assert law.exponent.mean == pytest.approx(0.25)
+  assert law.exponent.count == 2
+  expected = [factor * 16_000**-0.25 for factor in (3.0, 3.2)]
+  found = law.predicted[16_000.0]
+  assert found.mean == pytest.approx(np.mean(expected))
+  half = stats.t.ppf(0.975, 1) * stats.sem(expected)
+  assert found.high - found.mean == pytest.approx(half)
+  assert law.foretold.mean == pytest.approx(3.1 * 8000**-0.25)
+  # What bends away from the law is told by what it would have foretold.
+  bent = [
+    each._replace(values={'top1_error': 0.5}) if each.variant == 'all' else each
+    for each in results
+  ]
+  law = trend.fit(bent, sizes, 'top1_error', ())
+  assert law.foretold.mean == pytest.approx(3.1 * 8000**-0.25)
+  assert law.predicted[8000.0].mean > law.foretold.mean
+  assert trend.fit(results[:3], sizes, 'top1_error', ()) is None
+
+
+def test_the_page_shows_a_law_and_what_a_byte_gains(tmp_path):
+  study = _study(seeds=2, sizes={'a': 1000.0, 'b': 2000.0}, larger=(4000.0,))
+  results = [
+    Result(variant, seed, {'top1_error': error, 'bytes': size})
+    for variant, error, size in (('a', 0.4, 1000.0), ('b', 0.2, 5000.0))
+    for seed in range(2)
+  ]
+  page.write(study, results, {}, tmp_path, 'made-up images')
+  text = (tmp_path / 'studies.md').read_text()
+  assert '| a - b | +4.0 kB | 5.00 % |' in text
+  assert 'has the exponent -1.00' in text
+  assert 'it predicts 10.00 % at 4,000' in text
+  assert (tmp_path / 'studies/name/study.png').read_bytes()
 
 
 def test_the_page_says_what_was_found(tmp_path):

@@ -7,6 +7,8 @@ import math
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
+
 from alexnet_jax import architecture
 from alexnet_jax import checkpoint
 from alexnet_jax import errors
@@ -21,8 +23,6 @@ from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.runs import StudyRun
 from alexnet_jax.studies.study import EPOCHS_TO
 from alexnet_jax.studies.study import Study
-
-_FLOAT_BYTES = 4
 
 
 def results(
@@ -142,21 +142,25 @@ def _of_network(workdir: pathlib.Path) -> dict[str, float]:
     'seconds': seconds,
     'parameters': sum(row.weights + row.biases for row in rows),
     'multiply_adds': sum(row.multiply_adds for row in rows),
-    'bytes': exchanged_bytes(network, config['input']['crop_size']),
+    'bytes': exchanged_bytes(
+      network, config['input']['crop_size'], config['compute_dtype']
+    ),
   }
 
 
-def exchanged_bytes(network: Architecture, crop_size: int) -> float:
+def exchanged_bytes(
+  network: Architecture, crop_size: int, dtype: str = 'float32'
+) -> float:
   """Returns what towers send each other for one training image, in bytes.
 
   A layer that reads all towers needs the maps of the others, and their
-  gradients go back the same way: float32 both.
+  gradients go back the same way, both in `dtype`.
   """
-  total, elements = 0, 0
+  total, elements, size = 0, 0, jnp.dtype(dtype).itemsize
   rows = architecture.layer_shapes(network, crop_size)
   for layer, row in zip(network.layers, rows, strict=True):
     if layer.reads == 'all':
-      total += 2 * (network.towers - 1) * elements * _FLOAT_BYTES
+      total += 2 * (network.towers - 1) * elements * size
     elements = math.prod(row.output)
     if isinstance(layer, Conv):
       side = row.output[0]

@@ -1,6 +1,6 @@
 """A study's table, picture and verdict, and the page of all studies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import math
 import pathlib
 from typing import Any
@@ -11,12 +11,14 @@ from alexnet_jax import files
 from alexnet_jax import names
 from alexnet_jax.analysis import figures
 from alexnet_jax.studies import statistics
+from alexnet_jax.studies import trend
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.statistics import Answer
 from alexnet_jax.studies.statistics import Estimate
 from alexnet_jax.studies.study import EPOCHS_TO
 from alexnet_jax.studies.study import Comparison
 from alexnet_jax.studies.study import Study
+from alexnet_jax.studies.trend import Trend
 
 # How metrics are shown: name, factor, decimals, unit.
 _SHOWN = {
@@ -82,7 +84,10 @@ def write(
     for each in study.comparisons
     if (answer := statistics.compare(results, each, study.metric))
   }
-  chart = _picture(study, results)
+  law = None
+  if study.sizes:
+    law = trend.fit(results, study.sizes, study.metric, study.larger)
+  chart = _curve(study, results, law) if law else _picture(study, results)
   with files.replacing(place / 'study.png') as file:
     file.write(chart.png)
   files.write_json(
@@ -90,7 +95,7 @@ def write(
     {
       'section': study.section,
       'row': _row(study, answers),
-      'lines': _section(study, results, answers, failures).split('\n'),
+      'lines': _section(study, results, answers, law, failures).split('\n'),
       'data': data,
     },
   )
@@ -170,6 +175,7 @@ def _section(
   study: Study,
   results: Sequence[Result],
   answers: Mapping[Comparison, Answer],
+  law: Trend | None,
   failures: Mapping[str, str],
 ) -> str:
   """Returns the study's section of the page, in Markdown."""
@@ -192,6 +198,10 @@ def _section(
       for each in study.comparisons
     ]
     parts.append(_markdown(('difference', 'paper', 'verdict'), lines))
+  if prices := _prices(results, answers.values(), study.metric):
+    parts.append(prices)
+  if law:
+    parts.append(_law_in_words(study.metric, law))
   parts += [f'Failed: {name} ({why})' for name, why in failures.items()]
   parts.append(f'`{command}` ([study.csv](studies/{study.name}/study.csv))')
   return '\n\n'.join(parts)
@@ -225,8 +235,57 @@ def _table(study: Study, results: Sequence[Result]) -> str:
   return _markdown(header, rows)
 
 
-def _metrics(results: Sequence[Result]) -> list[str]:
-  return list(dict.fromkeys(name for each in results for name in each.values))
+def _prices(
+  results: Sequence[Result], answers: Iterable[Answer], metric: str
+) -> str:
+  """Returns what communication gains by byte, in Markdown; '' for nothing.
+
+  Only differences of the study's own metric between variants whose towers send
+  each other different amounts.
+  """
+  lines = []
+  for each in answers:
+    first, second = (
+      statistics.estimate(
+        list(statistics.by_seed(results, name, 'bytes').values())
+      ).mean
+      for name in (each.first, each.second)
+    )
+    kilobytes = (second - first) / 1000  # NaN where nobody counted them.
+    own = not each.comparison.metric and not each.comparison.ratio
+    if not own or not kilobytes or math.isnan(kilobytes):
+      continue
+    gain = _number(each.estimate.mean / kilobytes, metric)
+    lines.append(
+      (f'{each.first} - {each.second}', f'{kilobytes:+,.1f} kB', gain)
+    )
+  if not lines:
+    return ''
+  return _markdown(
+    ('difference', 'sent more per training image', 'gain per kB'), lines
+  )
+
+
+def _law_in_words(metric: str, law: Trend) -> str:
+  exponent = law.exponent
+  spread = ''
+  if not math.isnan(exponent.low):
+    spread = f' ({-exponent.high:.2f} to {-exponent.low:.2f})'
+  predicted = ', '.join(
+    f'{_interval(found, metric)} at {size:,.0f}'
+    for size, found in law.predicted.items()
+    if size > law.sizes[-1]
+  )
+  words = (
+    'A power law through the runs of each seed has the exponent'
+    f' {-exponent.mean:.2f}{spread}; it predicts {predicted}.'
+  )
+  if law.foretold:
+    words += (
+      ' From the smaller sizes alone it would have predicted'
+      f' {_interval(law.foretold, metric)} at {law.sizes[-1]:,.0f}.'
+    )
+  return words
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -266,6 +325,33 @@ def _picture(study: Study, results: Sequence[Result]) -> figures.Panel:
     title=study.question,
     width=640,
     height=_MARGIN + _ROW_HEIGHT * len(variants),
+  )
+
+
+def _curve(
+  study: Study, results: Sequence[Result], law: Trend
+) -> figures.Panel:
+  """Draws the runs by size, and the law with what it predicts."""
+  name, factor, _, unit = _shown(study.metric)
+
+  def draw(axes: Axes) -> None:
+    for variant, size in study.sizes.items():
+      values = statistics.by_seed(results, variant, study.metric).values()
+      dots = [factor * value for value in values]
+      axes.plot([size] * len(dots), dots, 'o', color=figures.COLORS['gray'])
+    means = [factor * found.mean for found in law.predicted.values()]
+    axes.plot(list(law.predicted), means, color=figures.COLORS['blue'])
+    axes.plot(
+      study.larger, means[len(law.sizes) :], 'o', mfc=figures.COLORS['paper'],
+      color=figures.COLORS['blue'],
+    )  # fmt: skip
+    axes.set_xscale('log')
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel('size, logarithmic; circles are predictions')
+    axes.set_ylabel(f'{name}{"," if unit else ""}{unit}')
+
+  return figures.chart(
+    study.name, draw, title=study.question, width=640, height=260
   )
 
 

@@ -128,7 +128,9 @@ def make(todo: Sequence[StudyRun], jobs: int, stop: signals.StopSignal) -> None:
         return
       _make(run, cores, stop)
       count = next(made)
-      left = (len(todo) - count) * (time.monotonic() - began) / count
+      # The others are half through theirs, on average.
+      done = count + (jobs - 1) / 2
+      left = max(len(todo) - done, 0) * (time.monotonic() - began) / done
       logging.info(
         '%d of %d runs, ETA %s', count, len(todo), progress.duration(left)
       )

@@ -63,6 +63,7 @@ class Study:
     base: the config that every run begins with: 'imagenet', or with a preset,
       'imagenet:paper'.
     data_dir: in place of the base's data.data_dir; '' leaves that.
+    store_dir: in place of the base's data.store_dir; '' leaves that.
     overrides: of the base's keys, the same for all variants.
     quick: further ones, with --quick.
     variants: by name, further overrides.
@@ -71,6 +72,10 @@ class Study:
     measure: '' or the name of a measure on the trained networks, whose variants
       replace those of the runs.
     comparisons: what the verdict is about; the first one is the study's.
+    sizes: what the variants have different amounts of, such as images, by the
+      name of the variant; a power law of the metric in it is fitted. Empty for
+      none.
+    larger: sizes for which the law predicts the metric.
   """
 
   name: str
@@ -80,6 +85,7 @@ class Study:
   answer: str
   base: str
   data_dir: str
+  store_dir: str
   overrides: Overrides
   quick: Overrides
   variants: Mapping[str, Overrides]
@@ -87,6 +93,8 @@ class Study:
   metric: str
   measure: str
   comparisons: tuple[Comparison, ...]
+  sizes: Mapping[str, float]
+  larger: tuple[float, ...]
 
   @classmethod
   def read(cls, config: config_dict.ConfigDict) -> Self:
@@ -111,6 +119,7 @@ class Study:
     values['comparisons'] = tuple(
       Comparison(**each) for each in values['comparisons']
     )
+    values['sizes'] = dict(values['sizes'])
     study = cls(**values)
     study._check()
     return study
@@ -128,6 +137,11 @@ class Study:
       )
     if self.measure:  # Its variants are not known before it has run.
       return
+    if unknown := sorted(self.sizes.keys() - self.variants.keys()):
+      raise errors.UserError(
+        f"the study {self.name} has a size of '{unknown[0]}', which is none of"
+        f' its variants: {", ".join(self.variants)}'
+      )
     known = {*self.variants, *(each.split(GRID)[0] for each in self.variants)}
     for each in self.comparisons:
       for name in (each.first, each.second):
@@ -156,10 +170,18 @@ class Study:
     ]
 
   def changes(self, variant: str, seed: int) -> dict[str, Any]:
-    """Returns what a run changes in the base config, by key."""
+    """Returns what a run changes in the base config, by key.
+
+    What is as in the base is not among it, so that studies share runs.
+    """
+    in_base = _values_of(self.base)
     changes = dict(self.overrides) | dict(self.variants[variant])
-    if self.data_dir:
-      changes['data.data_dir'] = self.data_dir
+    changes = {
+      key: value for key, value in changes.items() if value != in_base[key]
+    }
+    for name in ('data_dir', 'store_dir'):
+      if folder := getattr(self, name):
+        changes[f'data.{name}'] = folder
     return changes | {'seed': seed}
 
 

@@ -27,6 +27,8 @@ def study(
   claim: str,
   variants: Mapping[str, Mapping[str, Any]],
   comparisons: tuple[Mapping[str, Any], ...] = (),
+  sizes: Mapping[str, float] | None = None,
+  larger: tuple[float, ...] = (),
   answer: str = '',
   base: str = 'cifar10_study',
   overrides: Mapping[str, Any] | None = None,
@@ -37,7 +39,7 @@ def study(
   """Returns a study; `alexnet_jax.studies.study.Study` says what is what.
 
   Any study runs on other data: --config.base=imagenet, or --config.data_dir=DIR
-  for another folder.
+  for another folder, --config.store_dir=STORE for a prepared one.
   """
   config = config_dict.ConfigDict()
   config.name = name
@@ -47,6 +49,7 @@ def study(
   config.answer = answer
   config.base = base
   config.data_dir = ''
+  config.store_dir = ''
   config.overrides = _pairs(overrides or {})
   config.quick = _pairs({'num_epochs': 2})
   # Tuples, since keys of a ConfigDict have no dots and no spaces.
@@ -57,6 +60,8 @@ def study(
   config.metric = metric
   config.measure = measure
   config.comparisons = comparisons
+  config.sizes = _pairs(sizes or {})
+  config.larger = larger
   return config
 
 

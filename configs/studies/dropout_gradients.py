@@ -12,10 +12,22 @@ def get_config() -> config_dict.ConfigDict:
     question='Does dropout in the dense layers reach the first layers?',
     section='4.2',
     claim='dropout is used in the first two dense layers',
-    variants={'base': {'network.dropout_rate': 0.5}},
+    # The runs of the study `dropout`.
+    overrides={'data.num_train': 10_000, **base.times(5, 'num_epochs')},
+    variants={
+      'trained with': {'network.dropout_rate': 0.5},
+      'trained without': {'network.dropout_rate': 0.0},
+    },
     measure='gradients',
     metric='conv1',
     comparisons=(
-      {'first': 'with dropout', 'second': 'without dropout', 'ratio': True},
+      {
+        'first': 'trained with: with dropout',
+        'second': 'trained with: without dropout', 'ratio': True,
+      },
+      {
+        'first': 'trained with: with dropout',
+        'second': 'trained without: without dropout', 'ratio': True,
+      },
     ),
-  )
+  )  # fmt: skip

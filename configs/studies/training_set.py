@@ -26,6 +26,11 @@ def get_config() -> config_dict.ConfigDict:
         for size in sizes
       },
     },
+    sizes={
+      'all images': 50_000,
+      **{f'{size} images': size for size in sizes},
+    },
+    larger=(100_000, 500_000),
     comparisons=(
       {'first': '20000 images', 'second': 'all images', 'sign': 1},
       {'first': '10000 images', 'second': '20000 images', 'sign': 1},
