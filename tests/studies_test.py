@@ -268,7 +268,7 @@ def test_the_page_shows_a_law_and_what_a_byte_gains(tmp_path):
   ]
   page.write(study, results, {}, tmp_path, 'made-up images')
   text = (tmp_path / 'studies.md').read_text()
-  assert '| a - b | +4.0 kB | 5.00 % |' in text
+  assert '| a - b | +4.0 kB | 5.00 points |' in text
   assert 'has the exponent -1.00' in text
   assert 'it predicts 10.00 % at 4,000' in text
   assert (tmp_path / 'studies/name/study.png').read_bytes()
@@ -283,8 +283,9 @@ def test_the_page_says_what_was_found(tmp_path):
   assert answer.verdict == Verdict.SIZE
   text = (tmp_path / 'studies.md').read_text()
   half = stats.t.ppf(0.975, 2) * np.std([2, 1, 2], ddof=1) / math.sqrt(3)
-  assert f'a - b: 1.67 +- {half:.2f} %' in text
-  assert '| 2.00 % | 3 | agrees in sign and size | name |' in text
+  assert f'a - b: 1.67 +- {half:.2f} points' in text
+  assert '| 2.00 points | 3 | agrees in sign and size | `--config=' in text
+  assert '| [Is a worse than b?](#is-a-worse-than-b) | a - b' in text
   assert 'Failed: a, seed 3 (no room)' in text
   with open(tmp_path / 'studies/name/study.csv') as file:
     rows = list(csv.DictReader(file))
@@ -296,7 +297,7 @@ def test_the_page_says_what_was_found(tmp_path):
   # A comparison without a pair is not left out.
   page.write(study, results[:3], {}, tmp_path, 'made-up images')
   text = (tmp_path / 'studies.md').read_text()
-  assert '| 0 | no pair of runs has come to its end | name |' in text
+  assert '| 0 | no pair of runs has come to its end | `--config=' in text
   assert '| a, b |  | no pair of runs has come to its end |' in text
   # Another study joins the page, in the order of the paper's sections.
   other = _study(name='other', section='2', question='Is it first?')

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 import math
 import pathlib
+import re
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.statistics import Answer
 from alexnet_jax.studies.statistics import Estimate
 from alexnet_jax.studies.study import EPOCHS_TO
+from alexnet_jax.studies.study import TOP1
 from alexnet_jax.studies.study import Comparison
 from alexnet_jax.studies.study import Study
 from alexnet_jax.studies.trend import Trend
@@ -40,11 +42,17 @@ _WITHOUT_PAIR = 'no pair of runs has come to its end'
 _INTRODUCTION = """# Studies
 
 Each row is a question about the paper, asked of {data}.
-A difference is the mean over pairs of runs with the same seed, with its
-interval at 95 % by Student's t distribution. The verdict follows a rule: a sign
-is resolved if the interval leaves out no difference, and the size agrees if the
-interval contains the paper's figure or the mean is within a factor of two of
-it. `--mode=study` makes a study; `configs/studies/` has one file for each."""
+{bases}
+
+A difference is the mean over pairs of runs with the same seed, in percentage
+points where it is one of errors, with its interval at 95 % by Student's t
+distribution. The verdict follows a rule: a sign is resolved if the interval
+leaves out no difference, and the size agrees if the interval contains the
+paper's figure or the mean is within a factor of two of it.
+
+The command of a row: `python main.py --mode=study --workdir=runs/studies`, with
+the flag in its last column and `--config.data_dir=DIR`, the folder of the
+images. The `study.csv` of each study has every run's numbers."""
 
 
 def write(
@@ -97,10 +105,22 @@ def write(
       'row': _row(study, answers),
       'lines': _section(study, results, answers, law, failures).split('\n'),
       'data': data,
+      'base': _base(study, results),
     },
   )
   _write_page(folder)
   return list(answers.values())
+
+
+def _base(study: Study, results: Sequence[Result]) -> list[str]:
+  """Returns the study's base and its error in words, if a variant is it."""
+  for variant, changes in study.variants.items():
+    errors = list(statistics.by_seed(results, variant, TOP1).values())
+    if not changes and not study.overrides and errors:
+      found = _interval(statistics.estimate(errors), TOP1)
+      runs = f'{len(errors)} run' + 's' * (len(errors) > 1)
+      return [study.base, f'has a test error of {found} ({runs})']
+  return []
 
 
 def _shown(metric: str) -> tuple[str, float, int, str]:
@@ -142,7 +162,11 @@ def in_words(answer: Answer, metric: str) -> str:
     if not math.isnan(found.low):
       value += f' ({found.low:.2f} to {found.high:.2f})'
     return f'{what}: {value}'
-  return f'{what}: {_interval(found, metric)}'
+  return f'{what}: {_difference(found, metric)}'
+
+
+def _difference(found: Estimate, metric: str) -> str:
+  return _interval(found, metric).replace(' %', ' points')
 
 
 def _claimed(answer: Answer, metric: str) -> str:
@@ -151,24 +175,32 @@ def _claimed(answer: Answer, metric: str) -> str:
     return {1: 'higher', -1: 'lower', 0: 'no figure'}[comparison.sign]
   if comparison.ratio:
     return f'{comparison.claim:g}'
-  return _number(comparison.claim, comparison.metric or metric)
+  claim = _number(comparison.claim, comparison.metric or metric)
+  return claim.replace(' %', ' points')
 
 
 def _row(study: Study, answers: Mapping[Comparison, Answer]) -> list[str]:
   """Returns the study's row of the table: ours, the paper's, the verdict."""
+  question = f'[{study.question}](#{_anchor(study.question)})'
+  flag = f'`--config=configs/studies/{study.name}.py`'
   if not study.comparisons:
-    return [study.question, '', '', str(study.seeds), 'see below', study.name]
+    return [question, '', '', str(study.seeds), 'see below', flag]
   first = answers.get(study.comparisons[0])
   if first is None:
-    return [study.question, '', '', '0', _WITHOUT_PAIR, study.name]
+    return [question, '', '', '0', _WITHOUT_PAIR, flag]
   return [
-    study.question,
+    question,
     in_words(first, study.metric),
     _claimed(first, study.metric),
     str(first.estimate.count),
     first.verdict,
-    study.name,
+    flag,
   ]
+
+
+def _anchor(heading: str) -> str:
+  """Returns the name that a heading has in a page of GitHub."""
+  return re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-')
 
 
 def _section(
@@ -179,10 +211,6 @@ def _section(
   failures: Mapping[str, str],
 ) -> str:
   """Returns the study's section of the page, in Markdown."""
-  command = (
-    f'python main.py --mode=study --config=configs/studies/{study.name}.py'
-    ' --workdir=runs/studies'
-  )
   parts = [
     f'## {study.question}',
     f'Paper, Section {study.section}: {study.claim}.',
@@ -203,7 +231,7 @@ def _section(
   if law:
     parts.append(_law_in_words(study.metric, law))
   parts += [f'Failed: {name} ({why})' for name, why in failures.items()]
-  parts.append(f'`{command}` ([study.csv](studies/{study.name}/study.csv))')
+  parts.append(f'Every run: [study.csv](studies/{study.name}/study.csv)')
   return '\n\n'.join(parts)
 
 
@@ -256,6 +284,7 @@ def _prices(
     if not own or not kilobytes or math.isnan(kilobytes):
       continue
     gain = _number(each.estimate.mean / kilobytes, metric)
+    gain = gain.replace(' %', ' points')
     lines.append(
       (f'{each.first} - {each.second}', f'{kilobytes:+,.1f} kB', gain)
     )
@@ -363,10 +392,16 @@ def _write_page(folder: pathlib.Path) -> None:
   ]
   found.sort(key=lambda each: (_order(each['section']), each['row']))
   data = ' and '.join(dict.fromkeys(each['data'] for each in found))
+  bases: dict[str, str] = {}
+  for each in found:
+    bases.update([each['base']] if each['base'] else [])
+  sentences = [
+    f'The base `{name}` {error}.' for name, error in sorted(bases.items())
+  ]
   header = ('question', 'ours', 'paper', 'pairs', 'verdict', 'study')
   rows = [each['row'] for each in found]
   parts = [
-    _INTRODUCTION.format(data=data),
+    _INTRODUCTION.format(data=data, bases='\n'.join(sentences)),
     _markdown(header, rows),
     *('\n'.join(each['lines']) for each in found),
   ]
