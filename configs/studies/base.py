@@ -19,6 +19,14 @@ def times_features(factor: float, *layers: str) -> dict[str, tuple[str, float]]:
   return times(factor, *(f'network.{name}.features' for name in layers))
 
 
+def times_inputs(factor: float, *layers: str) -> dict[str, tuple[str, float]]:
+  """Returns changes that keep the size of the sums of layers at the start.
+
+  The layers read so many times the inputs, by another change.
+  """
+  return times(factor**-0.5, *(f'network.{name}.init_std' for name in layers))
+
+
 def study(
   name: str,
   *,

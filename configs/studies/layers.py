@@ -10,9 +10,14 @@ _NAMES = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
 def get_config() -> config_dict.ConfigDict:
   """Returns the study.
 
-  conv1 and conv2 stay: their pooling sets the size of all later maps.
+  conv1 and conv2 stay: their pooling sets the size of all later maps. Towers
+  meet as often without conv3, and fc6 reads as small maps without conv5.
   """
   removed = ('conv3', 'conv4', 'conv5', 'fc6', 'fc7')
+  kept = {
+    'conv3': {'network.conv4.reads': 'all'},
+    'conv5': {'network.conv4.order': ('activation', 'pool')},
+  }
   return base.study(
     'layers',
     question='What does each layer contribute?',
@@ -22,7 +27,8 @@ def get_config() -> config_dict.ConfigDict:
       'all layers': {},
       **{
         f'without {name}': {
-          'network.layers': tuple(x for x in _NAMES if x != name)
+          'network.layers': tuple(x for x in _NAMES if x != name),
+          **kept.get(name, {}),
         }
         for name in removed
       },

@@ -7,7 +7,14 @@ from configs.studies import base
 
 def get_config() -> config_dict.ConfigDict:
   """Returns the study."""
-  hidden = (*base.CONVOLUTIONS, *base.DENSE)
+
+  def of_width(factor):
+    hidden = (*base.CONVOLUTIONS, *base.DENSE)
+    return {
+      **base.times_features(factor, *hidden),
+      **base.times_inputs(factor, *hidden[1:], 'fc8'),
+    }
+
   return base.study(
     'sizes',
     question='Does the error saturate with width, depth and kernel size?',
@@ -16,13 +23,23 @@ def get_config() -> config_dict.ConfigDict:
     ' longer',
     variants={
       'base': {},
-      'quarter width': base.times_features(0.25, *hidden),
-      'half width': base.times_features(0.5, *hidden),
-      'twice the width': base.times_features(2, *hidden),
+      'quarter width': of_width(0.25),
+      'half width': of_width(0.5),
+      'twice the width': of_width(2),
       '3x3 in conv1': {
         'network.conv1.kernel': 3,
         'network.conv1.padding': (1, 1),
         **base.times(5 / 3, 'network.conv1.init_std'),
+      },
+      '7x7 in conv1': {
+        'network.conv1.kernel': 7,
+        'network.conv1.padding': (2, 3),
+        **base.times(5 / 7, 'network.conv1.init_std'),
+      },
+      '4x4 windows': {'network.pool.size': 4},
+      'five layers': {
+        'network.layers': ('conv1', 'conv2', 'conv5', 'fc6', 'fc8'),
+        'network.conv5.reads': 'all',
       },
       'twice the epochs': base.times(2, 'num_epochs'),
     },
@@ -32,5 +49,8 @@ def get_config() -> config_dict.ConfigDict:
       {'first': 'base', 'second': 'twice the width', 'sign': 1},
       {'first': 'base', 'second': 'twice the epochs', 'sign': 1},
       {'first': '3x3 in conv1', 'second': 'base'},
+      {'first': '7x7 in conv1', 'second': 'base'},
+      {'first': '4x4 windows', 'second': 'base'},
+      {'first': 'five layers', 'second': 'base', 'sign': 1},
     ),
   )

@@ -6,11 +6,16 @@ from configs.studies import base
 
 
 def get_config() -> config_dict.ConfigDict:
-  """Returns the study; the dense layers are as in the base everywhere."""
+  """Returns the study; the dense layers are as in the base everywhere.
+
+  Where conv2, conv4 and conv5 read both towers, or one of twice the width,
+  their initial weights are smaller, so that their sums are not larger.
+  """
   own = {f'network.{name}.reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
   every = {
     f'network.{name}.reads': 'all' for name in ('conv2', 'conv4', 'conv5')
   }
+  every |= base.times_inputs(2, 'conv2', 'conv4', 'conv5')
   return base.study(
     'towers',
     question='What do two towers and their communication bring?',
@@ -26,7 +31,10 @@ def get_config() -> config_dict.ConfigDict:
       },
       'no communication': own,
       'all read all': every,
-      'one wide tower': {'network.towers': 1},
+      'one wide tower': {
+        'network.towers': 1,
+        **base.times_inputs(2, 'conv2', 'conv4', 'conv5'),
+      },
     },
     comparisons=(
       {'first': 'half the kernels', 'second': 'two towers', 'claim': 0.017},
