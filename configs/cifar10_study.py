@@ -27,7 +27,7 @@ from configs import cifar10
 def get_config(preset: str = 'study') -> config_dict.ConfigDict:
   """Returns the config; `preset` is one of `presets.PRESETS`."""
   config = cifar10.get_config(preset)
-  # As many as fit in the 11 minutes. Longer runs are better: the training
+  # Longer runs are better: the training
   # error is still falling, and with 10 epochs the test error is 24.5 %.
   config.num_epochs = 12
   # Two simulated devices take the same CPU time per image, within the noise.

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alexnet_jax import architecture
 from alexnet_jax import errors
 from alexnet_jax import presets
 from alexnet_jax.studies import collect
@@ -175,6 +174,18 @@ def test_of_a_grid_the_best_is_compared():
   results = _results(**grid, b=[0.2, 0.2])
   found = statistics.compare(results, Comparison('a', 'b'), 'top1_error')
   assert (found.first, found.second) == ('a @ 2', 'b')
+  # One that diverged with a seed has no result of it.
+  results = _results(**{'a @ 1': [0.3, 0.3], 'a @ 2': [0.25]}, b=[0.2, 0.2])
+  found = statistics.compare(results, Comparison('a', 'b'), 'top1_error')
+  assert (found.first, found.estimate.count) == ('a @ 1', 2)
+
+
+def test_nothing_is_a_multiple_of_zero():
+  ratio = Comparison('a', 'b', ratio=True)
+  results = _results(a=[0.0, 0.4], b=[0.1, 0.2])
+  found = statistics.compare(results, ratio, 'top1_error')
+  assert found.estimate.count == 1
+  assert found.estimate.mean == pytest.approx(2)
 
 
 @pytest.mark.parametrize(
@@ -213,10 +224,11 @@ def test_epochs_to_an_error():
     {'epoch': 3.0, 'top1_error': 0.2},
   ]
   # The error of an epoch is that of its middle.
-  assert collect.epochs_to(0.45, lines) == pytest.approx(1.0)
-  assert collect.epochs_to(0.3, lines) == pytest.approx(1.5)
-  assert collect.epochs_to(0.25, lines) == pytest.approx(2.0)
-  assert collect.epochs_to(0.1, lines) == math.inf
+  for error, expected in (
+    (0.75, 0.25), (0.45, 1.0), (0.3, 1.5), (0.25, 2.0), (0.1, math.inf)
+  ):  # fmt: skip
+    found = collect.epochs_to(error, lines, chance=0.9)
+    assert found == pytest.approx(expected)
 
 
 def test_bytes_between_the_towers_of_the_paper():
@@ -226,7 +238,6 @@ def test_bytes_between_the_towers_of_the_paper():
   halves = collect.exchanged_bytes(presets.paper(), 224, 'bfloat16')
   assert halves == 2 * 2 * numbers
   assert collect.exchanged_bytes(presets.ungrouped(), 224) == 0
-  assert isinstance(presets.paper(), architecture.Architecture)
 
 
 def test_a_power_law_is_fitted_and_continued():
@@ -262,7 +273,7 @@ def test_a_power_law_is_fitted_and_continued():
 def test_the_page_shows_a_law_and_what_a_byte_gains(tmp_path):
   study = _study(seeds=2, sizes={'a': 1000.0, 'b': 2000.0}, larger=(4000.0,))
   results = [
-    Result(variant, seed, {'top1_error': error, 'bytes': size})
+    Result(variant, seed, {'top1_error': error, 'exchanged_bytes': size})
     for variant, error, size in (('a', 0.4, 1000.0), ('b', 0.2, 5000.0))
     for seed in range(2)
   ]
@@ -272,6 +283,21 @@ def test_the_page_shows_a_law_and_what_a_byte_gains(tmp_path):
   assert 'has the exponent -1.00' in text
   assert 'it predicts 10.00 % at 4,000' in text
   assert (tmp_path / 'studies/name/study.png').read_bytes()
+
+
+def test_what_was_never_reached_is_shown(tmp_path):
+  study = _study(metric='epochs_to_0.25')
+  values = {'a': [math.inf, math.inf], 'b': [2.0, math.inf, 4.0]}
+  results = [
+    Result(variant, seed, {'epochs_to_0.25': value})
+    for variant, each in values.items()
+    for seed, value in enumerate(each)
+  ]
+  page.write(study, results, {}, tmp_path, 'made-up images')
+  text = (tmp_path / 'studies.md').read_text()
+  assert '| a | 2 | never |' in text
+  assert '; never in 1 of 3 |' in text
+  assert '| b | 3 | 3.0 +- ' in text
 
 
 def test_the_page_says_what_was_found(tmp_path):
@@ -297,8 +323,8 @@ def test_the_page_says_what_was_found(tmp_path):
   # A comparison without a pair is not left out.
   page.write(study, results[:3], {}, tmp_path, 'made-up images')
   text = (tmp_path / 'studies.md').read_text()
-  assert '| 0 | no pair of runs has come to its end | `--config=' in text
-  assert '| a, b |  | no pair of runs has come to its end |' in text
+  assert '| 0 | no pair of runs has a number | `--config=' in text
+  assert '| a, b |  | no pair of runs has a number |' in text
   # Another study joins the page, in the order of the paper's sections.
   other = _study(name='other', section='2', question='Is it first?')
   page.write(other, results, {}, tmp_path, 'made-up images')

@@ -38,8 +38,12 @@ def results(
   Raises:
     UserError: if the study names a measure that does not exist.
   """
+  measured = workdir / 'measured'
   if not study.measure:
-    return [Result(run.variant, run.seed, of_run(run, study)) for run in runs]
+    return [
+      Result(run.variant, run.seed, _of_finished(run, study, measured))
+      for run in runs
+    ]
   if study.measure not in MEASURES:
     raise errors.UserError(
       f"--config.measure='{study.measure}' is no measure: use one of"
@@ -52,9 +56,22 @@ def results(
       prefix = f'{variant}: ' if len(study.variants) > 1 else ''
       found += [
         each._replace(variant=prefix + each.variant)
-        for each in _measured(study.measure, own, workdir / 'measured')
+        for each in _measured(study.measure, own, measured)
       ]
   return found
+
+
+def _of_finished(
+  run: StudyRun, study: Study, folder: pathlib.Path
+) -> dict[str, float]:
+  """Returns the numbers of a run, with its error on training images.
+
+  That of the log is of augmented images, and with dropout: it would differ
+  between variants that train alike.
+  """
+  (fitted,) = _measured('train_and_test', [run], folder)
+  clean = {name: fitted.values[name] for name in ('train_error', 'gap')}
+  return of_run(run, study) | clean
 
 
 def _measured(
@@ -73,7 +90,12 @@ def _measured(
   if not files.is_file(path):
     found = [list(each) for each in MEASURES[name](opened)]
     files.write_json(path, found)
-  return [Result(*each) for each in files.loads(path.read_text())]
+  return [
+    Result(
+      variant, seed, {key: _number(value) for key, value in values.items()}
+    )
+    for variant, seed, values in files.loads(path.read_text())
+  ]
 
 
 def of_run(run: StudyRun, study: Study) -> dict[str, float]:
@@ -84,10 +106,10 @@ def of_run(run: StudyRun, study: Study) -> dict[str, float]:
     study: whose metrics may be epochs to a training error.
 
   Returns:
-    `top1_error`, `top5_error` and `nll` of the last validation, `train_error`
-    of the last epoch, with crops and dropout as in training, `gap`, the test
-    error less that, `seconds` of the steps without validations, and, of the
-    network, `parameters`, `multiply_adds` and `bytes`: see `exchanged_bytes`.
+    `top1_error`, `top5_error` and `nll` of the last validation, the epochs to
+    a training error that the study asks for, with crops and dropout as in
+    training, `seconds` of the steps without validations, and, of the network,
+    `parameters`, `multiply_adds` and `exchanged_bytes`: see there.
   """
   lines = reporting.read(run.workdir / 'metrics.jsonl')
   by_kind: dict[str, list[dict[str, Any]]] = {}
@@ -98,17 +120,17 @@ def of_run(run: StudyRun, study: Study) -> dict[str, float]:
     name: _number(last[name]) for name in ('top1_error', 'top5_error', 'nll')
   }
   epochs = by_kind.get('epoch', [])
-  if epochs:
-    values['train_error'] = _number(epochs[-1]['top1_error'])
-    values['gap'] = values['top1_error'] - values['train_error']
+  of_network, chance = _of_network(run.workdir)
   for metric in (study.metric, *(each.metric for each in study.comparisons)):
     if metric.startswith(EPOCHS_TO):
       error = float(metric.removeprefix(EPOCHS_TO))
-      values[metric] = epochs_to(error, epochs)
-  return values | _of_network(run.workdir)
+      values[metric] = epochs_to(error, epochs, chance)
+  return values | of_network
 
 
-def epochs_to(error: float, epochs: Sequence[Mapping[str, Any]]) -> float:
+def epochs_to(
+  error: float, epochs: Sequence[Mapping[str, Any]], chance: float
+) -> float:
   """Returns after how many epochs the training error was reached.
 
   It is interpolated between epochs, and infinite if it never was.
@@ -117,8 +139,9 @@ def epochs_to(error: float, epochs: Sequence[Mapping[str, Any]]) -> float:
     error: as a fraction.
     epochs: the lines of kind `epoch`; each has the error of a whole epoch,
       which is therefore that of its middle.
+    chance: the error of a guess, which the run begins with.
   """
-  points = [(0.0, 1.0)] + [
+  points = [(0.0, chance)] + [
     (line['epoch'] - 0.5, _number(line['top1_error'])) for line in epochs
   ]
   for (x0, y0), (x1, y1) in itertools.pairwise(points):
@@ -127,7 +150,8 @@ def epochs_to(error: float, epochs: Sequence[Mapping[str, Any]]) -> float:
   return math.inf
 
 
-def _of_network(workdir: pathlib.Path) -> dict[str, float]:
+def _of_network(workdir: pathlib.Path) -> tuple[dict[str, float], float]:
+  """Returns numbers of the network by metric, and the error of a guess."""
   checkpoints = checkpoint.Checkpoints(workdir)
   try:
     config = checkpoints.identity(checkpoints.steps()[-1]).config
@@ -138,14 +162,15 @@ def _of_network(workdir: pathlib.Path) -> dict[str, float]:
   seconds, _ = overview.time_in_updates(
     overview.read_metrics(workdir / 'metrics.jsonl'), config['batch_size']
   )
-  return {
+  values = {
     'seconds': seconds,
     'parameters': sum(row.weights + row.biases for row in rows),
     'multiply_adds': sum(row.multiply_adds for row in rows),
-    'bytes': exchanged_bytes(
+    'exchanged_bytes': exchanged_bytes(
       network, config['input']['crop_size'], config['compute_dtype']
     ),
   }
+  return values, 1 - 1 / network.num_classes
 
 
 def exchanged_bytes(

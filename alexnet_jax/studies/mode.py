@@ -46,7 +46,8 @@ def run(
   Raises:
     UserError: if the config is no study, or another process makes it.
   """
-  study = Study.read(config)
+  study = Study.read(config).at_absolute_paths()
+  workdir = workdir.absolute()
   if quick:
     study, workdir = study.quickly(), workdir / 'quick'
     output = output / 'quick'

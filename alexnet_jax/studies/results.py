@@ -11,7 +11,7 @@ class Result(NamedTuple):
     variant: what is compared, such as '10 views'.
     seed: results of two variants with the same seed are a pair.
     values: by the name of the metric, such as `top1_error` (a fraction) or
-      `bytes`.
+      `exchanged_bytes`.
   """
 
   variant: str

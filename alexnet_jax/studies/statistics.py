@@ -1,6 +1,6 @@
 """Means with intervals, paired differences, and the verdict on a claim."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import enum
 import math
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Verdict(enum.StrEnum):
   SIGN = 'agrees in sign'
   OPEN = 'not resolved with these seeds'
   AGAINST = 'contradicts'
-  NO_CLAIM = 'the paper claims nothing'
+  NO_CLAIM = 'no claim to judge'
 
 
 class Estimate(NamedTuple):
@@ -79,7 +79,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 def by_seed(
   results: Sequence[Result], variant: str, metric: str
 ) -> dict[int, float]:
-  """Returns a variant's values that are numbers, by seed."""
+  """Returns a variant's finite values, by seed."""
   return {
     each.seed: each.values[metric]
     for each in results
@@ -108,6 +108,8 @@ def compare(
   )
   ours, theirs = (by_seed(results, name, metric) for name in (first, second))
   seeds = sorted(ours.keys() & theirs.keys())
+  if comparison.ratio:  # Nothing is a multiple of zero.
+    seeds = [seed for seed in seeds if ours[seed] > 0 and theirs[seed] > 0]
   if not seeds:
     return None
   if comparison.ratio:
@@ -123,26 +125,25 @@ def compare(
 def best(results: Sequence[Result], name: str, metric: str) -> str:
   """Returns the variant of a grid whose mean is lowest; `name` if it is none.
 
-  A value of the grid counts only if all of its seeds have come to a number.
+  A value of the grid counts only if it has come to a number with every seed
+  that any of them has: of one that diverges, the survivors alone would be seen.
   """
-  seeds: dict[str, list[float]] = {}
-  for each in results:
-    if each.variant.split(GRID)[0] == name:
-      value = each.values.get(metric, math.nan)
-      seeds.setdefault(each.variant, []).append(value)
-  means: Mapping[str, float] = {
-    variant: float(np.mean(values)) for variant, values in seeds.items()
-  }
-  finite = {each: mean for each, mean in means.items() if math.isfinite(mean)}
-  return min(finite, key=finite.__getitem__, default=name)
+  grid = [each for each in results if each.variant.split(GRID)[0] == name]
+  seeds = {each.seed for each in grid}
+  means: dict[str, float] = {}
+  for variant in dict.fromkeys(each.variant for each in grid):
+    values = by_seed(results, variant, metric)
+    if values.keys() == seeds:
+      means[variant] = float(np.mean(list(values.values())))
+  return min(means, key=means.__getitem__, default=name)
 
 
 def verdict(found: Estimate, comparison: Comparison) -> Verdict:
   """Judges a claim by rule.
 
-  The sign is resolved if the interval leaves out no difference. It agrees in
-  size, too, if the interval contains the paper's figure, or the mean is within
-  a factor of two of it.
+  The sign is resolved if the interval excludes zero, or 1 for a ratio. It
+  agrees in size, too, if the interval contains the paper's figure, or the mean
+  is within a factor of two of it.
   """
   ratio, claim = comparison.ratio, comparison.claim
   neutral = 1.0 if ratio else 0.0

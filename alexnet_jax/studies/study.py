@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import dataclasses
 import importlib
 import itertools
+import os
 import re
 from typing import Any, Self
 
@@ -150,6 +151,14 @@ class Study:
             f"the study {self.name} compares '{name}', which is none of its"
             f' variants: {", ".join(sorted(known))}'
           )
+
+  def at_absolute_paths(self) -> Self:
+    """Returns the study with folders that mean the same from anywhere."""
+    data_dir, store_dir = (
+      os.path.abspath(folder) if folder else ''
+      for folder in (self.data_dir, self.store_dir)
+    )
+    return dataclasses.replace(self, data_dir=data_dir, store_dir=store_dir)
 
   def quickly(self) -> Self:
     """Returns the study as --quick does it: one seed, and a short training."""

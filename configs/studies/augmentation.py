@@ -27,8 +27,9 @@ def get_config() -> config_dict.ConfigDict:
     comparisons=(
       {'first': 'no color shift', 'second': 'all', 'claim': 0.01},
       {'first': 'neither', 'second': 'all', 'sign': 1},
-      {'first': 'no crops', 'second': 'all', 'sign': 1},
-      {'first': 'no flips', 'second': 'all', 'sign': 1},
+      {'first': 'neither', 'second': 'all', 'metric': 'gap', 'sign': 1},
+      {'first': 'no crops', 'second': 'all'},
+      {'first': 'no flips', 'second': 'all'},
       {'first': "the 2012 code's color shift", 'second': 'all'},
       {'first': 'displacement fields', 'second': 'all'},
     ),

@@ -15,7 +15,10 @@ def get_config() -> config_dict.ConfigDict:
   """
   removed = ('conv3', 'conv4', 'conv5', 'fc6', 'fc7')
   kept = {
-    'conv3': {'network.conv4.reads': 'all'},
+    'conv3': {
+      'network.conv4.reads': 'all',
+      **base.times_inputs(2, 'conv4'),
+    },
     'conv5': {'network.conv4.order': ('activation', 'pool')},
   }
   return base.study(

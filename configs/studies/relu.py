@@ -16,12 +16,12 @@ def get_config() -> config_dict.ConfigDict:
     base='cifar10_four_layer',
     seeds=3,
     metric='epochs_to_0.25',
-    # Rates stay constant, so that a longer run goes through a shorter one.
     overrides={'compute_dtype': 'bfloat16'},
     variants={
       f'{name} @ {rate}': {
         'network.activation': name,
         'optimizer.learning_rate': rate,
+        # Rates stay constant: a longer run goes through a shorter one.
         'num_epochs': epochs,
       }
       for rate in (0.001, 0.002, 0.004)

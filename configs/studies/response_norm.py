@@ -6,7 +6,11 @@ from configs.studies import base
 
 
 def get_config() -> config_dict.ConfigDict:
-  """Returns the study."""
+  """Returns the study.
+
+  Without normalization, its constant k^-beta (0.59) is missing, too; one
+  variant has that alone.
+  """
   return base.study(
     'response_norm',
     question='Does response normalization reduce the error, and which kind?',
@@ -15,6 +19,7 @@ def get_config() -> config_dict.ConfigDict:
     variants={
       'across maps': {},
       'none': _order('activation', 'pool'),
+      'its constant alone': {'network.response_norm.alpha': 0.0},
       'within maps': _order('activation', 'pool', 'map_norm'),
       'both': _order('activation', 'pool', 'response_norm', 'map_norm'),
       'before pooling': _order('activation', 'response_norm', 'pool'),
@@ -22,6 +27,7 @@ def get_config() -> config_dict.ConfigDict:
     },
     comparisons=(
       {'first': 'none', 'second': 'across maps', 'claim': 0.02},
+      {'first': 'its constant alone', 'second': 'across maps'},
       {'first': 'within maps', 'second': 'across maps'},
       {'first': 'both', 'second': 'across maps'},
       {'first': 'before ReLU', 'second': 'before pooling'},

@@ -28,7 +28,7 @@ def get_config() -> config_dict.ConfigDict:
       'twice the width': of_width(2),
       '3x3 in conv1': {
         'network.conv1.kernel': 3,
-        'network.conv1.padding': (1, 1),
+        'network.conv1.padding': (0, 1),
         **base.times(5 / 3, 'network.conv1.init_std'),
       },
       '7x7 in conv1': {
@@ -36,10 +36,15 @@ def get_config() -> config_dict.ConfigDict:
         'network.conv1.padding': (2, 3),
         **base.times(5 / 7, 'network.conv1.init_std'),
       },
-      '4x4 windows': {'network.pool.size': 4},
+      # Past the border, so that there are as many windows.
+      '4x4 windows': {
+        'network.pool.size': 4,
+        'network.pool.past_border': True,
+      },
       'five layers': {
         'network.layers': ('conv1', 'conv2', 'conv5', 'fc6', 'fc8'),
         'network.conv5.reads': 'all',
+        **base.times_inputs(2, 'conv5'),
       },
       'twice the epochs': base.times(2, 'num_epochs'),
     },

@@ -7,7 +7,9 @@ from configs.studies import base
 
 def get_config() -> config_dict.ConfigDict:
   """Returns the study, which measures trained networks."""
-  own = {f'network.{name}.reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
+  joined = ('conv3', 'fc6', 'fc7')
+  own = {f'network.{name}.reads': 'own' for name in joined}
+  own |= base.times_inputs(0.5, *joined)  # As in `towers`.
   return base.study(
     'specialization',
     question='Does one tower learn colors and the other none, in every run?',

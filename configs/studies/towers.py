@@ -8,10 +8,13 @@ from configs.studies import base
 def get_config() -> config_dict.ConfigDict:
   """Returns the study; the dense layers are as in the base everywhere.
 
-  Where conv2, conv4 and conv5 read both towers, or one of twice the width,
-  their initial weights are smaller, so that their sums are not larger.
+  Where a layer reads twice or half the maps, its initial weights are smaller
+  or larger, so that its sums are not; except in 'half the kernels', which is as
+  in the paper.
   """
-  own = {f'network.{name}.reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
+  joined = ('conv3', 'fc6', 'fc7')
+  own = {f'network.{name}.reads': 'own' for name in joined}
+  own |= base.times_inputs(0.5, *joined)
   every = {
     f'network.{name}.reads': 'all' for name in ('conv2', 'conv4', 'conv5')
   }

@@ -8,7 +8,9 @@ from configs.studies import base
 def get_config() -> config_dict.ConfigDict:
   """Returns the study: smaller samples make as many updates, in more epochs.
 
-  The sizes are for the 50,000 images of CIFAR-10.
+  The sizes are for the 50,000 images of CIFAR-10; a sample is the same for all
+  seeds. Since the number of updates is fixed, the law is that of networks which
+  are trained equally long.
   """
   sizes = (5000, 10000, 20000)
   return base.study(
@@ -21,7 +23,7 @@ def get_config() -> config_dict.ConfigDict:
       **{
         f'{size} images': {
           'data.num_train': size,
-          **base.times(50_000 / size, 'num_epochs'),
+          **base.times(50_000 / size, 'num_epochs', 'optimizer.warmup_epochs'),
         }
         for size in sizes
       },

@@ -17,6 +17,7 @@ def get_config() -> config_dict.ConfigDict:
     measure='views',
     comparisons=(
       {'first': '1 view', 'second': '10 views', 'claim': 0.015},
-      {'first': '1 view', 'second': '2 views', 'sign': 1},
+      {'first': '1 view', 'second': '2 views'},
+      {'first': '10 views', 'second': '50 views'},
     ),
   )
