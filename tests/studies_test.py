@@ -84,7 +84,9 @@ def _results(**values):
   ]
 
 
-def test_the_plan_has_every_variant_of_a_seed_before_the_next(tmp_path):
+def test_the_plan_has_every_variant_of_a_seed_before_the_next(
+  tmp_path, monkeypatch
+):
   study = _study(seeds=2, overrides={'num_epochs': 3})
   planned = study_runs.plan(study, tmp_path)
   names = [(each.variant, each.seed) for each in planned]
@@ -110,6 +112,12 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(tmp_path):
   )
   shared = study_runs.plan(other, tmp_path)
   assert shared[0].workdir == planned[0].workdir
+  # Of another base, all runs are others.
+  with monkeypatch.context() as patch:
+    patch.setitem(presets.PRESETS, 'study', presets.small)
+    changed = study_runs.plan(study, tmp_path)
+  assert changed[0].flags == planned[0].flags
+  assert changed[0].workdir != planned[0].workdir
   quick = study.quickly()
   assert [seed for _, seed in quick.runs()] == [0, 0]
   assert quick.changes('a', 0)['num_epochs'] == 2

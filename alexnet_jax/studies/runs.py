@@ -72,8 +72,9 @@ class StudyRun(NamedTuple):
 def plan(study: Study, workdir: pathlib.Path) -> list[StudyRun]:
   """Returns all runs of a study, in the order in which they are to be made.
 
-  The folder of a run depends on its flags alone, so that one that several
-  studies need, such as that of the base, is made once.
+  The folder of a run depends on its whole config, so that one that several
+  studies need, such as that of the base, is made once, and all are made again
+  when a preset or the base changes.
 
   Args:
     study: which.
@@ -82,7 +83,8 @@ def plan(study: Study, workdir: pathlib.Path) -> list[StudyRun]:
   planned = []
   for variant, seed in study.runs():
     flags = _flags(study, variant, seed)
-    digest = hashlib.blake2b(repr(flags).encode(), digest_size=6).hexdigest()
+    config = repr(sorted(study.values(variant, seed).items())).encode()
+    digest = hashlib.blake2b(config, digest_size=6).hexdigest()
     name = f'{names.for_file(study.base)}_{digest}'
     planned.append(StudyRun(variant, seed, workdir / 'runs' / name, flags))
   return planned

@@ -178,6 +178,10 @@ class Study:
       for seed, name in itertools.product(range(self.seeds), self.variants)
     ]
 
+  def values(self, variant: str, seed: int) -> dict[str, Any]:
+    """Returns the whole config of a run, by key."""
+    return _values_of(self.base) | self.changes(variant, seed)
+
   def changes(self, variant: str, seed: int) -> dict[str, Any]:
     """Returns what a run changes in the base config, by key.
 
