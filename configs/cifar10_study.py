@@ -13,7 +13,8 @@ crops and 11 to 13 % with them.
 
 Where there are as many runs as cores, start one on each, as `--mode=study` with
 `--jobs` does: an image takes the same CPU time whether a run has one core or
-two. Several seeds in one program, by `jax.vmap`, take 2.5 times as long.
+two. In float32, several seeds in one program, by `jax.vmap`, took 2.5 times as
+long.
 
 The store is optional: reading it takes 0.05 ms of CPU time per image, decoding
 0.17 ms, and a training step 0.26 ms.
@@ -27,8 +28,8 @@ from configs import cifar10
 def get_config(preset: str = 'study') -> config_dict.ConfigDict:
   """Returns the config; `preset` is one of `presets.PRESETS`."""
   config = cifar10.get_config(preset)
-  # Longer runs are better: the training
-  # error is still falling, and with 10 epochs the test error is 24.5 %.
+  # Longer runs are better: the training error is still falling, and with 10
+  # epochs the test error is 24.5 %.
   config.num_epochs = 12
   # Two simulated devices take the same CPU time per image, within the noise.
   config.devices = 1

@@ -163,11 +163,11 @@ def in_words(answer: Answer, metric: str) -> str:
     if not math.isnan(found.low):
       value += f' ({found.low:.2f} to {found.high:.2f})'
     return f'{what}: {value}'
-  return f'{what}: {_difference(found, metric)}'
+  return f'{what}: {_in_points(_interval(found, metric))}'
 
 
-def _difference(found: Estimate, metric: str) -> str:
-  return _interval(found, metric).replace(' %', ' points')
+def _in_points(difference: str) -> str:
+  return difference.replace(' %', ' points')
 
 
 def _claimed(answer: Answer, metric: str) -> str:
@@ -176,8 +176,7 @@ def _claimed(answer: Answer, metric: str) -> str:
     return {1: 'higher', -1: 'lower', 0: 'no figure'}[comparison.sign]
   if comparison.ratio:
     return f'{comparison.claim:g}'
-  claim = _number(comparison.claim, comparison.metric or metric)
-  return claim.replace(' %', ' points')
+  return _in_points(_number(comparison.claim, comparison.metric or metric))
 
 
 def _row(study: Study, answers: Mapping[Comparison, Answer]) -> list[str]:
@@ -294,8 +293,7 @@ def _prices(
     if not own or not (first > 0 and second > 0 and first != second):
       continue
     kilobytes = (second - first) / 1000
-    gain = _number(each.estimate.mean / kilobytes, metric)
-    gain = gain.replace(' %', ' points')
+    gain = _in_points(_number(each.estimate.mean / kilobytes, metric))
     lines.append(
       (f'{each.first} - {each.second}', f'{kilobytes:+,.1f} kB', gain)
     )
