@@ -57,7 +57,10 @@ class _Feeder:
   def __init__(self, source: sources.Source, steps: tf.data.Dataset):
     self._source, self._steps = source, steps
     self._error: BaseException | None = None
-    self._closed, self._lock = threading.Event(), threading.Lock()
+    self._closed = threading.Event()
+    # Taken by the first to close, and never waited for: the interpreter's exit
+    # stops the thread wherever it is, and whatever it holds stays held.
+    self._closing = threading.Lock()
     rows = steps.element_spec['index'].shape
     specs = steps.element_spec | {'record': tf.TensorSpec(rows, tf.string)}
     self._names = sorted(specs)
@@ -93,11 +96,10 @@ class _Feeder:
 
   def close(self) -> None:
     """Ends the data set, and the thread if it waits for room in the queue."""
-    with self._lock:  # The thread may end at the same moment.
-      if not self._closed.is_set():
-        self._closed.set()
-        self._queue.close(cancel_pending_enqueues=True)
-        atexit.unregister(self._exit)
+    if self._closing.acquire(blocking=False):
+      self._closed.set()
+      self._queue.close(cancel_pending_enqueues=True)
+      atexit.unregister(self._exit)
 
   def _exit(self) -> None:
     # Ends a thread that waits for a batch, without a traceback.
