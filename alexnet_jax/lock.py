@@ -17,6 +17,10 @@ from alexnet_jax import errors
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
+class InUseError(errors.UserError):
+  """Another process holds a lock."""
+
+
 def holder(path: pathlib.Path) -> str:
   """Returns who holds the lock, as its file says; '' if there is none."""
   try:
@@ -49,7 +53,8 @@ def held(path: pathlib.Path, remedy: str) -> Iterator[None]:
     remedy: what to do where another process holds it, for the message.
 
   Raises:
-    errors.UserError: if another process holds the lock.
+    InUseError: if another process holds the lock.
+    errors.UserError: if the file cannot be written.
   """
   with _errors_in_words(path):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +64,7 @@ def held(path: pathlib.Path, remedy: str) -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       other = holder(path) or 'another process'
-      raise errors.UserError(
+      raise InUseError(
         f'{path.parent} is in use by {other}: {remedy}'
       ) from error
     except OSError as error:

@@ -18,6 +18,7 @@ from alexnet_jax import errors
 from alexnet_jax.input_pipeline import decoding
 from alexnet_jax.input_pipeline import opening
 from alexnet_jax.input_pipeline import pipeline
+from alexnet_jax.input_pipeline import record_queue
 from alexnet_jax.input_pipeline import retry
 from alexnet_jax.input_pipeline import sources
 from alexnet_jax.input_pipeline import tfds
@@ -766,6 +767,18 @@ def test_dropping_in_the_middle_ends_the_thread(elsewhere):
   gc.collect()
   assert wait_for_threads(before) <= before
   assert time.monotonic() - begun < SOON
+
+
+def test_closing_does_not_wait_for_a_stopped_thread():
+  """The interpreter's exit may stop the thread while it closes the queue."""
+  steps = tf.data.Dataset.from_tensors({'index': tf.zeros([8], tf.int64)})
+  feeder = record_queue._Feeder(made_up(), steps.repeat())
+  with feeder._closing:
+    closing = threading.Thread(target=feeder.close, daemon=True)
+    closing.start()
+    closing.join(SOON)
+    assert not closing.is_alive()
+  feeder.close()
 
 
 def test_batches_that_are_never_asked_for_start_nothing():

@@ -1,6 +1,7 @@
 """Studies: planned, made, interrupted, judged by rule, and written down."""
 
 import csv
+import dataclasses
 import json
 import math
 import pathlib
@@ -8,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -16,11 +18,14 @@ from scipy import stats
 
 from alexnet_jax import errors
 from alexnet_jax import presets
+from alexnet_jax import signals
 from alexnet_jax.studies import collect
 from alexnet_jax.studies import page
 from alexnet_jax.studies import runs as study_runs
 from alexnet_jax.studies import statistics
+from alexnet_jax.studies import table
 from alexnet_jax.studies import trend
+from alexnet_jax.studies.results import Origin
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.statistics import Verdict
 from alexnet_jax.studies.study import Comparison
@@ -61,7 +66,7 @@ def get_config():
 """
 
 
-def _study(**changes):
+def _study(base_overrides=(), **changes):
   config = base.study(
     **{
       'name': 'name',
@@ -73,6 +78,7 @@ def _study(**changes):
       **changes,
     }
   )
+  config.base_overrides = base_overrides
   return Study.read(config)
 
 
@@ -118,6 +124,16 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(
     changed = study_runs.plan(study, tmp_path)
   assert changed[0].flags == planned[0].flags
   assert changed[0].workdir != planned[0].workdir
+  # Changes of the base are part of what others are relative to.
+  other_base = _study(
+    base_overrides=(('num_epochs', 6),),
+    variants={'a': base.times(2, 'num_epochs'), 'b': {}},
+  )
+  assert study_runs.plan(other_base, tmp_path)[0].flags == (
+    '--config=configs/cifar10_study.py',
+    '--config.seed=0',
+  )  # Twice six is what the config has anyway.
+  assert other_base.changes('b', 0) == {'num_epochs': 6, 'seed': 0}
   quick = study.quickly()
   assert [seed for _, seed in quick.runs()] == [0, 0]
   assert quick.changes('a', 0)['num_epochs'] == 2
@@ -133,6 +149,7 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(
     ({'name': '../up'}, r"--config.name='\.\./up'"),
     ({'comparisons': ({'first': 'a', 'second': 'c'},)}, "compares 'c'"),
     ({'sizes': {'c': 1.0}}, "a size of 'c'"),
+    ({'base_overrides': (('num_epoch', 6),)}, 'the study changes num_epoch,'),
   ],
 )
 def test_what_is_no_study_is_refused(changes, words):
@@ -290,7 +307,7 @@ def test_the_page_shows_a_law_and_what_a_byte_gains(tmp_path):
   assert '| a - b | +4.0 kB | 5.00 points |' in text
   assert 'has the exponent -1.00' in text
   assert 'it predicts 10.00 % at 4,000' in text
-  assert (tmp_path / 'studies/name/study.png').read_bytes()
+  assert (tmp_path / 'studies/cifar10_study/name/study.png').read_bytes()
 
 
 def test_what_was_never_reached_is_shown(tmp_path):
@@ -319,14 +336,16 @@ def test_the_page_says_what_was_found(tmp_path):
   half = stats.t.ppf(0.975, 2) * np.std([2, 1, 2], ddof=1) / math.sqrt(3)
   assert f'a - b: 1.67 +- {half:.2f} points' in text
   assert '| 2.00 points | 3 | agrees in sign and size | `--config=' in text
+  assert 'studies/name.py --config.seeds=3` |' in text
+  assert '`--config.base=cifar10_study`' in text
   assert '| [Is a worse than b?](#is-a-worse-than-b) | a - b' in text
   assert 'Failed: a, seed 3 (no room)' in text
-  with open(tmp_path / 'studies/name/study.csv') as file:
+  with open(tmp_path / 'studies/cifar10_study/name/study.csv') as file:
     rows = list(csv.DictReader(file))
   assert [float(row['top1_error']) for row in rows] == [
     each.values['top1_error'] for each in results
   ]
-  png = (tmp_path / 'studies/name/study.png').read_bytes()
+  png = (tmp_path / 'studies/cifar10_study/name/study.png').read_bytes()
   assert png.startswith(b'\x89PNG')
   # A comparison without a pair is not left out.
   page.write(study, results[:3], {}, tmp_path, 'made-up images')
@@ -337,7 +356,126 @@ def test_the_page_says_what_was_found(tmp_path):
   other = _study(name='other', section='2', question='Is it first?')
   page.write(other, results, {}, tmp_path, 'made-up images')
   text = (tmp_path / 'studies.md').read_text()
-  assert text.index('## Is it first?') < text.index('## Is a worse than b?')
+  assert text.index('### Is it first?') < text.index('### Is a worse than b?')
+  # Of another base, the study has a table and files of its own.
+  changed = _study(base_overrides=(('num_epochs', 6),))
+  page.write(changed, results[:3], {}, tmp_path, 'made-up images')
+  text = (tmp_path / 'studies.md').read_text()
+  assert (
+    '[cifar10_study](#cifar10_study) and [cifar10_study, num_epochs=6](#'
+    in (text)
+  )
+  assert '--config.base_overrides="((\'num_epochs\', 6),)"`' in text
+  assert '(#is-a-worse-than-b)' in text
+  assert '(#is-a-worse-than-b-1)' in text
+  assert text.count('(studies/cifar10_study/name/study.csv)') == 1
+  assert text.count('(studies/cifar10_study__num_epochs_6/name/study.csv)') == 1
+
+
+def test_a_measure_is_drawn_along_what_it_costs(tmp_path):
+  study = _study(measure='views', against='multiply_adds', comparisons=())
+  results = [
+    Result('1 view', 0, {'top1_error': 0.3, 'multiply_adds': 1e6}),
+    Result('2 views', 0, {'top1_error': 0.2, 'multiply_adds': 2e6}),
+    Result('limit', 0, {'top1_error': 0.1}),
+  ]
+  page.write(study, results, {}, tmp_path, 'made-up images')
+  png = tmp_path / 'studies/cifar10_study/name/study.png'
+  assert png.read_bytes().startswith(b'\x89PNG')
+
+
+def _with_origin(result, study, test_data='0123'):
+  config = study_runs.config_digest(study, result.variant, result.seed)
+  return result._replace(origin=Origin(config, test_data, 'abc'))
+
+
+def test_a_table_carries_results_to_another_machine(tmp_path):
+  study = _study(seeds=2)
+  results = _results(a=[0.3, 0.31, math.inf], b=[0.2, 0.21])
+  made = [_with_origin(each, study) for each in results]
+  path = tmp_path / 'study.csv'
+  table.write(path, made)
+  # Where the images are is the machine's affair, and so is the number of seeds.
+  elsewhere = dataclasses.replace(study, data_dir='/elsewhere', seeds=1)
+  assert table.read(path, elsewhere) == made
+  # Results of another network, or without the metric asked for, are no use.
+  other = _study(
+    variants={'a': {'batch_size': 2}, 'b': {'network.pool.size': 2}}
+  )
+  assert [each.variant for each in table.read(path, other)] == ['b', 'b']
+  assert not table.read(path, _study(metric='epochs_to_0.25'))
+  assert not table.read(path, _study(measure='views', comparisons=()))
+  assert not table.read(tmp_path / 'nothing.csv', study)
+  # A run that was made here counts, and the order is that of the plan.
+  anew = _with_origin(Result('b', 1, {'top1_error': 0.5}), study)
+  merged = table.merge([anew], made[::-1], study)
+  assert [(each.variant, each.seed) for each in merged] == [
+    ('a', 0), ('b', 0), ('a', 1), ('b', 1), ('a', 2),
+  ]  # fmt: skip
+  assert merged[3] == anew
+  path.write_text('variant,seed\na,0\n')
+  with pytest.raises(errors.UserError, match='no table of a study'):
+    table.read(path, study)
+
+
+def test_results_of_different_images_are_not_mixed():
+  study = _study()
+  ours, theirs = _results(a=[0.3], b=[0.2])
+  with pytest.raises(errors.UserError, match='tested on different images'):
+    table.merge(
+      [_with_origin(ours, study)], [_with_origin(theirs, study, '4567')], study
+    )
+
+
+def test_a_measure_that_fails_for_a_variant_does_not_lose_the_others(
+  monkeypatch, tmp_path
+):
+  def measured(name, runs, folder):
+    if runs[0].variant == 'a':
+      raise errors.UserError('no kernels')
+    return [Result('conv1', 0, {'difference': 0.5})]
+
+  monkeypatch.setattr(collect, '_measured', measured)
+  study = _study(measure='color_scores', comparisons=())
+  planned = study_runs.plan(study, tmp_path)
+  found, failures = collect.results(study, planned, tmp_path)
+  assert [each.variant for each in found] == ['b: conv1']
+  assert failures == {'a': 'no kernels'}
+
+
+def test_studies_side_by_side_make_a_run_once(monkeypatch, tmp_path):
+  """The second one waits for the first, also while no process runs yet."""
+  (run, *_) = study_runs.plan(_study(), tmp_path)
+  began, may_end = threading.Event(), threading.Event()
+  calls = []
+
+  def make_alone(run, cores, stop):
+    calls.append(run.name)
+    began.set()
+    assert may_end.wait(60)
+    (run.workdir / 'study_run.json').write_text('{"exit_code": 0}')
+
+  monkeypatch.setattr(study_runs, '_make_alone', make_alone)
+  stop = signals.StopSignal()
+  makers = [
+    threading.Thread(target=study_runs.make, args=([run], 1, stop))
+    for _ in range(2)
+  ]
+  makers[0].start()
+  assert began.wait(60)
+  makers[1].start()
+  time.sleep(0.3)
+  may_end.set()
+  for maker in makers:
+    maker.join()
+  assert calls == [run.name]
+
+
+def test_a_run_that_cannot_be_locked_is_no_wait(tmp_path):
+  (run, *_) = study_runs.plan(_study(), tmp_path)
+  (run.workdir / 'study.lock').mkdir(parents=True)
+  with pytest.raises(errors.UserError, match='cannot be written'):
+    study_runs.make([run], 1, signals.StopSignal())
 
 
 def _command(tmp_path, *flags):
@@ -395,10 +533,11 @@ def test_a_study_interrupted_and_resumed_has_the_same_table(tmp_path):
 
   tables = []
   for folder in (tmp_path, tmp_path / 'whole'):
-    with open(folder / 'study/studies/tiny/study.csv') as file:
+    with open(folder / 'study/studies/smoke/tiny/study.csv') as file:
       rows = list(csv.DictReader(file))
     for row in rows:
       assert float(row.pop('seconds')) > 0
+      assert row.pop('revision')
     tables.append(rows)
   assert len(tables[0]) == 2
   assert tables[0] == tables[1]

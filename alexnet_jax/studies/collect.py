@@ -1,12 +1,13 @@
 """What finished runs have come to, from the files that they leave."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import hashlib
 import itertools
 import math
 import pathlib
 from typing import Any
 
+from absl import logging
 import jax.numpy as jnp
 
 from alexnet_jax import architecture
@@ -18,16 +19,20 @@ from alexnet_jax import reporting
 from alexnet_jax.analysis.report import overview
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.architecture import Conv
+from alexnet_jax.identity import Identity
 from alexnet_jax.studies.measures import MEASURES
+from alexnet_jax.studies.results import Origin
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.runs import StudyRun
 from alexnet_jax.studies.study import EPOCHS_TO
 from alexnet_jax.studies.study import Study
 
+_DIGITS = 12  # of a digest or revision in a table
+
 
 def results(
   study: Study, runs: Sequence[StudyRun], workdir: pathlib.Path
-) -> list[Result]:
+) -> tuple[list[Result], dict[str, str]]:
   """Returns a result per run, or those of the study's measure.
 
   Args:
@@ -35,35 +40,59 @@ def results(
     runs: the finished ones.
     workdir: where results of measures are kept.
 
+  Returns:
+    The results, and why there are none of a run, or of a measured variant, by
+    its name.
+
   Raises:
     UserError: if the study names a measure that does not exist.
   """
-  measured = workdir / 'measured'
-  if not study.measure:
-    return [
-      Result(run.variant, run.seed, _of_finished(run, study, measured))
-      for run in runs
-    ]
-  if study.measure not in MEASURES:
+  if study.measure and study.measure not in MEASURES:
     raise errors.UserError(
       f"--config.measure='{study.measure}' is no measure: use one of"
       f' {", ".join(MEASURES)}'
     )
+  measured = workdir / 'measured'
+  if not study.measure:
+    return _gathered(
+      (each.name, lambda each=each: [_of_finished(each, study, measured)])
+      for each in runs
+    )
+  by_variant = {
+    variant: [run for run in runs if run.variant == variant]
+    for variant in study.variants
+  }
+
+  def of_variant(variant: str) -> list[Result]:
+    prefix = f'{variant}: ' if len(study.variants) > 1 else ''
+    return [
+      each._replace(variant=prefix + each.variant)
+      for each in _measured(study.measure, by_variant[variant], measured)
+    ]
+
+  return _gathered(
+    (variant, lambda variant=variant: of_variant(variant))
+    for variant, own in by_variant.items()
+    if own
+  )
+
+
+def _gathered(
+  named: Iterable[tuple[str, Callable[[], list[Result]]]],
+) -> tuple[list[Result], dict[str, str]]:
+  """Returns all results, and in a line each why there are none of a name."""
   found: list[Result] = []
-  for variant in study.variants:
-    own = [run for run in runs if run.variant == variant]
-    if own:
-      prefix = f'{variant}: ' if len(study.variants) > 1 else ''
-      found += [
-        each._replace(variant=prefix + each.variant)
-        for each in _measured(study.measure, own, measured)
-      ]
-  return found
+  failures: dict[str, str] = {}
+  for name, make in named:
+    try:
+      found += make()
+    except errors.UserError as error:
+      logging.warning('%s has no result: %s', name, error)
+      failures[name] = str(error)
+  return found, failures
 
 
-def _of_finished(
-  run: StudyRun, study: Study, folder: pathlib.Path
-) -> dict[str, float]:
+def _of_finished(run: StudyRun, study: Study, folder: pathlib.Path) -> Result:
   """Returns the numbers of a run, with its error on training images.
 
   That of the log is of augmented images, and with dropout: it would differ
@@ -71,7 +100,24 @@ def _of_finished(
   """
   (fitted,) = _measured('train_and_test', [run], folder)
   clean = {name: fitted.values[name] for name in ('train_error', 'gap')}
-  return of_run(run, study) | clean
+  identity = _identity(run.workdir)
+  record = files.loads((run.workdir / 'run.json').read_text())
+  origin = Origin(
+    config=run.config,
+    test_data=identity.validation.fingerprint[:_DIGITS],
+    revision=(record.get('git_revision') or '')[:_DIGITS],
+  )
+  values = of_run(run, study, identity.config) | clean
+  return Result(run.variant, run.seed, values, origin)
+
+
+def _identity(workdir: pathlib.Path) -> Identity:
+  """Returns what the last checkpoint says of its run."""
+  checkpoints = checkpoint.Checkpoints(workdir)
+  try:
+    return checkpoints.identity(checkpoints.steps()[-1])
+  finally:
+    checkpoints.close()
 
 
 def _measured(
@@ -88,7 +134,9 @@ def _measured(
   key = hashlib.blake2b(repr(digests).encode(), digest_size=6).hexdigest()
   path = folder / f'{name}_{key}.json'
   if not files.is_file(path):
-    found = [list(each) for each in MEASURES[name](opened)]
+    found = [
+      (each.variant, each.seed, each.values) for each in MEASURES[name](opened)
+    ]
     files.write_json(path, found)
   return [
     Result(
@@ -98,12 +146,15 @@ def _measured(
   ]
 
 
-def of_run(run: StudyRun, study: Study) -> dict[str, float]:
+def of_run(
+  run: StudyRun, study: Study, config: Mapping[str, Any]
+) -> dict[str, float]:
   """Returns the numbers of a run, by metric.
 
   Args:
     run: that has come to its end.
     study: whose metrics may be epochs to a training error.
+    config: of the run.
 
   Returns:
     `top1_error`, `top5_error` and `nll` of the last validation, the epochs to
@@ -111,21 +162,33 @@ def of_run(run: StudyRun, study: Study) -> dict[str, float]:
     training, `seconds` of the steps without validations, and, of the network,
     `parameters`, `multiply_adds` and `exchanged_bytes`: see there.
   """
-  lines = reporting.read(run.workdir / 'metrics.jsonl')
+  path = run.workdir / 'metrics.jsonl'
   by_kind: dict[str, list[dict[str, Any]]] = {}
-  for line in lines:
+  for line in reporting.read(path):
     by_kind.setdefault(line['kind'], []).append(line)
   last = by_kind['validation'][-1]
   values = {
     name: _number(last[name]) for name in ('top1_error', 'top5_error', 'nll')
   }
-  epochs = by_kind.get('epoch', [])
-  of_network, chance = _of_network(run.workdir)
-  for metric in (study.metric, *(each.metric for each in study.comparisons)):
+  network = architecture.from_dict(config['network'])
+  epochs, chance = by_kind.get('epoch', []), 1 - 1 / network.num_classes
+  for metric in study.metrics:
     if metric.startswith(EPOCHS_TO):
       error = float(metric.removeprefix(EPOCHS_TO))
       values[metric] = epochs_to(error, epochs, chance)
-  return values | of_network
+  crop_size = config['input']['crop_size']
+  rows = architecture.layer_shapes(network, crop_size)
+  seconds, _ = overview.time_in_updates(
+    overview.read_metrics(path), config['batch_size']
+  )
+  return values | {
+    'seconds': seconds,
+    'parameters': sum(row.weights + row.biases for row in rows),
+    'multiply_adds': sum(row.multiply_adds for row in rows),
+    'exchanged_bytes': exchanged_bytes(
+      network, crop_size, config['compute_dtype']
+    ),
+  }
 
 
 def epochs_to(
@@ -148,29 +211,6 @@ def epochs_to(
     if y1 <= error:
       return x0 + (x1 - x0) * (y0 - error) / (y0 - y1)
   return math.inf
-
-
-def _of_network(workdir: pathlib.Path) -> tuple[dict[str, float], float]:
-  """Returns numbers of the network by metric, and the error of a guess."""
-  checkpoints = checkpoint.Checkpoints(workdir)
-  try:
-    config = checkpoints.identity(checkpoints.steps()[-1]).config
-  finally:
-    checkpoints.close()
-  network = architecture.from_dict(config['network'])
-  rows = architecture.layer_shapes(network, config['input']['crop_size'])
-  seconds, _ = overview.time_in_updates(
-    overview.read_metrics(workdir / 'metrics.jsonl'), config['batch_size']
-  )
-  values = {
-    'seconds': seconds,
-    'parameters': sum(row.weights + row.biases for row in rows),
-    'multiply_adds': sum(row.multiply_adds for row in rows),
-    'exchanged_bytes': exchanged_bytes(
-      network, config['input']['crop_size'], config['compute_dtype']
-    ),
-  }
-  return values, 1 - 1 / network.num_classes
 
 
 def exchanged_bytes(

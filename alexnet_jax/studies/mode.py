@@ -13,6 +13,9 @@ from alexnet_jax import signals
 from alexnet_jax.studies import collect
 from alexnet_jax.studies import page
 from alexnet_jax.studies import runs as study_runs
+from alexnet_jax.studies import table
+from alexnet_jax.studies import wording
+from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.runs import StudyRun
 from alexnet_jax.studies.study import Study
 
@@ -56,7 +59,14 @@ def run(
     print('\n'.join(study_runs.command_line(each) for each in planned))
     return 0
   with lock.held(workdir / study.name / 'lock', _REMEDY):
-    todo = [each for each in planned if not each.is_finished()]
+    place = output / page.folder_of(study)
+    recorded = table.read(place / 'study.csv', study)
+    pairs = {(each.variant, each.seed) for each in recorded}
+    todo = [
+      each
+      for each in planned
+      if not each.is_finished() and (each.variant, each.seed) not in pairs
+    ]
     logging.info(
       '%s: %d runs of %d to make', study.name, len(todo), len(planned)
     )
@@ -65,30 +75,40 @@ def run(
     if stop.received():
       logging.info('The study stopped by %s: run again to go on', stop.name)
       return stop.exit_code
-    return _report(study, planned, workdir, output)
+    failures = {
+      each.name: each.record().get('last_line', 'not made')
+      for each in todo
+      if not each.is_finished()
+    }
+    return _report(study, planned, recorded, failures, workdir, output)
 
 
 def _report(
   study: Study,
   planned: Sequence[StudyRun],
+  recorded: Sequence[Result],
+  failures: dict[str, str],
   workdir: pathlib.Path,
   output: pathlib.Path,
 ) -> int:
   finished = [each for each in planned if each.is_finished()]
-  failures = {
-    each.name: each.record().get('last_line', 'not made')
-    for each in planned
-    if each not in finished
-  }
-  if not finished:
+  if not finished and not recorded:
     raise errors.UserError(
       f'no run of the study {study.name} has come to its end: see log.txt in'
       f' {planned[0].workdir}'
     )
-  results = collect.results(study, finished, workdir)
-  answers = page.write(study, results, failures, output, _data(finished[0]))
+  results, without = collect.results(study, finished, workdir)
+  failures |= without
+  if not study.measure:
+    results = table.merge(results, recorded, study)
+  elif not failures:  # The variants of one that has failed are not known.
+    study.check_comparisons(each.variant for each in results)
+  data = _data(finished[0]) if finished else ''
+  answers = page.write(study, results, failures, output, data)
   for answer in answers:
-    logging.info('%s: %s', page.in_words(answer, study.metric), answer.verdict)
+    logging.info(
+      '%s: %s', wording.in_words(answer, study.metric), answer.verdict
+    )
   logging.info('%s', output / 'studies.md')
   return 1 if failures else 0
 

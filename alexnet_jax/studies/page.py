@@ -1,49 +1,32 @@
 """A study's table, picture and verdict, and the page of all studies."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
 import math
 import pathlib
 import re
 from typing import Any
 
-from matplotlib.axes import Axes
-
 from alexnet_jax import files
 from alexnet_jax import names
-from alexnet_jax.analysis import figures
+from alexnet_jax.studies import pictures
 from alexnet_jax.studies import statistics
+from alexnet_jax.studies import table
 from alexnet_jax.studies import trend
+from alexnet_jax.studies import wording
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.statistics import Answer
-from alexnet_jax.studies.statistics import Estimate
-from alexnet_jax.studies.study import EPOCHS_TO
 from alexnet_jax.studies.study import TOP1
 from alexnet_jax.studies.study import Comparison
 from alexnet_jax.studies.study import Study
 from alexnet_jax.studies.trend import Trend
 
-# How metrics are shown: name, factor, decimals, unit.
-_SHOWN = {
-  'top1_error': ('test error', 100, 2, ' %'),
-  'top5_error': ('top-5 error', 100, 2, ' %'),
-  'train_error': ('training error', 100, 2, ' %'),
-  'gap': ('test - training error', 100, 2, ' %'),
-  'nll': ('loss', 1, 3, ''),
-  'seconds': ('training, s', 1, 0, ''),
-  'parameters': ('parameters', 1, 0, ''),
-  'multiply_adds': ('multiply-adds', 1, 0, ''),
-  'bytes': ('bytes', 1, 0, ''),
-  'exchanged_bytes': ('bytes between towers', 1, 0, ''),
-  'memory': ('peak memory, MB', 1e-6, 0, ''),
-  'test_milliseconds': ('ms per test image', 1, 3, ''),
-}
-_ROW_HEIGHT, _MARGIN = 26, 60  # pixels
 _WITHOUT_PAIR = 'no pair of runs has a number'
 
 _INTRODUCTION = """# Studies
 
-Each row is a question about the paper, asked of {data}.
-{bases}
+Each row is a question about the paper. A study's runs begin with one base, a
+config, and each base has a table: {bases}.
 
 A difference is the mean over pairs of runs with the same seed, in percentage
 points where it is one of errors, with its interval at 95 % by Student's t
@@ -56,8 +39,10 @@ training error are counted in the log, of augmented images. The seconds are of
 runs side by side, on a machine that did other work too.
 
 The command of a row: `python main.py --mode=study --workdir=runs/studies`, with
-the flag in its last column and `--config.data_dir=DIR`, the folder of the
-images. The `study.csv` of each study has every run's numbers."""
+the flags in its last column and those of the base, and `--config.data_dir=DIR`,
+the folder of the images. The `study.csv` of each study has every run's numbers.
+With the folder of this page as `--output` and more `--config.seeds`, a study
+makes the seeds that its `study.csv` lacks, and judges all of them."""
 
 
 def write(
@@ -73,23 +58,15 @@ def write(
     study: which.
     results: of the runs that have come to their end.
     failures: why runs have none, by the name of the run.
-    folder: of `studies.md`; the files are in `studies/<name>/` beside it.
-    data: the images in words, for the page.
+    folder: of `studies.md`; for the others see `folder_of`.
+    data: the images in words, for the page; '' leaves what it says.
 
   Returns:
     The answers to the study's comparisons.
   """
-  place = folder / 'studies' / study.name
+  place = folder / folder_of(study)
   place.mkdir(parents=True, exist_ok=True)
-  metrics = _metrics(results)
-  files.write_csv(
-    place / 'study.csv',
-    ('variant', 'seed', *metrics),
-    [
-      (each.variant, each.seed, *(each.values.get(name) for name in metrics))
-      for each in results
-    ],
-  )
+  table.write(place / 'study.csv', results)
   answers = {
     each: answer
     for each in study.comparisons
@@ -98,109 +75,73 @@ def write(
   law = None
   if study.sizes:
     law = trend.fit(results, study.sizes, study.metric, study.larger)
-  chart = _curve(study, results, law) if law else _picture(study, results)
   with files.replacing(place / 'study.png') as file:
-    file.write(chart.png)
+    file.write(pictures.draw(study, results, law).png)
+  described = place / 'study.json'
+  if not data and files.is_file(described):
+    data = files.loads(described.read_text())['data']
   files.write_json(
-    place / 'study.json',
+    described,
     {
+      'question': study.question,
       'section': study.section,
-      'row': _row(study, answers),
+      'row': _row(study, results, answers),
       'lines': _section(study, results, answers, law, failures).split('\n'),
       'data': data,
-      'base': _base(study, results),
+      'base': study.base_in_words,
+      'base_flags': _base_flags(study),
+      'base_error': _base_error(study, results),
     },
   )
   _write_page(folder)
   return list(answers.values())
 
 
-def _base(study: Study, results: Sequence[Result]) -> list[str]:
-  """Returns the study's base and its error in words, if a variant is it."""
+def folder_of(study: Study) -> pathlib.Path:
+  """Returns where a study's files are, in the folder of the page."""
+  base = names.for_file(study.base_in_words)
+  return pathlib.Path('studies', base, study.name)
+
+
+def _base_flags(study: Study) -> list[str]:
+  flags = [f'--config.base={study.base}']
+  if study.base_overrides:
+    flags.append(f'--config.base_overrides="{study.base_overrides}"')
+  return flags
+
+
+def _base_error(study: Study, results: Sequence[Result]) -> list[float]:
+  """Returns the base's test error in every run; none if no variant is it."""
   for variant, changes in study.variants.items():
-    errors = list(statistics.by_seed(results, variant, TOP1).values())
-    if not changes and not study.overrides and errors:
-      found = _interval(statistics.estimate(errors), TOP1)
-      runs = f'{len(errors)} run' + 's' * (len(errors) > 1)
-      return [study.base, f'has a test error of {found} ({runs})']
+    if not changes and not study.overrides:
+      return list(statistics.by_seed(results, variant, TOP1).values())
   return []
 
 
-def _shown(metric: str) -> tuple[str, float, int, str]:
-  if metric.startswith(EPOCHS_TO):
-    error = float(metric.removeprefix(EPOCHS_TO))
-    return f'epochs to {100 * error:g} % training error', 1, 1, ''
-  return _SHOWN.get(metric, (metric, 1, 4, ''))
-
-
-def _number(value: float, metric: str) -> str:
-  _, factor, decimals, unit = _shown(metric)
-  if math.isnan(value):
-    return '?'
-  return f'{factor * value:,.{decimals}f}{unit}'
-
-
-def _interval(found: Estimate, metric: str) -> str:
-  """Returns '21.30 +- 0.40 %', or the mean where there is no interval."""
-  _, factor, decimals, unit = _shown(metric)
-  if math.isnan(found.low) or found.low == found.high:
-    return _number(found.mean, metric)
-  half = factor * (found.high - found.low) / 2
-  return f'{factor * found.mean:,.{decimals}f} +- {half:.{decimals}f}{unit}'
-
-
-def in_words(answer: Answer, metric: str) -> str:
-  """Returns an answer as a sentence: 'none - across maps: 0.5 +- 0.2 %'."""
-  comparison, found = answer.comparison, answer.estimate
-  what = f'{answer.first} - {answer.second}'
-  if comparison.ratio:
-    what = f'{answer.first} / {answer.second}'
-  if comparison.metric:
-    what = f'{_shown(comparison.metric)[0]}, {what}'
-  metric = comparison.metric or metric
-  if comparison.ratio:
-    value = f'{found.mean:.2f}'
-    if not math.isnan(found.low):
-      value += f' ({found.low:.2f} to {found.high:.2f})'
-    return f'{what}: {value}'
-  return f'{what}: {_in_points(_interval(found, metric))}'
-
-
-def _in_points(difference: str) -> str:
-  return difference.replace(' %', ' points')
-
-
-def _claimed(answer: Answer, metric: str) -> str:
-  comparison = answer.comparison
-  if comparison.claim is None:
-    return {1: 'higher', -1: 'lower', 0: 'no figure'}[comparison.sign]
-  if comparison.ratio:
-    return f'{comparison.claim:g}'
-  return _in_points(_number(comparison.claim, comparison.metric or metric))
-
-
-def _row(study: Study, answers: Mapping[Comparison, Answer]) -> list[str]:
-  """Returns the study's row of the table: ours, the paper's, the verdict."""
-  question = f'[{study.question}](#{_anchor(study.question)})'
-  flag = f'`--config=configs/studies/{study.name}.py`'
+def _row(
+  study: Study,
+  results: Sequence[Result],
+  answers: Mapping[Comparison, Answer],
+) -> list[str]:
+  """Returns ours, the paper's, pairs, verdict and flags."""
+  # A table may have seeds that were made elsewhere.
+  last = max((each.seed for each in results if each.origin), default=0)
+  flags = (
+    f'`--config=configs/studies/{study.name}.py'
+    f' --config.seeds={max(study.seeds, last + 1)}`'
+  )
   if not study.comparisons:
-    return [question, '', '', str(study.seeds), 'see below', flag]
+    return ['', '', str(study.seeds), 'see below', flags]
   first = answers.get(study.comparisons[0])
   if first is None:
-    return [question, '', '', '0', _WITHOUT_PAIR, flag]
+    return ['', '', '0', _WITHOUT_PAIR, flags]
   return [
-    question,
-    in_words(first, study.metric),
-    _claimed(first, study.metric),
+    wording.in_words(first, study.metric),
+    wording.claimed(first, study.metric),
     str(first.estimate.count),
     first.verdict,
-    flag,
+    flags,
   ]
-
-
-def _anchor(heading: str) -> str:
-  """Returns the name that a heading has in a page of GitHub."""
-  return re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-')
 
 
 def _section(
@@ -211,16 +152,21 @@ def _section(
   failures: Mapping[str, str],
 ) -> str:
   """Returns the study's section of the page, in Markdown."""
+  place = folder_of(study).as_posix()
   parts = [
-    f'## {study.question}',
+    f'### {study.question}',
     f'Paper, Section {study.section}: {study.claim}.',
     *([study.answer] if study.answer else []),
-    f'![{study.question}](studies/{study.name}/study.png)',
+    f'![{study.question}]({place}/study.png)',
     _table(study, results),
   ]
   if study.comparisons:
     lines = [
-      (in_words(x, study.metric), _claimed(x, study.metric), x.verdict)
+      (
+        wording.in_words(x, study.metric),
+        wording.claimed(x, study.metric),
+        x.verdict,
+      )
       if (x := answers.get(each))
       else (f'{each.first}, {each.second}', '', _WITHOUT_PAIR)
       for each in study.comparisons
@@ -231,14 +177,16 @@ def _section(
   if law:
     parts.append(_law_in_words(study.metric, law))
   parts += [f'Failed: {name} ({why})' for name, why in failures.items()]
-  parts.append(f'Every run: [study.csv](studies/{study.name}/study.csv)')
+  parts.append(f'Every run: [study.csv]({place}/study.csv)')
   return '\n\n'.join(parts)
 
 
 def _table(study: Study, results: Sequence[Result]) -> str:
   """Returns a row for each variant, of the metrics that differ."""
   variants = list(dict.fromkeys(each.variant for each in results))
-  metrics = _metrics(results)
+  metrics = list(
+    dict.fromkeys(name for each in results for name in each.values)
+  )
   metrics.sort(key=lambda name: name != study.metric)
   shown = [
     name
@@ -254,7 +202,7 @@ def _table(study: Study, results: Sequence[Result]) -> str:
       for name in shown
     ]
     rows.append((variant, str(len(own)), *cells))
-  header = ('variant', 'runs', *(_shown(name)[0] for name in shown))
+  header = ('variant', 'runs', *(wording.shown(name)[0] for name in shown))
   return _markdown(header, rows)
 
 
@@ -264,12 +212,8 @@ def _cell(values: Sequence[float], metric: str) -> str:
   never = sum(map(math.isinf, values))
   if never == len(values) and values:
     return 'never'
-  mean = _interval(statistics.estimate(finite), metric)
+  mean = wording.interval(statistics.estimate(finite), metric)
   return f'{mean}; never in {never} of {len(values)}' if never else mean
-
-
-def _metrics(results: Sequence[Result]) -> list[str]:
-  return list(dict.fromkeys(name for each in results for name in each.values))
 
 
 def _prices(
@@ -293,7 +237,9 @@ def _prices(
     if not own or not (first > 0 and second > 0 and first != second):
       continue
     kilobytes = (second - first) / 1000
-    gain = _in_points(_number(each.estimate.mean / kilobytes, metric))
+    gain = wording.in_points(
+      wording.number(each.estimate.mean / kilobytes, metric)
+    )
     lines.append(
       (f'{each.first} - {each.second}', f'{kilobytes:+,.1f} kB', gain)
     )
@@ -310,21 +256,21 @@ def _law_in_words(metric: str, law: Trend) -> str:
   if not math.isnan(exponent.low):
     spread = f' ({-exponent.high:.2f} to {-exponent.low:.2f})'
   predicted = ', '.join(
-    f'{_interval(found, metric)} at {size:,.0f}'
+    f'{wording.interval(found, metric)} at {size:,.0f}'
     for size, found in law.predicted.items()
     if size > law.sizes[-1]
   )
-  words = (
+  sentence = (
     'A power law through the runs of each seed has the exponent'
     f' {-exponent.mean:.2f}{spread}'
   )
-  words += f'; it predicts {predicted}.' if predicted else '.'
+  sentence += f'; it predicts {predicted}.' if predicted else '.'
   if law.foretold:
-    words += (
+    sentence += (
       ' From the smaller sizes alone it would have predicted'
-      f' {_interval(law.foretold, metric)} at {law.sizes[-1]:,.0f}.'
+      f' {wording.interval(law.foretold, metric)} at {law.sizes[-1]:,.0f}.'
     )
-  return words
+  return sentence
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -333,89 +279,68 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join(f'| {" | ".join(line)} |' for line in escaped)
 
 
-def _picture(study: Study, results: Sequence[Result]) -> figures.Panel:
-  """Draws mean, interval and runs of every variant."""
-  name, factor, _, unit = _shown(study.metric)
-  variants = list(dict.fromkeys(each.variant for each in results))
-
-  def draw(axes: Axes) -> None:
-    axes.grid(axis='x')
-    axes.grid(visible=False, axis='y')
-    for place, variant in enumerate(variants):
-      by_seed = statistics.by_seed(results, variant, study.metric)
-      found = statistics.estimate(list(by_seed.values()))
-      dots = [factor * value for value in by_seed.values()]
-      axes.plot(
-        dots, [place] * len(dots), 'o', color=figures.COLORS['gray'], ms=4
-      )
-      axes.plot(
-        [factor * found.low, factor * found.high], [place] * 2,
-        color=figures.COLORS['blue'],
-      )  # fmt: skip
-      axes.plot(factor * found.mean, place, 'o', color=figures.COLORS['blue'])
-    labels = [names.drawable(variant) for variant in variants]
-    axes.set_yticks(range(len(variants)), labels)
-    axes.set_ylim(len(variants) - 0.5, -0.5)
-    axes.set_xlabel(f'{name}{"," if unit else ""}{unit}')
-
-  return figures.chart(
-    study.name,
-    draw,
-    title=study.question,
-    width=640,
-    height=_MARGIN + _ROW_HEIGHT * len(variants),
-  )
-
-
-def _curve(
-  study: Study, results: Sequence[Result], law: Trend
-) -> figures.Panel:
-  """Draws the runs by size, and the law with what it predicts."""
-  name, factor, _, unit = _shown(study.metric)
-
-  def draw(axes: Axes) -> None:
-    for variant, size in study.sizes.items():
-      values = statistics.by_seed(results, variant, study.metric).values()
-      dots = [factor * value for value in values]
-      axes.plot([size] * len(dots), dots, 'o', color=figures.COLORS['gray'])
-    means = [factor * found.mean for found in law.predicted.values()]
-    axes.plot(list(law.predicted), means, color=figures.COLORS['blue'])
-    axes.plot(
-      study.larger, means[len(law.sizes) :], 'o', mfc=figures.COLORS['paper'],
-      color=figures.COLORS['blue'],
-    )  # fmt: skip
-    axes.set_xscale('log')
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel('size, logarithmic; circles are predictions')
-    axes.set_ylabel(f'{name}{"," if unit else ""}{unit}')
-
-  return figures.chart(
-    study.name, draw, title=study.question, width=640, height=260
-  )
-
-
 def _write_page(folder: pathlib.Path) -> None:
-  """Writes the page anew from the studies that are there."""
+  """Writes the page from the studies that are there."""
   found: list[dict[str, Any]] = [
     files.loads(path.read_text())
-    for path in (folder / 'studies').glob('*/study.json')
+    for path in (folder / 'studies').glob('*/*/study.json')
   ]
-  found.sort(key=lambda each: (_order(each['section']), each['row']))
-  data = ' and '.join(dict.fromkeys(each['data'] for each in found))
-  bases: dict[str, str] = {}
-  for each in found:
-    bases.update([each['base']] if each['base'] else [])
-  sentences = [
-    f'The base `{name}` {error}.' for name, error in sorted(bases.items())
-  ]
-  header = ('question', 'ours', 'paper', 'pairs', 'verdict', 'study')
-  rows = [each['row'] for each in found]
-  parts = [
-    _INTRODUCTION.format(data=data, bases='\n'.join(sentences)),
-    _markdown(header, rows),
-    *('\n'.join(each['lines']) for each in found),
-  ]
-  files.write_text(folder / 'studies.md', '\n\n'.join(parts) + '\n')
+  found.sort(
+    key=lambda each: (each['base'], _order(each['section']), each['question'])
+  )
+  headings: list[str] = []
+  parts: list[str] = []
+  bases: list[str] = []
+  for base, group in itertools.groupby(found, lambda each: each['base']):
+    studies = list(group)
+    bases.append(f'[{base}](#{_anchor(base, headings)})')
+    links = [_anchor(each['question'], headings) for each in studies]
+    parts += _of_base(base, studies, links)
+  introduction = _INTRODUCTION.format(bases=' and '.join(bases))
+  text = '\n\n'.join([introduction, *parts])
+  files.write_text(folder / 'studies.md', text + '\n')
+
+
+def _of_base(
+  base: str, studies: Sequence[Mapping[str, Any]], links: Sequence[str]
+) -> Iterator[str]:
+  """Yields what the page has of one base: about it, its table, its studies."""
+  data = ' and '.join(
+    dict.fromkeys(each['data'] for each in studies if each['data'])
+  )
+  flags = ' '.join(studies[0]['base_flags'])
+  sentences = [f'Of {data}; `{flags}`.' if data else f'`{flags}`.']
+  # Studies that share it may have different numbers of seeds.
+  errors: list[float] = max((each['base_error'] for each in studies), key=len)
+  if errors:
+    error = wording.interval(statistics.estimate(errors), TOP1)
+    runs = f'{len(errors)} run' + 's' * (len(errors) > 1)
+    sentences.append(f'The base has a test error of {error} ({runs}).')
+  yield f'## {base}'
+  yield ' '.join(sentences)
+  yield _markdown(
+    ('question', 'ours', 'paper', 'pairs', 'verdict', 'study'),
+    [
+      (f'[{each["question"]}](#{link})', *each['row'])
+      for each, link in zip(studies, links, strict=True)
+    ],
+  )
+  for each in studies:
+    yield '\n'.join(each['lines'])
+
+
+def _anchor(heading: str, earlier: list[str]) -> str:
+  """Returns the name that a heading has in a page of GitHub.
+
+  Args:
+    heading: of the page.
+    earlier: names of the headings above it, in which repeats are numbered; this
+      one is added.
+  """
+  name = re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-')
+  earlier.append(name)
+  repeats = earlier.count(name) - 1
+  return f'{name}-{repeats}' if repeats else name
 
 
 def _order(section: str) -> list[int]:

@@ -4,6 +4,20 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
+class Origin(NamedTuple):
+  """What a result belongs to, wherever its run was made.
+
+  Attributes:
+    config: the `StudyRun.config` of the run.
+    test_data: a digest of the images that it was tested on.
+    revision: of the program, as git names it.
+  """
+
+  config: str
+  test_data: str
+  revision: str
+
+
 class Result(NamedTuple):
   """What was measured on one network, or on one group of networks.
 
@@ -12,8 +26,10 @@ class Result(NamedTuple):
     seed: results of two variants with the same seed are a pair.
     values: by the name of the metric, such as `top1_error` (a fraction) or
       `exchanged_bytes`.
+    origin: of the result of a single run; None for what a measure found.
   """
 
   variant: str
   seed: int
   values: Mapping[str, float]
+  origin: Origin | None = None

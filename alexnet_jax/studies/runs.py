@@ -1,6 +1,6 @@
 """The runs of a study: each an ordinary run of main.py in its own folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 import contextlib
 import hashlib
@@ -18,17 +18,22 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax import lock
 from alexnet_jax import names
 from alexnet_jax import progress
+from alexnet_jax import settings
 from alexnet_jax import signals
 from alexnet_jax.studies.study import Study
 
 _ROOT = pathlib.Path(__file__).parents[2]
 # Written beside a run's files when it has come to its end.
 _RECORD = 'study_run.json'
+# Where a machine has its data, and how it computes.
+_OF_MACHINE = {
+  *settings.MACHINE_KEYS,
+  *(f'data.{name}_dir' for name in ('data', 'store', 'manual')),
+}
 # What a new process does first: it takes its cores, and it will be told to save
 # and stop when its parent has ended (PR_SET_PDEATHSIG of linux/prctl.h is 1).
 _START = """
@@ -49,12 +54,14 @@ class StudyRun(NamedTuple):
     seed: of the run.
     workdir: of the run.
     flags: of main.py, without --workdir.
+    config: a digest of its config without what depends on the machine.
   """
 
   variant: str
   seed: int
   workdir: pathlib.Path
   flags: tuple[str, ...]
+  config: str
 
   @property
   def name(self) -> str:
@@ -82,12 +89,31 @@ def plan(study: Study, workdir: pathlib.Path) -> list[StudyRun]:
   """
   planned = []
   for variant, seed in study.runs():
-    flags = _flags(study, variant, seed)
-    config = repr(sorted(study.values(variant, seed).items())).encode()
-    digest = hashlib.blake2b(config, digest_size=6).hexdigest()
-    name = f'{names.for_file(study.base)}_{digest}'
-    planned.append(StudyRun(variant, seed, workdir / 'runs' / name, flags))
+    values = study.values(variant, seed)
+    name = f'{names.for_file(study.base)}_{_digest(values)}'
+    planned.append(
+      StudyRun(
+        variant,
+        seed,
+        workdir / 'runs' / name,
+        _flags(study, variant, seed),
+        config_digest(study, variant, seed),
+      )
+    )
   return planned
+
+
+def config_digest(study: Study, variant: str, seed: int) -> str:
+  """Returns what a run's config has in common on all machines, as 12 digits."""
+  values = study.values(variant, seed)
+  return _digest(
+    {key: value for key, value in values.items() if key not in _OF_MACHINE}
+  )
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+  content = repr(sorted(values.items())).encode()
+  return hashlib.blake2b(content, digest_size=6).hexdigest()
 
 
 def _flags(study: Study, variant: str, seed: int) -> tuple[str, ...]:
@@ -153,10 +179,17 @@ def _shares(jobs: int) -> list[list[int]]:
 
 def _make(run: StudyRun, cores: list[int], stop: signals.StopSignal) -> None:
   """Makes one run, and writes down how it ended."""
-  run.workdir.mkdir(parents=True, exist_ok=True)
-  _wait_until_free(run.workdir, stop)
-  if stop.received() or run.is_finished():
-    return
+  with _waiting_for(run.workdir / 'study.lock', stop):
+    # One that a killed study has left behind saves, and ends.
+    with _waiting_for(run.workdir / 'lock', stop):
+      pass
+    if not stop.received() and not run.is_finished():
+      _make_alone(run, cores, stop)
+
+
+def _make_alone(
+  run: StudyRun, cores: list[int], stop: signals.StopSignal
+) -> None:
   logging.info('%s: %s', run.name, run.workdir)
   with open(run.workdir / 'log.txt', 'ab') as log:
     process = subprocess.Popen(
@@ -192,14 +225,19 @@ def _poll(process: subprocess.Popen) -> int | None:
   return None
 
 
-def _wait_until_free(workdir: pathlib.Path, stop: signals.StopSignal) -> None:
-  """Waits for a process of another study, or of a killed one, to end."""
-  while not stop.received():
-    try:
-      with lock.held(workdir / 'lock', 'wait for it'):
-        return
-    except errors.UserError:
-      time.sleep(1)
+@contextlib.contextmanager
+def _waiting_for(
+  path: pathlib.Path, stop: signals.StopSignal
+) -> Iterator[None]:
+  """Holds a lock as soon as no other process does; a signal ends the wait."""
+  with contextlib.ExitStack() as stack:
+    while not stop.received():
+      try:
+        stack.enter_context(lock.held(path, 'wait for it'))
+        break
+      except lock.InUseError:
+        time.sleep(1)
+    yield
 
 
 def _last_line(path: pathlib.Path) -> str:

@@ -1,9 +1,9 @@
 """A study as data: a question, the variants that answer it, and the claim.
 
-`configs/studies/` has one file a study. Nothing here runs anything.
+`configs/studies/` has one file per study. Nothing here runs anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import importlib
 import itertools
@@ -63,15 +63,18 @@ class Study:
     answer: in plain sentences, written when the results are known.
     base: the config that every run begins with: 'imagenet', or with a preset,
       'imagenet:paper'.
+    base_overrides: changes of the base's keys, for whoever makes the study:
+      another dtype, more epochs.
     data_dir: in place of the base's data.data_dir; '' leaves that.
     store_dir: in place of the base's data.store_dir; '' leaves that.
-    overrides: of the base's keys, the same for all variants.
+    overrides: of the study, the same for all variants.
     quick: further ones, with --quick.
     variants: by name, further overrides.
     seeds: how many runs a variant has, with the seeds 0, 1, ...
     metric: the one that is drawn, tabulated first, and compared by default.
     measure: '' or the name of a measure on the trained networks, whose variants
       replace those of the runs.
+    against: a metric, along which the other is drawn as a curve; '' for none.
     comparisons: what the verdict is about; the first one is the study's.
     sizes: what the variants have different amounts of, such as images, by the
       name of the variant; a power law of the metric in it is fitted. Empty for
@@ -85,6 +88,7 @@ class Study:
   claim: str
   answer: str
   base: str
+  base_overrides: Overrides
   data_dir: str
   store_dir: str
   overrides: Overrides
@@ -93,6 +97,7 @@ class Study:
   seeds: int
   metric: str
   measure: str
+  against: str
   comparisons: tuple[Comparison, ...]
   sizes: Mapping[str, float]
   larger: tuple[float, ...]
@@ -112,6 +117,9 @@ class Study:
         f'--config is no study ({different}): use a file of configs/studies/'
       )
     in_base = _values_of(values['base'])
+    own = _resolved(values['base_overrides'], in_base)
+    values['base_overrides'] = own
+    in_base |= dict(own)
     for name in ('overrides', 'quick'):
       values[name] = _resolved(values[name], in_base)
     values['variants'] = {
@@ -143,7 +151,15 @@ class Study:
         f"the study {self.name} has a size of '{unknown[0]}', which is none of"
         f' its variants: {", ".join(self.variants)}'
       )
-    known = {*self.variants, *(each.split(GRID)[0] for each in self.variants)}
+    self.check_comparisons(self.variants)
+
+  def check_comparisons(self, variants: Iterable[str]) -> None:
+    """Checks that variants of these names are compared, or their grids.
+
+    Raises:
+      UserError: if a comparison names another.
+    """
+    known = {name for each in variants for name in (each, each.split(GRID)[0])}
     for each in self.comparisons:
       for name in (each.first, each.second):
         if name not in known:
@@ -151,6 +167,18 @@ class Study:
             f"the study {self.name} compares '{name}', which is none of its"
             f' variants: {", ".join(sorted(known))}'
           )
+
+  @property
+  def base_in_words(self) -> str:
+    """The base with its changes: 'cifar10_study, num_epochs=6'."""
+    changes = (f'{key}={value}' for key, value in self.base_overrides)
+    return ', '.join([self.base, *changes])
+
+  @property
+  def metrics(self) -> set[str]:
+    """The metrics that the study is about."""
+    compared = {each.metric for each in self.comparisons if each.metric}
+    return {self.metric, *compared}
 
   def at_absolute_paths(self) -> Self:
     """Returns the study with folders that mean the same from anywhere."""
@@ -188,7 +216,9 @@ class Study:
     What is as in the base is not among it, so that studies share runs.
     """
     in_base = _values_of(self.base)
-    changes = dict(self.overrides) | dict(self.variants[variant])
+    changes = dict(
+      (*self.base_overrides, *self.overrides, *self.variants[variant])
+    )
     changes = {
       key: value for key, value in changes.items() if value != in_base[key]
     }

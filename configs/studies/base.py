@@ -43,11 +43,13 @@ def study(
   seeds: int = 5,
   metric: str = 'top1_error',
   measure: str = '',
+  against: str = '',
 ) -> config_dict.ConfigDict:
   """Returns a study; `alexnet_jax.studies.study.Study` says what is what.
 
   Any study runs on other data: --config.base=imagenet, or --config.data_dir=DIR
-  for another folder, --config.store_dir=STORE for a prepared one.
+  for another folder, --config.store_dir=STORE for a prepared one; or with other
+  values in the base: --config.base_overrides="(('num_epochs', 6),)".
   """
   config = config_dict.ConfigDict()
   config.name = name
@@ -56,6 +58,7 @@ def study(
   config.claim = claim
   config.answer = answer
   config.base = base
+  config.base_overrides = ()
   config.data_dir = ''
   config.store_dir = ''
   config.overrides = _pairs(overrides or {})
@@ -67,6 +70,7 @@ def study(
   config.seeds = seeds
   config.metric = metric
   config.measure = measure
+  config.against = against
   config.comparisons = comparisons
   config.sizes = _pairs(sizes or {})
   config.larger = larger

@@ -19,4 +19,9 @@ def get_config() -> config_dict.ConfigDict:
     ' loses 7 points with half of its weights, and 55 when a fifth is left.',
     variants={'base': {}},
     measure='compression',
+    against='bytes',
+    comparisons=tuple(
+      {'first': name, 'second': 'as trained'}
+      for name in ('8 bits', 'rank 1/16', '50 % pruned')
+    ),
   )

@@ -19,4 +19,5 @@ def get_config() -> config_dict.ConfigDict:
     ' over pairs that share networks are too narrow.',
     variants={'base': {}},
     measure='ensembles',
+    against='multiply_adds',
   )

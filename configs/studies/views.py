@@ -19,6 +19,7 @@ def get_config() -> config_dict.ConfigDict:
     ' From ten views on nothing is gained that these seeds could show.',
     variants={'base': {}},
     measure='views',
+    against='multiply_adds',
     comparisons=(
       {'first': '1 view', 'second': '10 views', 'claim': 0.015},
       {'first': '1 view', 'second': '2 views'},

@@ -1,0 +1,128 @@
+"""The picture of a study."""
+
+from collections.abc import Sequence
+import math
+
+from matplotlib.axes import Axes
+
+from alexnet_jax import names
+from alexnet_jax.analysis import figures
+from alexnet_jax.studies import statistics
+from alexnet_jax.studies import wording
+from alexnet_jax.studies.results import Result
+from alexnet_jax.studies.study import Study
+from alexnet_jax.studies.trend import Trend
+
+_WIDTH, _HEIGHT, _ROW_HEIGHT, _MARGIN = 640, 300, 26, 60  # pixels
+
+
+def draw(
+  study: Study, results: Sequence[Result], law: Trend | None
+) -> figures.Panel:
+  """Draws the study's metric by size, along another metric, or by variant."""
+  if law:
+    return _trend(study, results, law)
+  if study.against:
+    return _along(study, results)
+  return _variants(study, results)
+
+
+def _variants(study: Study, results: Sequence[Result]) -> figures.Panel:
+  """Draws mean, interval and runs of every variant."""
+  name, factor, _, unit = wording.shown(study.metric)
+  variants = list(dict.fromkeys(each.variant for each in results))
+
+  def draw(axes: Axes) -> None:
+    axes.grid(axis='x')
+    axes.grid(visible=False, axis='y')
+    for place, variant in enumerate(variants):
+      by_seed = statistics.by_seed(results, variant, study.metric)
+      found = statistics.estimate(list(by_seed.values()))
+      dots = [factor * value for value in by_seed.values()]
+      axes.plot(
+        dots, [place] * len(dots), 'o', color=figures.COLORS['gray'], ms=4
+      )
+      axes.plot(
+        [factor * found.low, factor * found.high], [place] * 2,
+        color=figures.COLORS['blue'],
+      )  # fmt: skip
+      axes.plot(factor * found.mean, place, 'o', color=figures.COLORS['blue'])
+    labels = [names.drawable(variant) for variant in variants]
+    axes.set_yticks(range(len(variants)), labels)
+    axes.set_ylim(len(variants) - 0.5, -0.5)
+    axes.set_xlabel(f'{name}{"," if unit else ""}{unit}')
+
+  return figures.chart(
+    study.name,
+    draw,
+    title=study.question,
+    width=_WIDTH,
+    height=_MARGIN + _ROW_HEIGHT * len(variants),
+  )
+
+
+def _trend(
+  study: Study, results: Sequence[Result], law: Trend
+) -> figures.Panel:
+  """Draws the runs by size, and the law with what it predicts."""
+  name, factor, _, unit = wording.shown(study.metric)
+
+  def draw(axes: Axes) -> None:
+    for variant, size in study.sizes.items():
+      values = statistics.by_seed(results, variant, study.metric).values()
+      dots = [factor * value for value in values]
+      axes.plot([size] * len(dots), dots, 'o', color=figures.COLORS['gray'])
+    means = [factor * found.mean for found in law.predicted.values()]
+    axes.plot(list(law.predicted), means, color=figures.COLORS['blue'])
+    axes.plot(
+      study.larger, means[len(law.sizes) :], 'o', mfc=figures.COLORS['paper'],
+      color=figures.COLORS['blue'],
+    )  # fmt: skip
+    axes.set_xscale('log')
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel('size, logarithmic; circles are predictions')
+    axes.set_ylabel(f'{name}{"," if unit else ""}{unit}')
+
+  return figures.chart(
+    study.name, draw, title=study.question, width=_WIDTH, height=_HEIGHT
+  )
+
+
+def _along(study: Study, results: Sequence[Result]) -> figures.Panel:
+  """Draws the runs and the means of variants, along what they cost.
+
+  A variant without a cost is a line.
+  """
+  name, factor, _, unit = wording.shown(study.metric)
+  along, scale, _, of_along = wording.shown(study.against)
+  costs = {
+    variant: statistics.estimate(
+      list(statistics.by_seed(results, variant, study.against).values())
+    ).mean
+    for variant in dict.fromkeys(each.variant for each in results)
+  }
+
+  def draw(axes: Axes) -> None:
+    for number, variant in enumerate(sorted(costs, key=costs.__getitem__)):
+      by_seed = statistics.by_seed(results, variant, study.metric)
+      dots = [factor * value for value in by_seed.values()]
+      mean, label = statistics.estimate(dots).mean, names.drawable(variant)
+      if math.isnan(costs[variant]):
+        axes.axhline(mean, color=figures.COLORS['gray'], linestyle='--')
+        axes.annotate(label, (0, mean), xycoords=('axes fraction', 'data'))
+        continue
+      cost = scale * costs[variant]
+      axes.plot([cost] * len(dots), dots, 'o', color=figures.COLORS['gray'])
+      axes.plot(cost, mean, 'o', color=figures.COLORS['blue'])
+      # Neighbors' labels are on different sides.
+      axes.annotate(
+        label, (cost, mean), xytext=(5, -11 if number % 2 else 4),
+        textcoords='offset points', size='small',
+      )  # fmt: skip
+    axes.set_xscale('log')
+    axes.set_xlabel(f'{along}{"," if of_along else ""}{of_along}, logarithmic')
+    axes.set_ylabel(f'{name}{"," if unit else ""}{unit}')
+
+  return figures.chart(
+    study.name, draw, title=study.question, width=_WIDTH, height=_HEIGHT
+  )

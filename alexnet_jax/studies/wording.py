@@ -1,0 +1,80 @@
+"""Metrics, intervals and answers in words."""
+
+import math
+
+from alexnet_jax.studies.statistics import Answer
+from alexnet_jax.studies.statistics import Estimate
+from alexnet_jax.studies.study import EPOCHS_TO
+
+# How metrics are shown: name, factor, decimals, unit.
+_SHOWN = {
+  'top1_error': ('test error', 100, 2, ' %'),
+  'top5_error': ('top-5 error', 100, 2, ' %'),
+  'train_error': ('training error', 100, 2, ' %'),
+  'gap': ('test - training error', 100, 2, ' %'),
+  'nll': ('loss', 1, 3, ''),
+  'seconds': ('training, s', 1, 0, ''),
+  'parameters': ('parameters', 1, 0, ''),
+  'multiply_adds': ('multiply-adds', 1, 0, ''),
+  'bytes': ('bytes', 1, 0, ''),
+  'exchanged_bytes': ('bytes between towers', 1, 0, ''),
+  'memory': ('peak memory, MB', 1e-6, 0, ''),
+  'test_milliseconds': ('ms per test image', 1, 3, ''),
+}
+
+
+def shown(metric: str) -> tuple[str, float, int, str]:
+  """Returns a metric's name, factor, decimals and unit, as they are shown."""
+  if metric.startswith(EPOCHS_TO):
+    error = float(metric.removeprefix(EPOCHS_TO))
+    return f'epochs to {100 * error:g} % training error', 1, 1, ''
+  return _SHOWN.get(metric, (metric, 1, 4, ''))
+
+
+def number(value: float, metric: str) -> str:
+  """Returns '21.30 %'; '?' for NaN."""
+  _, factor, decimals, unit = shown(metric)
+  if math.isnan(value):
+    return '?'
+  return f'{factor * value:z,.{decimals}f}{unit}'
+
+
+def interval(found: Estimate, metric: str) -> str:
+  """Returns '21.30 +- 0.40 %', or the mean where there is no interval."""
+  _, factor, decimals, unit = shown(metric)
+  if math.isnan(found.low) or found.low == found.high:
+    return number(found.mean, metric)
+  half = factor * (found.high - found.low) / 2
+  return f'{factor * found.mean:z,.{decimals}f} +- {half:.{decimals}f}{unit}'
+
+
+def in_words(answer: Answer, metric: str) -> str:
+  """Returns an answer as a sentence: 'none - across maps: 0.5 +- 0.2 %'."""
+  comparison, found = answer.comparison, answer.estimate
+  what = f'{answer.first} - {answer.second}'
+  if comparison.ratio:
+    what = f'{answer.first} / {answer.second}'
+  if comparison.metric:
+    what = f'{shown(comparison.metric)[0]}, {what}'
+  metric = comparison.metric or metric
+  if comparison.ratio:
+    value = f'{found.mean:.2f}'
+    if not math.isnan(found.low):
+      value += f' ({found.low:.2f} to {found.high:.2f})'
+    return f'{what}: {value}'
+  return f'{what}: {in_points(interval(found, metric))}'
+
+
+def in_points(difference: str) -> str:
+  """Returns a difference of percentages, which is one of points."""
+  return difference.replace(' %', ' points')
+
+
+def claimed(answer: Answer, metric: str) -> str:
+  """Returns what the paper has in place of an answer."""
+  comparison = answer.comparison
+  if comparison.claim is None:
+    return {1: 'higher', -1: 'lower', 0: 'no figure'}[comparison.sign]
+  if comparison.ratio:
+    return f'{comparison.claim:g}'
+  return in_points(number(comparison.claim, comparison.metric or metric))
