@@ -9,7 +9,8 @@ class Origin(NamedTuple):
 
   Attributes:
     config: the `StudyRun.config` of the run.
-    test_data: a digest of the images that it was tested on.
+    test_data: a digest of the images that it was tested on; '' for made-up
+      images, which differ between seeds.
     revision: of the program, as git names it.
   """
 

@@ -90,7 +90,9 @@ def merge(
   """
   by_pair = {(each.seed, each.variant): each for each in (*recorded, *made)}
   tested_on = {
-    each.origin.test_data: each for each in by_pair.values() if each.origin
+    each.origin.test_data: each
+    for each in by_pair.values()
+    if each.origin and each.origin.test_data
   }
   if len(tested_on) > 1:
     one, other = list(tested_on.values())[:2]
