@@ -372,6 +372,26 @@ def test_the_page_says_what_was_found(tmp_path):
   assert text.count('(studies/cifar10_study__num_epochs_6/name/study.csv)') == 1
 
 
+def test_the_page_has_the_loss_beside_the_error(tmp_path):
+  study = _study(
+    seeds=2,
+    comparisons=(
+      {'first': 'a', 'second': 'b'},
+      {'first': 'a', 'second': 'b', 'metric': 'gap'},
+    ),
+  )
+  results = [
+    Result(variant, seed, {'top1_error': error, 'nll': loss, 'gap': 0.1})
+    for variant, error, loss in (('a', 0.3, 0.9), ('b', 0.2, 0.75))
+    for seed in range(2)
+  ]
+  page.write(study, results, {}, tmp_path, 'made-up images')
+  text = (tmp_path / 'studies.md').read_text()
+  assert '| difference | of the loss | paper | verdict |' in text
+  assert '| a - b: 10.00 points | 0.150 | no figure |' in text
+  assert '| test - training error, a - b: 0.00 points |  | no figure |' in text
+
+
 def test_a_measure_is_drawn_along_what_it_costs(tmp_path):
   study = _study(measure='views', against='multiply_adds', comparisons=())
   results = [
