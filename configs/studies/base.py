@@ -62,7 +62,8 @@ def study(
   config.data_dir = ''
   config.store_dir = ''
   config.overrides = _pairs(overrides or {})
-  config.quick = _pairs({'num_epochs': 2})
+  # Minutes also of a data set whose epochs take hours.
+  config.quick = _pairs({'num_epochs': 2, 'max_steps': 2000})
   # Tuples, since keys of a ConfigDict have no dots and no spaces.
   config.variants = tuple(
     (variant, _pairs(changes)) for variant, changes in variants.items()

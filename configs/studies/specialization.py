@@ -19,4 +19,7 @@ def get_config() -> config_dict.ConfigDict:
     variants={'communication': {}, 'no communication': own},
     measure='color_scores',
     metric='difference',
+    comparisons=(
+      {'first': 'no communication: conv1', 'second': 'communication: conv1'},
+    ),
   )
