@@ -63,5 +63,5 @@ def test_a_study_asks_the_same_of_another_base():
   with pytest.raises(errors.UserError, match=r'there is no configs/nothing.py'):
     Study.read(config)
   config.base = 'cifar10_four_layer'
-  with pytest.raises(errors.UserError, match='which its base does not have'):
+  with pytest.raises(errors.UserError, match='which the base does not have'):
     Study.read(config)

@@ -148,8 +148,8 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(
     ({'variants': {}}, '0 variants'),
     ({'name': '../up'}, r"--config.name='\.\./up'"),
     ({'comparisons': ({'first': 'a', 'second': 'c'},)}, "compares 'c'"),
-    ({'sizes': {'c': 1.0}}, "a size of 'c'"),
-    ({'base_overrides': (('num_epoch', 6),)}, 'the study changes num_epoch,'),
+    ({'sizes': {'c': 1.0}}, "a size for 'c'"),
+    ({'base_overrides': (('num_epoch', 6),)}, 'the study overrides num_epoch,'),
   ],
 )
 def test_what_is_no_study_is_refused(changes, words):
@@ -283,15 +283,15 @@ def test_a_power_law_is_fitted_and_continued():
   assert found.mean == pytest.approx(np.mean(expected))
   half = stats.t.ppf(0.975, 1) * stats.sem(expected)
   assert found.high - found.mean == pytest.approx(half)
-  assert law.foretold.mean == pytest.approx(3.1 * 8000**-0.25)
-  # What bends away from the law is told by what it would have foretold.
+  assert law.held_out.mean == pytest.approx(3.1 * 8000**-0.25)
+  # What bends away from the law is told by what it would have held_out.
   bent = [
     each._replace(values={'top1_error': 0.5}) if each.variant == 'all' else each
     for each in results
   ]
   law = trend.fit(bent, sizes, 'top1_error', ())
-  assert law.foretold.mean == pytest.approx(3.1 * 8000**-0.25)
-  assert law.predicted[8000.0].mean > law.foretold.mean
+  assert law.held_out.mean == pytest.approx(3.1 * 8000**-0.25)
+  assert law.predicted[8000.0].mean > law.held_out.mean
   assert trend.fit(results[:3], sizes, 'top1_error', ()) is None
 
 
@@ -350,8 +350,8 @@ def test_the_page_says_what_was_found(tmp_path):
   # A comparison without a pair is not left out.
   page.write(study, results[:3], {}, tmp_path, 'made-up images')
   text = (tmp_path / 'studies.md').read_text()
-  assert '| 0 | no pair of runs has a number | `--config=' in text
-  assert '| a, b |  | no pair of runs has a number |' in text
+  assert '| 0 | no seed has both results | `--config=' in text
+  assert '| a, b |  | no seed has both results |' in text
   # Another study joins the page, in the order of the paper's sections.
   other = _study(name='other', section='2', question='Is it first?')
   page.write(other, results, {}, tmp_path, 'made-up images')
@@ -427,14 +427,14 @@ def test_a_table_carries_results_to_another_machine(tmp_path):
   assert not table.read(path, _study(measure='views', comparisons=()))
   assert not table.read(tmp_path / 'nothing.csv', study)
   # A run that was made here counts, and the order is that of the plan.
-  anew = _with_origin(Result('b', 1, {'top1_error': 0.5}), study)
-  merged = table.merge([anew], made[::-1], study)
+  rerun = _with_origin(Result('b', 1, {'top1_error': 0.5}), study)
+  merged = table.merge([rerun], made[::-1], study)
   assert [(each.variant, each.seed) for each in merged] == [
     ('a', 0), ('b', 0), ('a', 1), ('b', 1), ('a', 2),
   ]  # fmt: skip
-  assert merged[3] == anew
+  assert merged[3] == rerun
   path.write_text('variant,seed\na,0\n')
-  with pytest.raises(errors.UserError, match='no table of a study'):
+  with pytest.raises(errors.UserError, match='not a table of results'):
     table.read(path, study)
 
 
@@ -469,16 +469,16 @@ def test_studies_side_by_side_make_a_run_once(monkeypatch, tmp_path):
   began, may_end = threading.Event(), threading.Event()
   calls = []
 
-  def make_alone(run, cores, stop):
+  def execute_locked(run, cores, stop):
     calls.append(run.name)
     began.set()
     assert may_end.wait(60)
     (run.workdir / 'study_run.json').write_text('{"exit_code": 0}')
 
-  monkeypatch.setattr(study_runs, '_make_alone', make_alone)
+  monkeypatch.setattr(study_runs, '_execute_locked', execute_locked)
   stop = signals.StopSignal()
   makers = [
-    threading.Thread(target=study_runs.make, args=([run], 1, stop))
+    threading.Thread(target=study_runs.execute, args=([run], 1, stop))
     for _ in range(2)
   ]
   makers[0].start()
@@ -495,7 +495,7 @@ def test_a_run_that_cannot_be_locked_is_no_wait(tmp_path):
   (run, *_) = study_runs.plan(_study(), tmp_path)
   (run.workdir / 'study.lock').mkdir(parents=True)
   with pytest.raises(errors.UserError, match='cannot be written'):
-    study_runs.make([run], 1, signals.StopSignal())
+    study_runs.execute([run], 1, signals.StopSignal())
 
 
 def _command(tmp_path, *flags):

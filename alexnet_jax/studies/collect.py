@@ -1,4 +1,4 @@
-"""What finished runs have come to, from the files that they leave."""
+"""Collects the results of finished runs from their workdirs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import hashlib
@@ -33,23 +33,24 @@ _DIGITS = 12  # of a digest or revision in a table
 def results(
   study: Study, runs: Sequence[StudyRun], workdir: pathlib.Path
 ) -> tuple[list[Result], dict[str, str]]:
-  """Returns a result per run, or those of the study's measure.
+  """Returns one result per run, or the results of the study's measure.
 
   Args:
-    study: which says what is measured.
-    runs: the finished ones.
-    workdir: where results of measures are kept.
+    study: the study.
+    runs: its finished runs.
+    workdir: the working directory of all studies, where results of measures are
+      cached.
 
   Returns:
-    The results, and why there are none of a run, or of a measured variant, by
-    its name.
+    The results, and error messages by the name of the run or variant that could
+    not be measured.
 
   Raises:
-    UserError: if the study names a measure that does not exist.
+    UserError: if the measure does not exist.
   """
   if study.measure and study.measure not in MEASURES:
     raise errors.UserError(
-      f"--config.measure='{study.measure}' is no measure: use one of"
+      f"--config.measure='{study.measure}' is not a measure: use one of"
       f' {", ".join(MEASURES)}'
     )
   measured = workdir / 'measured'
@@ -80,32 +81,33 @@ def results(
 def _gathered(
   named: Iterable[tuple[str, Callable[[], list[Result]]]],
 ) -> tuple[list[Result], dict[str, str]]:
-  """Returns all results, and in a line each why there are none of a name."""
+  """Returns all results, and the error messages of those that failed."""
   found: list[Result] = []
   failures: dict[str, str] = {}
   for name, make in named:
     try:
       found += make()
     except errors.UserError as error:
-      logging.warning('%s has no result: %s', name, error)
+      logging.warning('%s could not be measured: %s', name, error)
       failures[name] = str(error)
   return found, failures
 
 
 def _of_finished(run: StudyRun, study: Study, folder: pathlib.Path) -> Result:
-  """Returns the numbers of a run, with its error on training images.
+  """Returns the metrics of a run, including its clean training error.
 
-  That of the log is of augmented images, and with dropout: it would differ
-  between variants that train alike.
+  The training error in the log is measured on augmented images with dropout, so
+  it is not comparable between variants.
   """
   (fitted,) = _measured('train_and_test', [run], folder)
   clean = {name: fitted.values[name] for name in ('train_error', 'gap')}
   identity = _identity(run.workdir)
   record = files.loads((run.workdir / 'run.json').read_text())
-  made_up = identity.config['data']['source'] == 'synthetic'  # from the seed
+  # Synthetic images depend on the seed.
+  synthetic = identity.config['data']['source'] == 'synthetic'
   origin = Origin(
     config=run.config,
-    test_data='' if made_up else identity.validation.fingerprint[:_DIGITS],
+    test_data='' if synthetic else identity.validation.fingerprint[:_DIGITS],
     revision=(record.get('git_revision') or '')[:_DIGITS],
   )
   values = of_run(run, study, identity.config) | clean
@@ -113,7 +115,7 @@ def _of_finished(run: StudyRun, study: Study, folder: pathlib.Path) -> Result:
 
 
 def _identity(workdir: pathlib.Path) -> Identity:
-  """Returns what the last checkpoint says of its run."""
+  """Returns the identity stored in a run's last checkpoint."""
   checkpoints = checkpoint.Checkpoints(workdir)
   try:
     return checkpoints.identity(checkpoints.steps()[-1])
@@ -124,10 +126,10 @@ def _identity(workdir: pathlib.Path) -> Identity:
 def _measured(
   name: str, runs: Sequence[StudyRun], folder: pathlib.Path
 ) -> Iterable[Result]:
-  """Returns what a measure says of the runs; it says it once of the same ones.
+  """Returns the results of a measure on some runs, cached by their parameters.
 
-  A measure may take minutes, and a study that was killed goes on. Whoever
-  changes a measure removes the folder.
+  A measure may take minutes, and an interrupted study resumes. After a change
+  of a measure its cache has to be removed.
   """
   opened = [inference.open_run(run.workdir) for run in runs]
   digests = [network.digest for network in opened]
@@ -150,18 +152,18 @@ def _measured(
 def of_run(
   run: StudyRun, study: Study, config: Mapping[str, Any]
 ) -> dict[str, float]:
-  """Returns the numbers of a run, by metric.
+  """Returns the metrics of a finished run.
 
   Args:
-    run: that has come to its end.
-    study: whose metrics may be epochs to a training error.
-    config: of the run.
+    run: the run.
+    study: its study, whose metrics may include epochs to a training error.
+    config: the config of the run.
 
   Returns:
-    `top1_error`, `top5_error` and `nll` of the last validation, the epochs to
-    a training error that the study asks for, with crops and dropout as in
-    training, `seconds` of the steps without validations, and, of the network,
-    `parameters`, `multiply_adds` and `exchanged_bytes`: see there.
+    `top1_error`, `top5_error` and `nll` of the last validation; the epochs to
+    the training errors that the study names, measured with augmentation and
+    dropout; `seconds`, the training time without validations; and `parameters`,
+    `multiply_adds` and `exchanged_bytes` of the network.
   """
   path = run.workdir / 'metrics.jsonl'
   by_kind: dict[str, list[dict[str, Any]]] = {}
@@ -195,15 +197,15 @@ def of_run(
 def epochs_to(
   error: float, epochs: Sequence[Mapping[str, Any]], chance: float
 ) -> float:
-  """Returns after how many epochs the training error was reached.
+  """Returns the number of epochs until a training error is reached.
 
-  It is interpolated between epochs, and infinite if it never was.
+  Interpolated linearly between epochs; infinite if it is never reached.
 
   Args:
-    error: as a fraction.
-    epochs: the lines of kind `epoch`; each has the error of a whole epoch,
-      which is therefore that of its middle.
-    chance: the error of a guess, which the run begins with.
+    error: the training error, a fraction.
+    epochs: the lines of kind `epoch`; each holds the mean error over an
+      epoch, attributed to the middle of that epoch.
+    chance: the error at the start, of a random guess.
   """
   points = [(0.0, chance)] + [
     (line['epoch'] - 0.5, _number(line['top1_error'])) for line in epochs
@@ -217,10 +219,10 @@ def epochs_to(
 def exchanged_bytes(
   network: Architecture, crop_size: int, dtype: str = 'float32'
 ) -> float:
-  """Returns what towers send each other for one training image, in bytes.
+  """Returns the bytes exchanged between towers per training image.
 
-  A layer that reads all towers needs the maps of the others, and their
-  gradients go back the same way, both in `dtype`.
+  A layer that reads all towers receives the activations of the others, and
+  returns their gradients, both in `dtype`.
   """
   total, elements, size = 0, 0, jnp.dtype(dtype).itemsize
   rows = architecture.layer_shapes(network, crop_size)
@@ -237,5 +239,5 @@ def exchanged_bytes(
 
 
 def _number(value: float | None) -> float:
-  """Returns a value of metrics.jsonl, where null stands for no number."""
+  """Returns a value of metrics.jsonl, where null represents NaN."""
   return math.nan if value is None else value

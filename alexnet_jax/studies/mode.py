@@ -1,4 +1,4 @@
-"""--mode=study: makes the runs that are missing, then says what they show."""
+"""--mode=study: executes missing runs and writes the results of a study."""
 
 from collections.abc import Sequence
 import pathlib
@@ -11,10 +11,10 @@ from alexnet_jax import inference
 from alexnet_jax import lock
 from alexnet_jax import signals
 from alexnet_jax.studies import collect
+from alexnet_jax.studies import formatting
 from alexnet_jax.studies import page
 from alexnet_jax.studies import runs as study_runs
 from alexnet_jax.studies import table
-from alexnet_jax.studies import wording
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.runs import StudyRun
 from alexnet_jax.studies.study import Study
@@ -32,22 +32,23 @@ def run(
   only_list: bool = False,
   stop: signals.StopSignal,
 ) -> int:
-  """Makes a study.
+  """Runs a study.
 
   Args:
-    config: of `configs/studies/`.
-    workdir: of all studies; each run has a folder there.
-    output: the folder of `studies.md` and `studies/<name>/`.
-    jobs: how many runs are made at a time.
-    quick: whether to try the study: one seed, and a short training.
-    only_list: whether to print the commands of all runs, and to make none.
-    stop: on whose signal the runs save and stop.
+    config: a config of `configs/studies/`.
+    workdir: the working directory of all studies, with one folder per run.
+    output: the folder of `studies.md` and `studies/<base>/<name>/`.
+    jobs: the number of runs to execute in parallel.
+    quick: whether to try the study with one seed and a short training run.
+    only_list: whether to print the commands of all runs without executing them.
+    stop: signals the runs to save and stop.
 
   Returns:
-    The exit code: 1 if a run has failed, 128 + n when signal n stopped it.
+    The exit code: 1 if a run has failed, 128 + n if stopped by signal n.
 
   Raises:
-    UserError: if the config is no study, or another process makes it.
+    UserError: if the config does not define a study, or another process runs
+      it.
   """
   study = Study.read(config).at_absolute_paths()
   workdir = workdir.absolute()
@@ -68,15 +69,15 @@ def run(
       if not each.is_finished() and (each.variant, each.seed) not in pairs
     ]
     logging.info(
-      '%s: %d runs of %d to make', study.name, len(todo), len(planned)
+      '%s: %d of %d runs to execute', study.name, len(todo), len(planned)
     )
     with stop.deferred(signals.TO_NOTICE + signals.TO_SAVE):
-      study_runs.make(todo, jobs, stop)
+      study_runs.execute(todo, jobs, stop)
     if stop.received():
-      logging.info('The study stopped by %s: run again to go on', stop.name)
+      logging.info('Stopped by %s: rerun the same command to resume', stop.name)
       return stop.exit_code
     failures = {
-      each.name: each.record().get('last_line', 'not made')
+      each.name: each.record().get('last_line', 'not executed')
       for each in todo
       if not each.is_finished()
     }
@@ -94,27 +95,27 @@ def _report(
   finished = [each for each in planned if each.is_finished()]
   if not finished and not recorded:
     raise errors.UserError(
-      f'no run of the study {study.name} has come to its end: see log.txt in'
+      f'no run of the study {study.name} has finished: see log.txt in'
       f' {planned[0].workdir}'
     )
   results, without = collect.results(study, finished, workdir)
   failures |= without
   if not study.measure:
     results = table.merge(results, recorded, study)
-  elif not failures:  # The variants of one that has failed are not known.
+  elif not failures:  # Variants of a failed measurement are not known.
     study.check_comparisons(each.variant for each in results)
   data = _data(finished[0]) if finished else ''
   answers = page.write(study, results, failures, output, data)
   for answer in answers:
     logging.info(
-      '%s: %s', wording.in_words(answer, study.metric), answer.verdict
+      '%s: %s', formatting.in_words(answer, study.metric), answer.verdict
     )
   logging.info('%s', output / 'studies.md')
   return 1 if failures else 0
 
 
 def _data(run: StudyRun) -> str:
-  """Returns the data of a run in words."""
+  """Returns a description of a run's data set."""
   network = inference.open_run(run.workdir)
   train, test = network.identity.train, network.identity.validation
   return (

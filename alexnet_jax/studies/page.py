@@ -1,4 +1,4 @@
-"""A study's table, picture and verdict, and the page of all studies."""
+"""Writes the section of a study, and the page of all studies."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import itertools
@@ -9,11 +9,11 @@ from typing import Any
 
 from alexnet_jax import files
 from alexnet_jax import names
-from alexnet_jax.studies import pictures
+from alexnet_jax.studies import charts
+from alexnet_jax.studies import formatting
 from alexnet_jax.studies import statistics
 from alexnet_jax.studies import table
 from alexnet_jax.studies import trend
-from alexnet_jax.studies import wording
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.statistics import Answer
 from alexnet_jax.studies.study import TOP1
@@ -21,30 +21,31 @@ from alexnet_jax.studies.study import Comparison
 from alexnet_jax.studies.study import Study
 from alexnet_jax.studies.trend import Trend
 
-_WITHOUT_PAIR = 'no pair of runs has a number'
+_WITHOUT_PAIR = 'no seed has both results'
 
 _INTRODUCTION = """# Studies
 
-Each row is a question about the paper. A study's runs begin with one base, a
-config, and each base has a table: {bases}.
+Each row is a question about the paper, answered by runs that vary one base
+config. Each base has a table: {bases}.
 
-A difference is the mean over pairs of runs with the same seed, in percentage
-points where it is one of errors, with its interval at 95 % by Student's t
-distribution. The verdict follows a rule: a sign is resolved if the interval
-excludes zero (1 for a ratio), and the size agrees if the interval contains the
-paper's figure or the mean is within a factor of two of it. Of 20 intervals, one
-is expected to miss the truth. Beside the difference of the errors stands that
-of the loss, the mean of -log p of the right class, which varies less from seed
-to seed. Training errors are of the finished network on 10,000 training images,
-with the center view and without dropout; epochs to a training error are counted
-in the log, of augmented images. The seconds are of runs side by side, on a
-machine that did other work too.
+Differences are means over pairs of runs with the same seed, in percentage
+points for errors, with a 95 % confidence interval by Student's t distribution.
+The verdict follows a rule: the sign is resolved if the interval excludes zero
+(1 for a ratio), and the size agrees if the interval contains the paper's figure
+or the mean is within a factor of two of it. One interval in 20 is expected to
+miss the true value. Beside the difference of the errors is the difference of
+the loss (the mean negative log-likelihood), which varies less between seeds.
+Training errors are measured after training on 10,000 training images, with the
+center view and without dropout; epochs to a training error are measured during
+training, on augmented images. Training times are of runs in parallel on a
+machine shared with other work.
 
-The command of a row: `python main.py --mode=study --workdir=runs/studies`, with
-the flags in its last column and those of the base, and `--config.data_dir=DIR`,
-the folder of the images. The `study.csv` of each study has every run's numbers.
-With the folder of this page as `--output` and more `--config.seeds`, a study
-makes the seeds that its `study.csv` lacks, and judges all of them."""
+To reproduce a row, run `python main.py --mode=study --workdir=runs/studies`
+with the flags of its last column, the flags of its base, and
+`--config.data_dir=DIR` for the folder of the images. The file `study.csv` of a
+study holds the results of every run. With `--output` set to the folder of this
+page and a higher `--config.seeds`, a study executes only the runs that are not
+in its `study.csv`."""
 
 
 def write(
@@ -54,14 +55,14 @@ def write(
   folder: pathlib.Path,
   data: str,
 ) -> list[Answer]:
-  """Writes study.csv, study.png and study.json of one study, and the page.
+  """Writes the files of one study, and updates the page.
 
   Args:
-    study: which.
-    results: of the runs that have come to their end.
-    failures: why runs have none, by the name of the run.
-    folder: of `studies.md`; for the others see `folder_of`.
-    data: the images in words, for the page; '' leaves what it says.
+    study: the study.
+    results: the results of its finished runs.
+    failures: error messages by the name of the failed run.
+    folder: the folder of `studies.md`; see `folder_of` for the other files.
+    data: a description of the data set; '' keeps the existing one.
 
   Returns:
     The answers to the study's comparisons.
@@ -78,7 +79,7 @@ def write(
   if study.sizes:
     law = trend.fit(results, study.sizes, study.metric, study.larger)
   with files.replacing(place / 'study.png') as file:
-    file.write(pictures.draw(study, results, law).png)
+    file.write(charts.draw(study, results, law).png)
   described = place / 'study.json'
   if not data and files.is_file(described):
     data = files.loads(described.read_text())['data']
@@ -100,7 +101,7 @@ def write(
 
 
 def folder_of(study: Study) -> pathlib.Path:
-  """Returns where a study's files are, in the folder of the page."""
+  """Returns the folder of a study's files, relative to the page."""
   base = names.for_file(study.base_in_words)
   return pathlib.Path('studies', base, study.name)
 
@@ -113,7 +114,7 @@ def _base_flags(study: Study) -> list[str]:
 
 
 def _base_error(study: Study, results: Sequence[Result]) -> list[float]:
-  """Returns the base's test error in every run; none if no variant is it."""
+  """Returns the test errors of the variant that equals the base, if any."""
   for variant, changes in study.variants.items():
     if not changes and not study.overrides:
       return list(statistics.by_seed(results, variant, TOP1).values())
@@ -125,8 +126,8 @@ def _row(
   results: Sequence[Result],
   answers: Mapping[Comparison, Answer],
 ) -> list[str]:
-  """Returns ours, the paper's, pairs, verdict and flags."""
-  # A table may have seeds that were made elsewhere.
+  """Returns a row of the main table, without the question."""
+  # The table may contain more seeds than the study.
   last = max((each.seed for each in results if each.origin), default=0)
   flags = (
     f'`--config=configs/studies/{study.name}.py'
@@ -138,8 +139,8 @@ def _row(
   if first is None:
     return ['', '', '0', _WITHOUT_PAIR, flags]
   return [
-    wording.in_words(first, study.metric),
-    wording.claimed(first, study.metric),
+    formatting.in_words(first, study.metric),
+    formatting.claimed(first, study.metric),
     str(first.estimate.count),
     first.verdict,
     flags,
@@ -174,7 +175,7 @@ def _section(
 
 
 def _table(study: Study, results: Sequence[Result]) -> str:
-  """Returns a row for each variant, of the metrics that differ."""
+  """Returns a table of the metrics that differ, one row per variant."""
   variants = list(dict.fromkeys(each.variant for each in results))
   metrics = list(
     dict.fromkeys(name for each in results for name in each.values)
@@ -194,7 +195,7 @@ def _table(study: Study, results: Sequence[Result]) -> str:
       for name in shown
     ]
     rows.append((variant, str(len(own)), *cells))
-  header = ('variant', 'runs', *(wording.shown(name)[0] for name in shown))
+  header = ('variant', 'runs', *(formatting.shown(name)[0] for name in shown))
   return _markdown(header, rows)
 
 
@@ -203,7 +204,7 @@ def _differences(
   results: Sequence[Result],
   answers: Mapping[Comparison, Answer],
 ) -> str:
-  """Returns a row for each comparison; where it is of errors, with the loss."""
+  """Returns a table of the comparisons."""
   rows = []
   for each in study.comparisons:
     answer = answers.get(each)
@@ -217,9 +218,9 @@ def _differences(
       loss = statistics.compare(results, of_loss, 'nll')
     rows.append(
       (
-        wording.in_words(answer, study.metric),
-        wording.interval(loss.estimate, 'nll') if loss else '',
-        wording.claimed(answer, study.metric),
+        formatting.in_words(answer, study.metric),
+        formatting.interval(loss.estimate, 'nll') if loss else '',
+        formatting.claimed(answer, study.metric),
         answer.verdict,
       )
     )
@@ -230,19 +231,19 @@ def _differences(
 
 
 def _cell(values: Sequence[float], metric: str) -> str:
-  """Returns the mean of the finite values, and how many are infinite."""
+  """Returns the mean of the finite values and the number of infinite ones."""
   finite = [value for value in values if math.isfinite(value)]
   never = sum(map(math.isinf, values))
   if never == len(values) and values:
     return 'never'
-  mean = wording.interval(statistics.estimate(finite), metric)
+  mean = formatting.interval(statistics.estimate(finite), metric)
   return f'{mean}; never in {never} of {len(values)}' if never else mean
 
 
 def _prices(
   results: Sequence[Result], answers: Iterable[Answer], metric: str
 ) -> str:
-  """Returns what communication gains by byte, in Markdown; '' for nothing.
+  """Returns a table of the gain per byte exchanged; '' if none applies.
 
   Only differences of the study's own metric between variants whose towers send
   each other different amounts.
@@ -256,12 +257,12 @@ def _prices(
       for name in (each.first, each.second)
     )
     own = not each.comparison.metric and not each.comparison.ratio
-    # NaN where there are none; a single tower sends nothing.
+    # NaN if not measured; 0 for a single tower.
     if not own or not (first > 0 and second > 0 and first != second):
       continue
     kilobytes = (second - first) / 1000
-    gain = wording.in_points(
-      wording.number(each.estimate.mean / kilobytes, metric)
+    gain = formatting.in_points(
+      formatting.number(each.estimate.mean / kilobytes, metric)
     )
     lines.append(
       (f'{each.first} - {each.second}', f'{kilobytes:+,.1f} kB', gain)
@@ -269,7 +270,7 @@ def _prices(
   if not lines:
     return ''
   return _markdown(
-    ('difference', 'sent more per training image', 'gain per kB'), lines
+    ('difference', 'additional bytes per training image', 'gain per kB'), lines
   )
 
 
@@ -279,7 +280,7 @@ def _law_in_words(metric: str, law: Trend) -> str:
   if not math.isnan(exponent.low):
     spread = f' ({-exponent.high:.2f} to {-exponent.low:.2f})'
   predicted = ', '.join(
-    f'{wording.interval(found, metric)} at {size:,.0f}'
+    f'{formatting.interval(found, metric)} at {size:,.0f}'
     for size, found in law.predicted.items()
     if size > law.sizes[-1]
   )
@@ -288,10 +289,10 @@ def _law_in_words(metric: str, law: Trend) -> str:
     f' {-exponent.mean:.2f}{spread}'
   )
   sentence += f'; it predicts {predicted}.' if predicted else '.'
-  if law.foretold:
+  if law.held_out:
     sentence += (
       ' From the smaller sizes alone it would have predicted'
-      f' {wording.interval(law.foretold, metric)} at {law.sizes[-1]:,.0f}.'
+      f' {formatting.interval(law.held_out, metric)} at {law.sizes[-1]:,.0f}.'
     )
   return sentence
 
@@ -303,7 +304,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _write_page(folder: pathlib.Path) -> None:
-  """Writes the page from the studies that are there."""
+  """Writes the page from the studies found in a folder."""
   found: list[dict[str, Any]] = [
     files.loads(path.read_text())
     for path in (folder / 'studies').glob('*/*/study.json')
@@ -327,16 +328,16 @@ def _write_page(folder: pathlib.Path) -> None:
 def _of_base(
   base: str, studies: Sequence[Mapping[str, Any]], links: Sequence[str]
 ) -> Iterator[str]:
-  """Yields what the page has of one base: about it, its table, its studies."""
+  """Yields the paragraphs of one base: description, table and studies."""
   data = ' and '.join(
     dict.fromkeys(each['data'] for each in studies if each['data'])
   )
   flags = ' '.join(studies[0]['base_flags'])
   sentences = [f'Of {data}; `{flags}`.' if data else f'`{flags}`.']
-  # Studies that share it may have different numbers of seeds.
+  # Studies may have different numbers of seeds.
   errors: list[float] = max((each['base_error'] for each in studies), key=len)
   if errors:
-    error = wording.interval(statistics.estimate(errors), TOP1)
+    error = formatting.interval(statistics.estimate(errors), TOP1)
     runs = f'{len(errors)} run' + 's' * (len(errors) > 1)
     sentences.append(f'The base has a test error of {error} ({runs}).')
   yield f'## {base}'
@@ -353,12 +354,11 @@ def _of_base(
 
 
 def _anchor(heading: str, earlier: list[str]) -> str:
-  """Returns the name that a heading has in a page of GitHub.
+  """Returns the anchor that GitHub gives a heading.
 
   Args:
-    heading: of the page.
-    earlier: names of the headings above it, in which repeats are numbered; this
-      one is added.
+    heading: the text of the heading.
+    earlier: the unnumbered anchors of the headings above it; this one is added.
   """
   name = re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-')
   earlier.append(name)
@@ -367,6 +367,6 @@ def _anchor(heading: str, earlier: list[str]) -> str:
 
 
 def _order(section: str) -> list[int]:
-  """Returns '3.3' or '5, 2' as numbers, by which sections are in order."""
+  """Returns a sort key for sections such as '3.3' or '5, 2'."""
   first = section.split(',')[0]
   return [int(part) for part in first.split('.') if part.isdecimal()]

@@ -1,17 +1,17 @@
-"""What a study measures: one result per variant and seed."""
+"""The result of a run or of a measurement."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class Origin(NamedTuple):
-  """What a result belongs to, wherever its run was made.
+  """The run that a result belongs to.
 
   Attributes:
-    config: the `StudyRun.config` of the run.
-    test_data: a digest of the images that it was tested on; '' for made-up
-      images, which differ between seeds.
-    revision: of the program, as git names it.
+    config: its `StudyRun.config`.
+    test_data: a digest of the test images; '' for synthetic images, which
+      depend on the seed.
+    revision: the git revision of the program.
   """
 
   config: str
@@ -20,14 +20,14 @@ class Origin(NamedTuple):
 
 
 class Result(NamedTuple):
-  """What was measured on one network, or on one group of networks.
+  """The metrics of one network or of one group of networks.
 
   Attributes:
-    variant: what is compared, such as '10 views'.
-    seed: results of two variants with the same seed are a pair.
-    values: by the name of the metric, such as `top1_error` (a fraction) or
+    variant: the variant, such as '10 views'.
+    seed: the seed; comparisons pair results with the same seed.
+    values: the metrics by name, such as `top1_error` (a fraction) or
       `exchanged_bytes`.
-    origin: of the result of a single run; None for what a measure found.
+    origin: the run; None for results of a measure.
   """
 
   variant: str

@@ -1,4 +1,4 @@
-"""The runs of a study: each an ordinary run of main.py in its own folder."""
+"""Executes the runs of a study, each in its own process and workdir."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
@@ -27,15 +27,16 @@ from alexnet_jax import signals
 from alexnet_jax.studies.study import Study
 
 _ROOT = pathlib.Path(__file__).parents[2]
-# Written beside a run's files when it has come to its end.
+# Written to a run's workdir when its process has ended.
 _RECORD = 'study_run.json'
-# Where a machine has its data, and how it computes.
+# Keys that depend on the machine and do not affect the result.
 _OF_MACHINE = {
   *settings.MACHINE_KEYS,
   *(f'data.{name}_dir' for name in ('data', 'store', 'manual')),
 }
-# What a new process does first: it takes its cores, and it will be told to save
-# and stop when its parent has ended (PR_SET_PDEATHSIG of linux/prctl.h is 1).
+# Bootstrap of a run's process: sets its CPU affinity, and asks the kernel for a
+# SIGTERM when the parent dies (PR_SET_PDEATHSIG of linux/prctl.h is 1), so that
+# the run saves and stops.
 _START = """
 import ctypes, json, os, signal, sys
 if sys.platform == 'linux':
@@ -50,11 +51,11 @@ class StudyRun(NamedTuple):
   """One run of a study.
 
   Attributes:
-    variant: of the study.
-    seed: of the run.
-    workdir: of the run.
-    flags: of main.py, without --workdir.
-    config: a digest of its config without what depends on the machine.
+    variant: its variant of the study.
+    seed: its random seed.
+    workdir: its working directory.
+    flags: the flags of main.py, without --workdir.
+    config: a digest of its config without machine-dependent keys.
   """
 
   variant: str
@@ -68,7 +69,7 @@ class StudyRun(NamedTuple):
     return f'{self.variant}, seed {self.seed}'
 
   def record(self) -> dict[str, Any]:
-    """Returns how it ended, exit code and last line; empty if it has not."""
+    """Returns its exit code and last log line; empty if it has not ended."""
     path = self.workdir / _RECORD
     return files.loads(path.read_text()) if files.is_file(path) else {}
 
@@ -77,15 +78,15 @@ class StudyRun(NamedTuple):
 
 
 def plan(study: Study, workdir: pathlib.Path) -> list[StudyRun]:
-  """Returns all runs of a study, in the order in which they are to be made.
+  """Returns all runs of a study, in the order of execution.
 
-  The folder of a run depends on its whole config, so that one that several
-  studies need, such as that of the base, is made once, and all are made again
-  when a preset or the base changes.
+  A run's workdir is named by a digest of its complete config. So studies share
+  runs, such as those of the base, and a change of a preset or of the base leads
+  to new runs.
 
   Args:
-    study: which.
-    workdir: of all studies.
+    study: the study.
+    workdir: the working directory of all studies.
   """
   planned = []
   for variant, seed in study.runs():
@@ -104,7 +105,7 @@ def plan(study: Study, workdir: pathlib.Path) -> list[StudyRun]:
 
 
 def config_digest(study: Study, variant: str, seed: int) -> str:
-  """Returns what a run's config has in common on all machines, as 12 digits."""
+  """Returns a digest of a run's config without machine-dependent keys."""
   values = study.values(variant, seed)
   return _digest(
     {key: value for key, value in values.items() if key not in _OF_MACHINE}
@@ -128,25 +129,27 @@ def _flags(study: Study, variant: str, seed: int) -> tuple[str, ...]:
 
 
 def command_line(run: StudyRun) -> str:
-  """Returns a run's command, for a shell in the folder of the project."""
+  """Returns a run's shell command, to be run from the repository root."""
   flags = (f'--workdir={run.workdir}', *run.flags)
   return ' '.join(['python main.py', *map(shlex.quote, flags)])
 
 
-def make(todo: Sequence[StudyRun], jobs: int, stop: signals.StopSignal) -> None:
-  """Makes runs, several at a time, until all have ended or a signal arrives.
+def execute(
+  todo: Sequence[StudyRun], jobs: int, stop: signals.StopSignal
+) -> None:
+  """Executes runs in parallel until all have ended or a signal arrives.
 
-  A run that fails is reported, and the others go on.
+  A failing run is logged and does not affect the others.
 
   Args:
-    todo: the runs, in the order in which they are begun.
-    jobs: how many at a time. On a CPU they share the cores equally.
-    stop: on whose signal the runs save and stop.
+    todo: the runs, in the order in which to start them.
+    jobs: the number of parallel processes; they share the CPU cores equally.
+    stop: signals the runs to save and stop.
   """
   waiting: queue.SimpleQueue[StudyRun] = queue.SimpleQueue()
   for run in todo:
     waiting.put(run)
-  began, made = time.monotonic(), itertools.count(1)
+  began, finished = time.monotonic(), itertools.count(1)
 
   def work(cores: list[int]) -> None:
     while not stop.received():
@@ -154,9 +157,9 @@ def make(todo: Sequence[StudyRun], jobs: int, stop: signals.StopSignal) -> None:
         run = waiting.get_nowait()
       except queue.Empty:
         return
-      _make(run, cores, stop)
-      count = next(made)
-      # The others are half through theirs, on average.
+      _execute(run, cores, stop)
+      count = next(finished)
+      # The other jobs are halfway through a run on average.
       done = count + (jobs - 1) / 2
       left = max(len(todo) - done, 0) * (time.monotonic() - began) / done
       logging.info(
@@ -169,7 +172,7 @@ def make(todo: Sequence[StudyRun], jobs: int, stop: signals.StopSignal) -> None:
 
 
 def _shares(jobs: int) -> list[list[int]]:
-  if not hasattr(os, 'sched_getaffinity'):  # Linux alone has it.
+  if not hasattr(os, 'sched_getaffinity'):  # Not available outside Linux.
     return [[]] * jobs
   cores = sorted(os.sched_getaffinity(0))
   if jobs > len(cores):
@@ -177,17 +180,17 @@ def _shares(jobs: int) -> list[list[int]]:
   return [cores[job::jobs] for job in range(jobs)]
 
 
-def _make(run: StudyRun, cores: list[int], stop: signals.StopSignal) -> None:
-  """Makes one run, and writes down how it ended."""
+def _execute(run: StudyRun, cores: list[int], stop: signals.StopSignal) -> None:
+  """Executes a run unless another study finishes it first."""
   with _waiting_for(run.workdir / 'study.lock', stop):
-    # One that a killed study has left behind saves, and ends.
+    # A process left behind by a killed study is still saving.
     with _waiting_for(run.workdir / 'lock', stop):
       pass
     if not stop.received() and not run.is_finished():
-      _make_alone(run, cores, stop)
+      _execute_locked(run, cores, stop)
 
 
-def _make_alone(
+def _execute_locked(
   run: StudyRun, cores: list[int], stop: signals.StopSignal
 ) -> None:
   logging.info('%s: %s', run.name, run.workdir)
@@ -205,7 +208,7 @@ def _make_alone(
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=log,
-      start_new_session=True,  # Ctrl-C reaches it once, through this process.
+      start_new_session=True,  # Ctrl-C is forwarded once, by this process.
     )
     while (code := _poll(process)) is None:
       if stop.received():
@@ -229,7 +232,7 @@ def _poll(process: subprocess.Popen) -> int | None:
 def _waiting_for(
   path: pathlib.Path, stop: signals.StopSignal
 ) -> Iterator[None]:
-  """Holds a lock as soon as no other process does; a signal ends the wait."""
+  """Waits for a lock and holds it; a stop signal ends the wait."""
   with contextlib.ExitStack() as stack:
     while not stop.received():
       try:

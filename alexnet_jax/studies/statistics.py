@@ -1,4 +1,4 @@
-"""Means with intervals, paired differences, and the verdict on a claim."""
+"""Confidence intervals, paired differences, and verdicts on claims."""
 
 from collections.abc import Sequence
 import enum
@@ -13,13 +13,13 @@ from alexnet_jax.studies.study import GRID
 from alexnet_jax.studies.study import Comparison
 
 _CONFIDENCE = 0.95
-# How far an estimate may be from the paper's figure to agree in size: by this
-# factor, unless the interval contains the figure anyway.
+# An estimate agrees in size if it is within this factor of the paper's figure,
+# or if its interval contains that figure.
 _FACTOR = 2.0
 
 
 class Verdict(enum.StrEnum):
-  """What the runs say about a claim."""
+  """The verdict on a claim."""
 
   SIZE = 'agrees in sign and size'
   SIGN = 'agrees in sign'
@@ -29,13 +29,13 @@ class Verdict(enum.StrEnum):
 
 
 class Estimate(NamedTuple):
-  """A mean with its interval at 95 %.
+  """A mean with its 95 % confidence interval.
 
   Attributes:
-    mean: of the values.
-    low: NaN for a single value.
-    high: NaN for a single value.
-    count: of values.
+    mean: the mean.
+    low: lower end of the interval; NaN for a single value.
+    high: upper end of the interval; NaN for a single value.
+    count: the number of values.
   """
 
   mean: float
@@ -45,15 +45,14 @@ class Estimate(NamedTuple):
 
 
 class Answer(NamedTuple):
-  """What a comparison came to.
+  """The outcome of a comparison.
 
   Attributes:
-    comparison: the question.
-    first: the variant that was compared, of a grid the best.
-    second: the other one.
-    estimate: of the differences or, if the comparison is of that kind, of the
-      factors; paired by seed.
-    verdict: on the claim.
+    comparison: the comparison.
+    first: the first variant; the best value if it is a grid.
+    second: the second variant, likewise.
+    estimate: the difference or ratio, paired by seed.
+    verdict: the verdict on the claim.
   """
 
   comparison: Comparison
@@ -64,7 +63,7 @@ class Answer(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-  """Returns the mean and the interval by Student's t distribution."""
+  """Returns the mean with a confidence interval by Student's t distribution."""
   count = len(values)
   mean = float(np.mean(values)) if count else math.nan
   if count < 2:
@@ -79,7 +78,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 def by_seed(
   results: Sequence[Result], variant: str, metric: str
 ) -> dict[int, float]:
-  """Returns a variant's finite values, by seed."""
+  """Returns the finite values of a variant, by seed."""
   return {
     each.seed: each.values[metric]
     for each in results
@@ -91,15 +90,15 @@ def by_seed(
 def compare(
   results: Sequence[Result], comparison: Comparison, default_metric: str
 ) -> Answer | None:
-  """Compares two variants by the pairs that have the same seed.
+  """Compares two variants, paired by seed.
 
   Args:
-    results: of all variants.
-    comparison: which two.
-    default_metric: where the comparison names none.
+    results: the results of all variants.
+    comparison: the comparison.
+    default_metric: the metric to use if the comparison names none.
 
   Returns:
-    The answer; None if there is no pair.
+    The outcome; None if no seed has both results.
   """
   metric = comparison.metric or default_metric
   first, second = (
@@ -108,12 +107,12 @@ def compare(
   )
   ours, theirs = (by_seed(results, name, metric) for name in (first, second))
   seeds = sorted(ours.keys() & theirs.keys())
-  if comparison.ratio:  # Nothing is a multiple of zero.
+  if comparison.ratio:  # The logarithm of zero is undefined.
     seeds = [seed for seed in seeds if ours[seed] > 0 and theirs[seed] > 0]
   if not seeds:
     return None
   if comparison.ratio:
-    # Of logarithms, since 2 and 1/2 are equally far from 1.
+    # On a logarithmic scale, 2 and 1/2 are equally far from 1.
     logs = [math.log(ours[seed] / theirs[seed]) for seed in seeds]
     mean, low, high, count = estimate(logs)
     found = Estimate(math.exp(mean), math.exp(low), math.exp(high), count)
@@ -123,10 +122,10 @@ def compare(
 
 
 def best(results: Sequence[Result], name: str, metric: str) -> str:
-  """Returns the variant of a grid whose mean is lowest; `name` if it is none.
+  """Returns the variant of a grid with the lowest mean; `name` if not a grid.
 
-  A value of the grid counts only if it has come to a number with every seed
-  that any of them has: of one that diverges, the survivors alone would be seen.
+  Considers only values that have a finite result for every seed, so that a
+  value that diverges with some seeds is not judged by the others.
   """
   grid = [each for each in results if each.variant.split(GRID)[0] == name]
   seeds = {each.seed for each in grid}
@@ -139,11 +138,11 @@ def best(results: Sequence[Result], name: str, metric: str) -> str:
 
 
 def verdict(found: Estimate, comparison: Comparison) -> Verdict:
-  """Judges a claim by rule.
+  """Returns the verdict on a claim.
 
-  The sign is resolved if the interval excludes zero, or 1 for a ratio. It
-  agrees in size, too, if the interval contains the paper's figure, or the mean
-  is within a factor of two of it.
+  The sign is resolved if the interval excludes zero, or 1 for a ratio. The size
+  agrees as well if the interval contains the paper's figure or the mean is
+  within a factor of two of it.
   """
   ratio, claim = comparison.ratio, comparison.claim
   neutral = 1.0 if ratio else 0.0

@@ -1,6 +1,7 @@
-"""A study as data: a question, the variants that answer it, and the claim.
+"""Study definitions: a question, the variants to compare, and the claim.
 
-`configs/studies/` has one file per study. Nothing here runs anything.
+Each file of `configs/studies/` defines one study. This module only describes
+studies; `runs` executes them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,13 +17,14 @@ from ml_collections import config_dict
 from alexnet_jax import errors
 from alexnet_jax import settings
 
-# Metrics of a run that is at its end; measures bring their own.
+# Metrics of a finished run; each measure defines its own.
 TOP1, EPOCHS_TO = 'top1_error', 'epochs_to_'
-# Between a variant and one value of its grid, of which the best is compared.
+# Separates the name of a variant from a value of its grid. Comparisons use the
+# best value of the grid.
 GRID = ' @ '
 
-# ('times', 0.5) instead of a value is half of what the base has, whichever that
-# is: a study asks the same of another network.
+# The override ('times', 0.5) halves the base's value, so that a study applies
+# to any base.
 TIMES = 'times'
 
 Overrides = tuple[tuple[str, Any], ...]
@@ -30,17 +32,17 @@ Overrides = tuple[tuple[str, Any], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Two variants, and how much the first exceeds the second by the paper.
+  """A comparison of two variants, and the difference that the paper claims.
 
   Attributes:
-    first: the name of a variant, or what precedes `GRID` in several names.
-    second: the same.
-    metric: what is compared; '' for that of the study.
-    claim: the paper's figure: first - second, or first / second where `ratio`.
-      None if the paper gives none.
-    sign: of the claim, where the paper gives no figure: 1 if the first is
-      larger, -1 if it is smaller, 0 if the paper says neither.
-    ratio: whether factors are compared instead of differences.
+    first: a variant's name, or the part before `GRID` shared by several.
+    second: likewise.
+    metric: the metric compared; '' for the study's metric.
+    claim: the paper's figure for first - second, or first / second if `ratio`;
+      None if the paper gives no figure.
+    sign: the claimed sign if the paper gives no figure: 1 if the first is
+      larger, -1 if it is smaller, 0 if the paper makes no claim.
+    ratio: whether to compare by ratio instead of by difference.
   """
 
   first: str
@@ -53,33 +55,32 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-  """One question and how to answer it.
+  """A question about the paper and the runs that answer it.
 
   Attributes:
-    name: of the file in `configs/studies/`.
-    question: in one sentence, as readers ask it.
-    section: of the paper.
-    claim: what the paper says, in words.
-    answer: in plain sentences, written when the results are known.
-    base: the config that every run begins with: 'imagenet', or with a preset,
+    name: the name of its file in `configs/studies/`.
+    question: the question in one sentence.
+    section: the section of the paper.
+    claim: the paper's claim in words.
+    answer: the answer in plain sentences, added once the results are known.
+    base: the config of all runs, optionally with a preset: 'imagenet' or
       'imagenet:paper'.
-    base_overrides: changes of the base's keys, for whoever makes the study:
-      another dtype, more epochs.
-    data_dir: in place of the base's data.data_dir; '' leaves that.
-    store_dir: in place of the base's data.store_dir; '' leaves that.
-    overrides: of the study, the same for all variants.
-    quick: further ones, with --quick.
-    variants: by name, further overrides.
-    seeds: how many runs a variant has, with the seeds 0, 1, ...
-    metric: the one that is drawn, tabulated first, and compared by default.
-    measure: '' or the name of a measure on the trained networks, whose variants
-      replace those of the runs.
-    against: a metric, along which the other is drawn as a curve; '' for none.
-    comparisons: what the verdict is about; the first one is the study's.
-    sizes: what the variants have different amounts of, such as images, by the
-      name of the variant; a power law of the metric in it is fitted. Empty for
-      none.
-    larger: sizes for which the law predicts the metric.
+    base_overrides: overrides of the base set on the command line, such as
+      another dtype or more epochs.
+    data_dir: overrides the base's data.data_dir unless ''.
+    store_dir: overrides the base's data.store_dir unless ''.
+    overrides: overrides shared by all variants.
+    quick: additional overrides with --quick.
+    variants: additional overrides per variant, by name.
+    seeds: the number of runs per variant; their seeds are 0, 1, ...
+    metric: the metric that is plotted, tabulated first and compared by default.
+    measure: the name of a measure on the trained networks, which defines its
+      own variants; '' for none.
+    against: the metric on the x-axis of the plot; '' to plot by variant.
+    comparisons: the comparisons; the verdict on the first is the study's.
+    sizes: for each variant the size of what is varied, such as the number of
+      training images; a power law is fitted to the metric. Empty for no fit.
+    larger: sizes at which to extrapolate the power law.
   """
 
   name: str
@@ -107,14 +108,16 @@ class Study:
     """Reads a config of `configs/studies/`.
 
     Raises:
-      UserError: if it is no study, or changes a key that its base lacks.
+      UserError: if it does not define a study, or overrides a key that the base
+        lacks.
     """
     values: dict[str, Any] = config.to_dict()
     keys = {field.name for field in dataclasses.fields(cls)}
     if values.keys() != keys:
       different = sorted(values.keys() ^ keys)[0]
       raise errors.UserError(
-        f'--config is no study ({different}): use a file of configs/studies/'
+        f'--config does not define a study ({different}): use a file of'
+        ' configs/studies/'
       )
     in_base = _values_of(values['base'])
     own = _resolved(values['base_overrides'], in_base)
@@ -136,52 +139,52 @@ class Study:
   def _check(self) -> None:
     if self.seeds < 1 or not self.variants:
       raise errors.UserError(
-        f'--config.seeds={self.seeds} and {len(self.variants)} variants make no'
-        ' study: at least 1 of each is needed'
+        f'--config.seeds={self.seeds} with {len(self.variants)} variants: a'
+        ' study needs at least 1 of each'
       )
     if not re.fullmatch(r'\w+', self.name, re.ASCII):
       raise errors.UserError(
-        f"--config.name='{self.name}' is no name of a file: use letters, digits"
-        ' and underscores'
+        f"--config.name='{self.name}' is not a valid file name: use letters,"
+        ' digits and underscores'
       )
-    if self.measure:  # Its variants are not known before it has run.
+    if self.measure:  # Its variants are known once it has run.
       return
     if unknown := sorted(self.sizes.keys() - self.variants.keys()):
       raise errors.UserError(
-        f"the study {self.name} has a size of '{unknown[0]}', which is none of"
-        f' its variants: {", ".join(self.variants)}'
+        f"the study {self.name} has a size for '{unknown[0]}', which is not one"
+        f' of its variants: {", ".join(self.variants)}'
       )
     self.check_comparisons(self.variants)
 
   def check_comparisons(self, variants: Iterable[str]) -> None:
-    """Checks that variants of these names are compared, or their grids.
+    """Checks that all comparisons are between these variants or their grids.
 
     Raises:
-      UserError: if a comparison names another.
+      UserError: if a comparison names an unknown variant.
     """
     known = {name for each in variants for name in (each, each.split(GRID)[0])}
     for each in self.comparisons:
       for name in (each.first, each.second):
         if name not in known:
           raise errors.UserError(
-            f"the study {self.name} compares '{name}', which is none of its"
+            f"the study {self.name} compares '{name}', which is not one of its"
             f' variants: {", ".join(sorted(known))}'
           )
 
   @property
   def base_in_words(self) -> str:
-    """The base with its changes: 'cifar10_study, num_epochs=6'."""
+    """The base and its overrides, such as 'cifar10_study, num_epochs=6'."""
     changes = (f'{key}={value}' for key, value in self.base_overrides)
     return ', '.join([self.base, *changes])
 
   @property
   def metrics(self) -> set[str]:
-    """The metrics that the study is about."""
+    """The study's metric and those of its comparisons."""
     compared = {each.metric for each in self.comparisons if each.metric}
     return {self.metric, *compared}
 
   def at_absolute_paths(self) -> Self:
-    """Returns the study with folders that mean the same from anywhere."""
+    """Returns the study with absolute paths."""
     data_dir, store_dir = (
       os.path.abspath(folder) if folder else ''
       for folder in (self.data_dir, self.store_dir)
@@ -189,17 +192,17 @@ class Study:
     return dataclasses.replace(self, data_dir=data_dir, store_dir=store_dir)
 
   def quickly(self) -> Self:
-    """Returns the study as --quick does it: one seed, and a short training."""
+    """Returns the study for --quick: one seed and a short training run."""
     variants = {
       name: (*changes, *self.quick) for name, changes in self.variants.items()
     }
     return dataclasses.replace(self, seeds=1, variants=variants)
 
   def runs(self) -> list[tuple[str, int]]:
-    """Returns variant and seed of every run.
+    """Returns the variant and seed of every run.
 
-    All variants of one seed come before the next seed, so that a study that is
-    not finished has pairs.
+    All variants of one seed precede the next seed, so that an interrupted study
+    has complete pairs.
     """
     return [
       (name, seed)
@@ -207,13 +210,13 @@ class Study:
     ]
 
   def values(self, variant: str, seed: int) -> dict[str, Any]:
-    """Returns the whole config of a run, by key."""
+    """Returns the complete config of a run, by key."""
     return _values_of(self.base) | self.changes(variant, seed)
 
   def changes(self, variant: str, seed: int) -> dict[str, Any]:
-    """Returns what a run changes in the base config, by key.
+    """Returns a run's overrides of the base config, by key.
 
-    What is as in the base is not among it, so that studies share runs.
+    Values equal to the base's are omitted, so that studies share runs.
     """
     in_base = _values_of(self.base)
     changes = dict(
@@ -229,7 +232,7 @@ class Study:
 
 
 def _values_of(base: str) -> dict[str, Any]:
-  """Returns the values of a base config by key."""
+  """Returns the values of a base config, by key."""
   name, _, preset = base.partition(':')
   try:
     module = importlib.import_module(f'configs.{name}')
@@ -242,13 +245,13 @@ def _values_of(base: str) -> dict[str, Any]:
 
 
 def _resolved(changes: Overrides, in_base: Mapping[str, Any]) -> Overrides:
-  """Returns changes with numbers in place of `TIMES`."""
+  """Returns overrides with `TIMES` factors replaced by numbers."""
   found = []
   for key, value in changes:
     if key not in in_base:
       raise errors.UserError(
-        f'the study changes {key}, which its base does not have: set'
-        ' --config.base to another'
+        f'the study overrides {key}, which the base does not have: choose'
+        ' another --config.base'
       )
     if isinstance(value, tuple) and value[:1] == (TIMES,):
       number = in_base[key] * value[1]

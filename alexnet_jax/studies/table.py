@@ -1,7 +1,7 @@
-"""study.csv: the results of a study, which also carry over to other machines.
+"""Reads and writes study.csv, the table of a study's results.
 
-A row of a run names its config, so that a study does not make a run whose row
-is there: who has the table can add seeds to it.
+Each row names the config of its run, so that results from another machine can
+be reused: a study executes only the runs that are not in the table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _OF_PAIR = ('variant', 'seed')
 
 
 def write(path: pathlib.Path, results: Sequence[Result]) -> None:
-  """Writes a row per result: variant, seed, origin if it has one, metrics."""
+  """Writes one row per result: variant, seed, origin if known, metrics."""
   metrics = list(
     dict.fromkeys(name for each in results for name in each.values)
   )
@@ -40,17 +40,18 @@ def write(path: pathlib.Path, results: Sequence[Result]) -> None:
 
 
 def read(path: pathlib.Path, study: Study) -> list[Result]:
-  """Returns those rows of a table that are results of a study's runs.
+  """Returns the rows of a table that are valid results of a study.
 
-  Rows of another config are left out, and those that lack one of the study's
-  metrics. Of a study with a measure, which needs the networks, none are.
+  Skips rows of a different config, and rows that lack one of the study's
+  metrics. Returns nothing for a study with a measure, which needs the trained
+  networks.
 
   Args:
-    path: of a table that `write` has written, or of none.
-    study: whose runs are meant, with these seeds or others.
+    path: the table; it may not exist.
+    study: the study; its number of seeds is ignored.
 
   Raises:
-    UserError: if it is no such table.
+    UserError: if the file is not a table of results.
   """
   if study.measure or not files.is_file(path):
     return []
@@ -59,7 +60,7 @@ def read(path: pathlib.Path, study: Study) -> list[Result]:
       return list(_rows(csv.DictReader(file), study))
   except (KeyError, TypeError, ValueError) as error:
     raise errors.UserError(
-      f'{path} is no table of a study ({error}): remove it, or choose another'
+      f'{path} is not a table of results ({error}): remove it or choose another'
       ' --output'
     ) from error
 
@@ -80,13 +81,15 @@ def _rows(rows: csv.DictReader, study: Study) -> Iterator[Result]:
 def merge(
   made: Sequence[Result], recorded: Sequence[Result], study: Study
 ) -> list[Result]:
-  """Adds to the results of runs those of a table, which no run here replaces.
+  """Merges the results of runs with those of a table.
+
+  Results of runs take precedence.
 
   Returns:
-    All of them, in the order of the seeds, and of the study's variants.
+    All results, ordered by seed and variant.
 
   Raises:
-    UserError: if they were not all tested on the same images.
+    UserError: if they were tested on different images.
   """
   by_pair = {(each.seed, each.variant): each for each in (*recorded, *made)}
   tested_on = {

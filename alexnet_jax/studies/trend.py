@@ -1,4 +1,4 @@
-"""A power law of the error in the size of something, and where it leads."""
+"""Fits a power law of the error in a size, and extrapolates it."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -12,20 +12,20 @@ from alexnet_jax.studies.statistics import Estimate
 
 
 class Trend(NamedTuple):
-  """The law error = factor * size ** -exponent, fitted for each seed alone.
+  """The power law error = factor * size ** -exponent, fitted for each seed.
 
   Attributes:
-    sizes: that were measured, increasing.
-    exponent: over the seeds.
-    predicted: the error by size, of the measured ones and of larger ones.
-    foretold: the error at the largest measured size by the smaller ones alone,
-      which says how far to trust the law; None of fewer than four sizes.
+    sizes: the measured sizes, increasing.
+    exponent: the exponent over the seeds.
+    predicted: the fitted error by size, for measured and larger sizes.
+    held_out: the error at the largest measured size predicted from the smaller
+      sizes alone, a check of the fit; None for fewer than four sizes.
   """
 
   sizes: Sequence[float]
   exponent: Estimate
   predicted: Mapping[float, Estimate]
-  foretold: Estimate | None
+  held_out: Estimate | None
 
 
 def fit(
@@ -36,17 +36,17 @@ def fit(
 ) -> Trend | None:
   """Fits a power law to the results of every seed that has all sizes.
 
-  By least squares of the logarithms. A law without a floor is optimistic far
-  out: some error stays, however much there is of anything.
+  Least squares of the logarithms. The law has no floor, so its extrapolation is
+  optimistic: some error is irreducible.
 
   Args:
-    results: of all variants.
-    sizes: by the name of the variant, at least two.
-    metric: above zero.
-    larger: sizes at which to predict.
+    results: the results of all variants.
+    sizes: sizes by the name of the variant, at least two.
+    metric: the metric, above zero.
+    larger: sizes at which to extrapolate.
 
   Returns:
-    The law; None if no seed has all sizes.
+    The fit; None if no seed has all sizes.
   """
   variants = sorted(sizes, key=sizes.__getitem__)
   measured = [sizes[variant] for variant in variants]
@@ -71,7 +71,7 @@ def fit(
 def _power_law(
   sizes: Sequence[float], errors: Sequence[float]
 ) -> tuple[float, float]:
-  """Returns factor and exponent."""
+  """Returns the factor and the exponent."""
   slope, offset = np.polyfit(np.log(sizes), np.log(errors), 1)
   return math.exp(offset), -float(slope)
 

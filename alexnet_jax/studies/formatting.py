@@ -1,4 +1,4 @@
-"""Metrics, intervals and answers in words."""
+"""Formats metrics, intervals and comparisons for display."""
 
 import math
 
@@ -6,7 +6,7 @@ from alexnet_jax.studies.statistics import Answer
 from alexnet_jax.studies.statistics import Estimate
 from alexnet_jax.studies.study import EPOCHS_TO
 
-# How metrics are shown: name, factor, decimals, unit.
+# Display name, factor, decimals and unit of each metric.
 _SHOWN = {
   'top1_error': ('test error', 100, 2, ' %'),
   'top5_error': ('top-5 error', 100, 2, ' %'),
@@ -24,7 +24,7 @@ _SHOWN = {
 
 
 def shown(metric: str) -> tuple[str, float, int, str]:
-  """Returns a metric's name, factor, decimals and unit, as they are shown."""
+  """Returns the display name, factor, decimals and unit of a metric."""
   if metric.startswith(EPOCHS_TO):
     error = float(metric.removeprefix(EPOCHS_TO))
     return f'epochs to {100 * error:g} % training error', 1, 1, ''
@@ -40,7 +40,7 @@ def number(value: float, metric: str) -> str:
 
 
 def interval(found: Estimate, metric: str) -> str:
-  """Returns '21.30 +- 0.40 %', or the mean where there is no interval."""
+  """Returns '21.30 +- 0.40 %', or the mean if there is no interval."""
   _, factor, decimals, unit = shown(metric)
   if math.isnan(found.low) or found.low == found.high:
     return number(found.mean, metric)
@@ -49,7 +49,7 @@ def interval(found: Estimate, metric: str) -> str:
 
 
 def in_words(answer: Answer, metric: str) -> str:
-  """Returns an answer as a sentence: 'none - across maps: 0.5 +- 0.2 %'."""
+  """Returns a comparison such as 'none - across maps: 0.5 +- 0.2 points'."""
   comparison, found = answer.comparison, answer.estimate
   what = f'{answer.first} - {answer.second}'
   if comparison.ratio:
@@ -66,12 +66,12 @@ def in_words(answer: Answer, metric: str) -> str:
 
 
 def in_points(difference: str) -> str:
-  """Returns a difference of percentages, which is one of points."""
+  """Returns a difference of percentages in percentage points."""
   return difference.replace(' %', ' points')
 
 
 def claimed(answer: Answer, metric: str) -> str:
-  """Returns what the paper has in place of an answer."""
+  """Returns the paper's figure for a comparison."""
   comparison = answer.comparison
   if comparison.claim is None:
     return {1: 'higher', -1: 'lower', 0: 'no figure'}[comparison.sign]

@@ -1,4 +1,4 @@
-"""The picture of a study."""
+"""Plots the results of a study."""
 
 from collections.abc import Sequence
 import math
@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 
 from alexnet_jax import names
 from alexnet_jax.analysis import figures
+from alexnet_jax.studies import formatting
 from alexnet_jax.studies import statistics
-from alexnet_jax.studies import wording
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.study import Study
 from alexnet_jax.studies.trend import Trend
@@ -19,7 +19,7 @@ _WIDTH, _HEIGHT, _ROW_HEIGHT, _MARGIN = 640, 300, 26, 60  # pixels
 def draw(
   study: Study, results: Sequence[Result], law: Trend | None
 ) -> figures.Panel:
-  """Draws the study's metric by size, along another metric, or by variant."""
+  """Plots the study's metric against size, another metric, or by variant."""
   if law:
     return _trend(study, results, law)
   if study.against:
@@ -28,8 +28,8 @@ def draw(
 
 
 def _variants(study: Study, results: Sequence[Result]) -> figures.Panel:
-  """Draws mean, interval and runs of every variant."""
-  name, factor, _, unit = wording.shown(study.metric)
+  """Plots the mean, interval and individual runs of every variant."""
+  name, factor, _, unit = formatting.shown(study.metric)
   variants = list(dict.fromkeys(each.variant for each in results))
 
   def draw(axes: Axes) -> None:
@@ -64,8 +64,8 @@ def _variants(study: Study, results: Sequence[Result]) -> figures.Panel:
 def _trend(
   study: Study, results: Sequence[Result], law: Trend
 ) -> figures.Panel:
-  """Draws the runs by size, and the law with what it predicts."""
-  name, factor, _, unit = wording.shown(study.metric)
+  """Plots the runs by size, the fitted power law and its predictions."""
+  name, factor, _, unit = formatting.shown(study.metric)
 
   def draw(axes: Axes) -> None:
     for variant, size in study.sizes.items():
@@ -89,12 +89,12 @@ def _trend(
 
 
 def _along(study: Study, results: Sequence[Result]) -> figures.Panel:
-  """Draws the runs and the means of variants, along what they cost.
+  """Plots runs and means against `study.against`.
 
-  A variant without a cost is a line.
+  A variant that lacks that metric is drawn as a horizontal line.
   """
-  name, factor, _, unit = wording.shown(study.metric)
-  along, scale, _, of_along = wording.shown(study.against)
+  name, factor, _, unit = formatting.shown(study.metric)
+  along, scale, _, of_along = formatting.shown(study.against)
   costs = {
     variant: statistics.estimate(
       list(statistics.by_seed(results, variant, study.against).values())
@@ -114,7 +114,7 @@ def _along(study: Study, results: Sequence[Result]) -> figures.Panel:
       cost = scale * costs[variant]
       axes.plot([cost] * len(dots), dots, 'o', color=figures.COLORS['gray'])
       axes.plot(cost, mean, 'o', color=figures.COLORS['blue'])
-      # Neighbors' labels are on different sides.
+      # Alternates above and below, so that neighboring labels do not overlap.
       axes.annotate(
         label, (cost, mean), xytext=(5, -11 if number % 2 else 4),
         textcoords='offset points', size='small',
