@@ -39,7 +39,9 @@ def get_config(preset: str = 'study') -> config_dict.ConfigDict:
   # On one core, `small` trains on 763 images/s in batches of 64, on 660 in
   # batches of 32 or 128.
   config.batch_size = 64
-  # On a Xeon with AMX, 64 images take 17 ms instead of 42 (jax 0.12).
+  # On a Xeon with AMX, 64 images take 17 ms instead of 42 (jax 0.12). Without
+  # AMX float32 is faster (EPYC of 2021: 838 against 506 images/s); in a study,
+  # --config.base_overrides="(('compute_dtype', 'float32'),)" sets it.
   config.compute_dtype = 'bfloat16'
   config.checkpoint.every_steps = 2000
   # On one core, 2,500 images/s in batches of 500, over 5,000 in these.

@@ -17,8 +17,8 @@ def get_config() -> config_dict.ConfigDict:
     ' an error 0.2 points lower, with an interval from 1.4 lower to 1.1 higher,'
     ' which includes the 0.4 points of the paper; the loss differs by less than'
     ' one percent. Test and training error differ by 3.5 points with overlap'
-    ' and 3.2 without, so whether overlap makes overfitting harder remains open:'
-    ' that needs a network that overfits more, and more seeds.',
+    ' and 3.2 without, so whether overlap makes overfitting harder remains'
+    ' open: that needs a network that overfits more, and more seeds.',
     variants={'overlapping': {}, 'plain': {'network.pool.size': 2}},
     comparisons=(
       {'first': 'plain', 'second': 'overlapping', 'claim': 0.004},
