@@ -11,7 +11,7 @@ def get_config() -> config_dict.ConfigDict:
   no_flips = {'input.flip': False}
   return base.study(
     'augmentation',
-    question='What do crops, flips, color shifts and warps bring?',
+    question='How much do crops, flips, color shifts and warps help?',
     section='4.1',
     claim='without crops and flips the network overfits substantially; the'
     ' color shift reduces the top-1 error by over 1 %',

@@ -1,4 +1,4 @@
-"""Dropout: nowhere, in dense layers, in convolutions too (Section 4.2)."""
+"""Dropout: none, in dense layers, or also in convolutions (Section 4.2)."""
 
 from ml_collections import config_dict
 
@@ -6,7 +6,7 @@ from configs.studies import base
 
 
 def get_config() -> config_dict.ConfigDict:
-  """Returns the study, on a fifth of CIFAR-10: it needs something to overfit.
+  """Returns the study, on a fifth of CIFAR-10, where the network overfits.
 
   The number of updates is that of the base.
   """
@@ -17,7 +17,7 @@ def get_config() -> config_dict.ConfigDict:
   reached = 'epochs_to_0.25'
   return base.study(
     'dropout',
-    question='What does dropout bring, and how much longer does it take?',
+    question='How much does dropout help, and how much longer does it take?',
     section='4.2',
     claim='without it the network overfits substantially, and it roughly'
     ' doubles the iterations to converge',

@@ -1,4 +1,4 @@
-"""How far down dropout is felt: gradients by layer (Section 4.2)."""
+"""The effect of dropout on the gradients of each layer (Section 4.2)."""
 
 from ml_collections import config_dict
 

@@ -1,4 +1,4 @@
-"""Averages of one to five networks (Section 6)."""
+"""Ensembles: the mean prediction of one to five networks (Section 6)."""
 
 from ml_collections import config_dict
 
@@ -9,14 +9,15 @@ def get_config() -> config_dict.ConfigDict:
   """Returns the study, which measures trained networks."""
   return base.study(
     'ensembles',
-    question='How far would averaging networks go?',
+    question='How far would averaging more networks go?',
     section='6',
     claim='five networks have a top-5 error of 16.4 instead of 18.2 %',
-    answer='Three networks that differ in their seed alone have 20.3 %, one has'
-    ' 21.4 %, all with ten views. Fitted with a + b / k, averages of ever'
-    ' more networks would approach 19.7 %: three have two thirds of what there'
-    ' is to gain. That limit is extrapolated from three networks, and intervals'
-    ' over pairs that share networks are too narrow.',
+    answer='An ensemble of three networks that differ only in their seed has an'
+    ' error of 20.3 %, a single network 21.4 %, both with ten views. A fit of'
+    ' a + b / k to the error of k networks approaches 19.7 %, so three networks'
+    ' achieve two thirds of the possible gain. The limit is extrapolated from'
+    ' three networks, and the intervals are too narrow, since pairs share'
+    ' networks.',
     variants={'base': {}},
     measure='ensembles',
     against='multiply_adds',

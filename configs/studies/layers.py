@@ -1,4 +1,4 @@
-"""Each layer removed by itself (Section 7)."""
+"""Ablation: each layer removed by itself (Section 7)."""
 
 from ml_collections import config_dict
 
@@ -10,8 +10,9 @@ _NAMES = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
 def get_config() -> config_dict.ConfigDict:
   """Returns the study.
 
-  conv1 and conv2 stay: their pooling sets the size of all later maps. Towers
-  meet as often without conv3, and fc6 reads as small maps without conv5.
+  conv1 and conv2 are kept, since their pooling determines the size of all later
+  maps. Without conv3, conv4 reads both towers instead; without conv5, conv4 is
+  followed by the pooling.
   """
   removed = ('conv3', 'conv4', 'conv5', 'fc6', 'fc7')
   kept = {

@@ -1,4 +1,4 @@
-"""What is subtracted from images, and their scale (Section 2)."""
+"""Mean subtraction and pixel scale (Section 2)."""
 
 from ml_collections import config_dict
 
@@ -9,7 +9,7 @@ def get_config() -> config_dict.ConfigDict:
   """Returns the study."""
   return base.study(
     'mean',
-    question='Do the mean that is subtracted and the scale of pixels matter?',
+    question='Do mean subtraction and the scale of pixels matter?',
     section='2',
     claim='the mean of each pixel over the training set is subtracted, and'
     ' nothing else is done to the images',

@@ -16,7 +16,6 @@ def get_config() -> config_dict.ConfigDict:
     base='cifar10_four_layer',
     seeds=3,
     metric='epochs_to_0.25',
-    overrides={'compute_dtype': 'bfloat16'},
     variants={
       f'{name} @ {rate}': {
         'network.activation': name,

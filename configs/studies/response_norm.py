@@ -1,4 +1,4 @@
-"""Response normalization: none, and of which kind (Section 3.3)."""
+"""Response normalization: across maps, within maps, or none (Section 3.3)."""
 
 from ml_collections import config_dict
 
@@ -8,8 +8,8 @@ from configs.studies import base
 def get_config() -> config_dict.ConfigDict:
   """Returns the study.
 
-  Without normalization, its constant k^-beta (0.59) is missing, too; one
-  variant has that alone.
+  Removing normalization also removes the constant factor k^-beta (0.59); one
+  variant keeps only that factor.
   """
   return base.study(
     'response_norm',

@@ -1,4 +1,4 @@
-"""Kernels, windows, depth and width: does the error saturate?"""
+"""Kernel and pool sizes, depth and width (Section 7)."""
 
 from ml_collections import config_dict
 

@@ -1,4 +1,4 @@
-"""Do towers specialize, whatever the initial values? (Section 6.1)."""
+"""Specialization of the towers in color (Section 6.1)."""
 
 from ml_collections import config_dict
 
@@ -12,7 +12,7 @@ def get_config() -> config_dict.ConfigDict:
   own |= base.times_inputs(0.5, *joined)  # As in `towers`.
   return base.study(
     'specialization',
-    question='Does one tower learn colors and the other none, in every run?',
+    question='Does one tower learn color and the other not, in every run?',
     section='6.1',
     claim='kernels of one GPU are largely color-agnostic, those of the other'
     ' color-specific, in every run and independent of initial values',

@@ -1,4 +1,4 @@
-"""Two towers against one, and what communication brings (Section 3.2)."""
+"""Two towers against one, and the effect of communication (Section 3.2)."""
 
 from ml_collections import config_dict
 
@@ -6,11 +6,10 @@ from configs.studies import base
 
 
 def get_config() -> config_dict.ConfigDict:
-  """Returns the study; the dense layers are as in the base everywhere.
+  """Returns the study; the dense layers are those of the base.
 
-  Where a layer reads twice or half the maps, its initial weights are smaller
-  or larger, so that its sums are not; except in 'half the kernels', which is as
-  in the paper.
+  Initial weights are scaled with the number of inputs, so that activations keep
+  their scale; except in 'half the kernels', which follows the paper.
   """
   joined = ('conv3', 'fc6', 'fc7')
   own = {f'network.{name}.reads': 'own' for name in joined}
@@ -21,7 +20,7 @@ def get_config() -> config_dict.ConfigDict:
   every |= base.times_inputs(2, 'conv2', 'conv4', 'conv5')
   return base.study(
     'towers',
-    question='What do two towers and their communication bring?',
+    question='What do two towers and their communication contribute?',
     section='3.2',
     claim='the top-1 error is 1.7 % lower than with half the kernels in the'
     ' convolutions on one GPU',

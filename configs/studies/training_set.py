@@ -1,4 +1,4 @@
-"""The error by the number of training images (Sections 1 and 7)."""
+"""Test error by the size of the training set (Sections 1 and 7)."""
 
 from ml_collections import config_dict
 
@@ -6,11 +6,10 @@ from configs.studies import base
 
 
 def get_config() -> config_dict.ConfigDict:
-  """Returns the study: smaller samples make as many updates, in more epochs.
+  """Returns the study; every sample is trained for the same number of updates.
 
-  The sizes are for the 50,000 images of CIFAR-10; a sample is the same for all
-  seeds. Since the number of updates is fixed, the law is that of networks which
-  are trained equally long.
+  The sizes are fractions of the 50,000 images of CIFAR-10; a sample is the same
+  for all seeds.
   """
   sizes = (5000, 10000, 20000)
   return base.study(

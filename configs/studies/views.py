@@ -1,4 +1,4 @@
-"""How many views of a test image, until nothing is gained (Section 4.1)."""
+"""Test error by the number of views of an image (Section 4.1)."""
 
 from ml_collections import config_dict
 

@@ -1,4 +1,4 @@
-"""Weight decay as more than a regularizer (Section 5)."""
+"""The effect of weight decay on the training error (Section 5)."""
 
 from ml_collections import config_dict
 
@@ -10,7 +10,7 @@ def get_config() -> config_dict.ConfigDict:
   key = 'optimizer.weight_decay'
   return base.study(
     'weight_decay',
-    question='Does weight decay reduce the training error, too?',
+    question='Does weight decay also reduce the training error?',
     section='5',
     claim='weight decay is not merely a regularizer: it reduces the training'
     ' error',
