@@ -1,6 +1,6 @@
 """Locks: one process, or one job of several, at a time writes into a folder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import fcntl
@@ -87,3 +87,26 @@ def held(path: pathlib.Path, remedy: str) -> Iterator[None]:
     os.ftruncate(file, 0)
   finally:
     os.close(file)
+
+
+@contextlib.contextmanager
+def waiting_for(
+  path: pathlib.Path, is_stopped: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+  """Waits until no other process holds a lock, and holds it.
+
+  Args:
+    path: of the lock's file; its folder is created.
+    is_stopped: whether to stop waiting, and go on without the lock.
+
+  Raises:
+    errors.UserError: if the file cannot be written.
+  """
+  with contextlib.ExitStack() as stack:
+    while not is_stopped():
+      try:
+        stack.enter_context(held(path, 'wait for it'))
+        break
+      except InUseError:
+        time.sleep(1)
+    yield

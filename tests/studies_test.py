@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,9 +137,10 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(
   assert other_base.changes('b', 0) == {'num_epochs': 6, 'seed': 0}
   quick = study.quickly()
   assert [seed for _, seed in quick.runs()] == [0, 0]
-  assert quick.changes('a', 0)['num_epochs'] == 2
-  long = _study(variants={'a': {'num_epochs': 50}, 'b': {}})
-  assert long.quickly().changes('a', 0)['num_epochs'] == 2
+  assert quick.changes('a', 0) == {
+    'num_epochs': 3, 'max_steps': 1000, 'batch_size': 1, 'seed': 0
+  }  # fmt: skip
+  assert quick.base_in_words == 'cifar10_study, max_steps=1000'
 
 
 @pytest.mark.parametrize(
@@ -150,9 +152,17 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(
     ({'comparisons': ({'first': 'a', 'second': 'c'},)}, "compares 'c'"),
     ({'sizes': {'c': 1.0}}, "a size for 'c'"),
     ({'base_overrides': (('num_epoch', 6),)}, 'the study overrides num_epoch,'),
+    ({'base_overrides': ('num_epochs', 6)}, 'is not a tuple of pairs'),
+    ({'base_overrides': (('num_epochs', '6'),)}, 'num_epochs to .6., of type'),
+    ({'base_overrides': (('num_epochs', 6.0),)}, 'of type float'),
+    ({'base': 'runs_2012'}, 'does not define a config'),
+    ({'base': 'nothing'}, 'there is no configs/nothing.py'),
+    ({'metric': 'top1'}, "the metric 'top1'"),
+    ({'metric': 'epochs_to_x'}, "the metric 'epochs_to_x'"),
+    ({'variants': {'=a': {}, 'b': {}}, 'comparisons': ()}, "variant '=a'"),
   ],
 )
-def test_what_is_no_study_is_refused(changes, words):
+def test_invalid_studies_are_rejected(changes, words):
   with pytest.raises(errors.UserError, match=words):
     _study(**changes)
 
@@ -194,6 +204,18 @@ def test_only_runs_with_the_same_seed_are_pairs():
   assert not statistics.compare(results, Comparison('a', 'c'), 'top1_error')
 
 
+def test_what_is_not_reached_leaves_the_question_open():
+  results = _results(a=[0.5, 0.51, math.inf], b=[0.2, 0.21, 0.2])
+  claim = Comparison('a', 'b', claim=0.3)
+  found = statistics.compare(results, claim, 'top1_error')
+  assert (found.estimate.count, found.without) == (2, 1)
+  assert found.verdict == Verdict.OPEN
+  # A seed that only one of them has is no failure.
+  results = _results(a=[0.5, 0.51], b=[0.2, 0.21, 0.2])
+  found = statistics.compare(results, claim, 'top1_error')
+  assert (found.without, found.verdict) == (0, Verdict.SIZE)
+
+
 def test_of_a_grid_the_best_is_compared():
   grid = {'a @ 1': [0.5, 0.5], 'a @ 2': [0.3, 0.4], 'a @ 3': [0.1, math.inf]}
   results = _results(**grid, b=[0.2, 0.2])
@@ -205,7 +227,7 @@ def test_of_a_grid_the_best_is_compared():
   assert (found.first, found.estimate.count) == ('a @ 1', 2)
 
 
-def test_nothing_is_a_multiple_of_zero():
+def test_ratios_skip_zeros():
   ratio = Comparison('a', 'b', ratio=True)
   results = _results(a=[0.0, 0.4], b=[0.1, 0.2])
   found = statistics.compare(results, ratio, 'top1_error')
@@ -250,7 +272,8 @@ def test_epochs_to_an_error():
   ]
   # The error of an epoch is that of its middle.
   for error, expected in (
-    (0.75, 0.25), (0.45, 1.0), (0.3, 1.5), (0.25, 2.0), (0.1, math.inf)
+    (0.95, 0.0), (0.75, 0.25), (0.45, 1.0), (0.3, 1.5), (0.25, 2.0),
+    (0.1, math.inf),
   ):  # fmt: skip
     found = collect.epochs_to(error, lines, chance=0.9)
     assert found == pytest.approx(expected)
@@ -284,7 +307,7 @@ def test_a_power_law_is_fitted_and_continued():
   half = stats.t.ppf(0.975, 1) * stats.sem(expected)
   assert found.high - found.mean == pytest.approx(half)
   assert law.held_out.mean == pytest.approx(3.1 * 8000**-0.25)
-  # What bends away from the law is told by what it would have held_out.
+  # A departure from the law shows as a difference from the held-out prediction.
   bent = [
     each._replace(values={'top1_error': 0.5}) if each.variant == 'all' else each
     for each in results
@@ -304,7 +327,7 @@ def test_the_page_shows_a_law_and_what_a_byte_gains(tmp_path):
   ]
   page.write(study, results, {}, tmp_path, 'made-up images')
   text = (tmp_path / 'studies.md').read_text()
-  assert '| a - b | +4.0 kB | 5.00 points |' in text
+  assert '| a to b | 4.0 kB | 5.00 points |' in text
   assert 'has the exponent -1.00' in text
   assert 'it predicts 10.00 % at 4,000' in text
   assert (tmp_path / 'studies/cifar10_study/name/study.png').read_bytes()
@@ -339,7 +362,7 @@ def test_the_page_says_what_was_found(tmp_path):
   assert 'studies/name.py --config.seeds=3` |' in text
   assert '`--config.base=cifar10_study`' in text
   assert '| [Is a worse than b?](#is-a-worse-than-b) | a - b' in text
-  assert 'Failed: a, seed 3 (no room)' in text
+  assert 'Failed: a, seed 3 (`no room`)' in text
   with open(tmp_path / 'studies/cifar10_study/name/study.csv') as file:
     rows = list(csv.DictReader(file))
   assert [float(row['top1_error']) for row in rows] == [
@@ -350,8 +373,8 @@ def test_the_page_says_what_was_found(tmp_path):
   # A comparison without a pair is not left out.
   page.write(study, results[:3], {}, tmp_path, 'made-up images')
   text = (tmp_path / 'studies.md').read_text()
-  assert '| 0 | no seed has both results | `--config=' in text
-  assert '| a, b |  | no seed has both results |' in text
+  assert '| 0 | no seed has finite results of both | `--config=' in text
+  assert '| a, b |  | 0 | no seed has finite results of both |' in text
   # Another study joins the page, in the order of the paper's sections.
   other = _study(name='other', section='2', question='Is it first?')
   page.write(other, results, {}, tmp_path, 'made-up images')
@@ -365,7 +388,7 @@ def test_the_page_says_what_was_found(tmp_path):
     '[cifar10_study](#cifar10_study) and [cifar10_study, num_epochs=6](#'
     in (text)
   )
-  assert '--config.base_overrides="((\'num_epochs\', 6),)"`' in text
+  assert '"--config.base_overrides=((\'num_epochs\', 6),)"`' in text
   assert '(#is-a-worse-than-b)' in text
   assert '(#is-a-worse-than-b-1)' in text
   assert text.count('(studies/cifar10_study/name/study.csv)') == 1
@@ -387,9 +410,42 @@ def test_the_page_has_the_loss_beside_the_error(tmp_path):
   ]
   page.write(study, results, {}, tmp_path, 'made-up images')
   text = (tmp_path / 'studies.md').read_text()
-  assert '| difference | of the loss | paper | verdict |' in text
-  assert '| a - b: 10.00 points | 0.150 | no figure |' in text
+  assert '| difference | of the loss | paper | pairs | verdict |' in text
+  assert '| a - b: 10.00 points | 0.150 | no figure | 2 | no claim;' in text
   assert '| test - training error, a - b: 0.00 points |  | no figure |' in text
+
+
+def test_an_answer_stands_beside_the_results_that_it_is_about(tmp_path):
+  results = _results(a=[0.3, 0.31], b=[0.2, 0.21])
+  answers = {'answer': 'It is.', 'answered': 'cifar10_study, 2 seeds'}
+  for changes, shown in (
+    ({'seeds': 2}, True),
+    ({'seeds': 3}, False),
+    ({'seeds': 2, 'base_overrides': (('num_epochs', 6),)}, False),
+  ):
+    page.write(_study(**answers, **changes), results, {}, tmp_path / 'x', '')
+    text = (tmp_path / 'x/studies.md').read_text()
+    assert ('It is.' in text) == shown
+    shutil.rmtree(tmp_path / 'x')
+
+
+@pytest.mark.parametrize('content', ['', 'null', '{}'])
+def test_a_damaged_description_is_named(tmp_path, content):
+  page.write(_study(), _results(a=[0.3], b=[0.2]), {}, tmp_path, 'images')
+  damaged = tmp_path / 'studies/cifar10_study/name/study.json'
+  damaged.write_text(content)
+  other = _study(name='other')
+  with pytest.raises(errors.UserError, match='does not describe a study'):
+    page.write(other, _results(a=[0.3], b=[0.2]), {}, tmp_path, 'images')
+
+
+def test_folders_of_a_study_are_absolute(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  study = dataclasses.replace(_study(), data_dir='~/images', store_dir='store')
+  found = study.at_absolute_paths()
+  assert found.data_dir == str(tmp_path / 'images')
+  assert found.store_dir == str(tmp_path / 'store')
 
 
 def test_a_measure_is_drawn_along_what_it_costs(tmp_path):
@@ -438,13 +494,14 @@ def test_a_table_carries_results_to_another_machine(tmp_path):
     table.read(path, study)
 
 
-def test_results_of_different_images_are_not_mixed():
-  study = _study()
-  ours, theirs = _results(a=[0.3], b=[0.2])
-  with pytest.raises(errors.UserError, match='tested on different images'):
-    table.merge(
-      [_with_origin(ours, study)], [_with_origin(theirs, study, '4567')], study
-    )
+def test_results_of_other_images_are_refused(tmp_path):
+  study, path = _study(), tmp_path / 'study.csv'
+  (result,) = _results(a=[0.3])
+  recorded = [_with_origin(result, study, '0123')]
+  table.check_test_data(recorded, '0123', path)
+  table.check_test_data(recorded, '', path)  # synthetic images
+  with pytest.raises(errors.UserError, match='0123, those of the study'):
+    table.check_test_data(recorded, '4567', path)
 
 
 def test_a_measure_that_fails_for_a_variant_does_not_lose_the_others(
@@ -491,7 +548,7 @@ def test_studies_side_by_side_make_a_run_once(monkeypatch, tmp_path):
   assert calls == [run.name]
 
 
-def test_a_run_that_cannot_be_locked_is_no_wait(tmp_path):
+def test_an_unwritable_lock_raises(tmp_path):
   (run, *_) = study_runs.plan(_study(), tmp_path)
   (run.workdir / 'study.lock').mkdir(parents=True)
   with pytest.raises(errors.UserError, match='cannot be written'):

@@ -27,9 +27,26 @@ def draw(
   return _variants(study, results)
 
 
+def _axis(metric: str) -> str:
+  """Returns the label of an axis, such as 'test error, %'."""
+  name, _, _, unit = formatting.shown(metric)
+  return f'{name},{unit}' if unit else name
+
+
+def _label(results: Sequence[Result], variant: str, metric: str) -> str:
+  """Returns a variant's name, with the number of results that are infinite."""
+  values = [
+    each.values.get(metric, math.nan)
+    for each in results
+    if each.variant == variant
+  ]
+  label, never = names.drawable(variant), sum(map(math.isinf, values))
+  return f'{label} (never in {never} of {len(values)})' if never else label
+
+
 def _variants(study: Study, results: Sequence[Result]) -> figures.Panel:
   """Plots the mean, interval and individual runs of every variant."""
-  name, factor, _, unit = formatting.shown(study.metric)
+  _, factor, _, _ = formatting.shown(study.metric)
   variants = list(dict.fromkeys(each.variant for each in results))
 
   def draw(axes: Axes) -> None:
@@ -47,10 +64,10 @@ def _variants(study: Study, results: Sequence[Result]) -> figures.Panel:
         color=figures.COLORS['blue'],
       )  # fmt: skip
       axes.plot(factor * found.mean, place, 'o', color=figures.COLORS['blue'])
-    labels = [names.drawable(variant) for variant in variants]
+    labels = [_label(results, variant, study.metric) for variant in variants]
     axes.set_yticks(range(len(variants)), labels)
     axes.set_ylim(len(variants) - 0.5, -0.5)
-    axes.set_xlabel(f'{name}{"," if unit else ""}{unit}')
+    axes.set_xlabel(_axis(study.metric))
 
   return figures.chart(
     study.name,
@@ -65,7 +82,7 @@ def _trend(
   study: Study, results: Sequence[Result], law: Trend
 ) -> figures.Panel:
   """Plots the runs by size, the fitted power law and its predictions."""
-  name, factor, _, unit = formatting.shown(study.metric)
+  _, factor, _, _ = formatting.shown(study.metric)
 
   def draw(axes: Axes) -> None:
     for variant, size in study.sizes.items():
@@ -80,8 +97,8 @@ def _trend(
     )  # fmt: skip
     axes.set_xscale('log')
     axes.set_ylim(bottom=0)
-    axes.set_xlabel('size, logarithmic; circles are predictions')
-    axes.set_ylabel(f'{name}{"," if unit else ""}{unit}')
+    axes.set_xlabel('size, logarithmic; open circles are predictions')
+    axes.set_ylabel(_axis(study.metric))
 
   return figures.chart(
     study.name, draw, title=study.question, width=_WIDTH, height=_HEIGHT
@@ -93,8 +110,8 @@ def _along(study: Study, results: Sequence[Result]) -> figures.Panel:
 
   A variant that lacks that metric is drawn as a horizontal line.
   """
-  name, factor, _, unit = formatting.shown(study.metric)
-  along, scale, _, of_along = formatting.shown(study.against)
+  _, factor, _, _ = formatting.shown(study.metric)
+  _, scale, _, _ = formatting.shown(study.against)
   costs = {
     variant: statistics.estimate(
       list(statistics.by_seed(results, variant, study.against).values())
@@ -102,8 +119,12 @@ def _along(study: Study, results: Sequence[Result]) -> figures.Panel:
     for variant in dict.fromkeys(each.variant for each in results)
   }
 
+  ordered = sorted(
+    costs, key=lambda name: (math.isnan(costs[name]), costs[name])
+  )
+
   def draw(axes: Axes) -> None:
-    for number, variant in enumerate(sorted(costs, key=costs.__getitem__)):
+    for number, variant in enumerate(ordered):
       by_seed = statistics.by_seed(results, variant, study.metric)
       dots = [factor * value for value in by_seed.values()]
       mean, label = statistics.estimate(dots).mean, names.drawable(variant)
@@ -113,6 +134,10 @@ def _along(study: Study, results: Sequence[Result]) -> figures.Panel:
         continue
       cost = scale * costs[variant]
       axes.plot([cost] * len(dots), dots, 'o', color=figures.COLORS['gray'])
+      found = statistics.estimate(dots)
+      axes.plot(
+        [cost] * 2, [found.low, found.high], color=figures.COLORS['blue']
+      )
       axes.plot(cost, mean, 'o', color=figures.COLORS['blue'])
       # Alternates above and below, so that neighboring labels do not overlap.
       axes.annotate(
@@ -120,8 +145,8 @@ def _along(study: Study, results: Sequence[Result]) -> figures.Panel:
         textcoords='offset points', size='small',
       )  # fmt: skip
     axes.set_xscale('log')
-    axes.set_xlabel(f'{along}{"," if of_along else ""}{of_along}, logarithmic')
-    axes.set_ylabel(f'{name}{"," if unit else ""}{unit}')
+    axes.set_xlabel(f'{_axis(study.against)}, logarithmic')
+    axes.set_ylabel(_axis(study.metric))
 
   return figures.chart(
     study.name, draw, title=study.question, width=_WIDTH, height=_HEIGHT

@@ -30,6 +30,27 @@ from alexnet_jax.studies.study import Study
 _DIGITS = 12  # of a digest or revision in a table
 
 
+def check(study: Study) -> None:
+  """Checks that the study's measure exists.
+
+  Raises:
+    UserError: if it does not.
+  """
+  if study.measure and study.measure not in MEASURES:
+    raise errors.UserError(
+      f"--config.measure='{study.measure}' is not a measure: use one of"
+      f' {", ".join(MEASURES)}'
+    )
+
+
+def digest_of(fingerprint: str, source: str) -> str:
+  """Returns the digest of test images; '' for synthetic ones.
+
+  Synthetic images depend on the seed.
+  """
+  return '' if source == 'synthetic' else fingerprint[:_DIGITS]
+
+
 def results(
   study: Study, runs: Sequence[StudyRun], workdir: pathlib.Path
 ) -> tuple[list[Result], dict[str, str]]:
@@ -44,15 +65,7 @@ def results(
   Returns:
     The results, and error messages by the name of the run or variant that could
     not be measured.
-
-  Raises:
-    UserError: if the measure does not exist.
   """
-  if study.measure and study.measure not in MEASURES:
-    raise errors.UserError(
-      f"--config.measure='{study.measure}' is not a measure: use one of"
-      f' {", ".join(MEASURES)}'
-    )
   measured = workdir / 'measured'
   if not study.measure:
     return _gathered(
@@ -103,12 +116,13 @@ def _of_finished(run: StudyRun, study: Study, folder: pathlib.Path) -> Result:
   clean = {name: fitted.values[name] for name in ('train_error', 'gap')}
   identity = _identity(run.workdir)
   record = files.loads((run.workdir / 'run.json').read_text())
-  # Synthetic images depend on the seed.
-  synthetic = identity.config['data']['source'] == 'synthetic'
+  revision, *dirty = (record.get('git_revision') or '').split('-')
   origin = Origin(
     config=run.config,
-    test_data='' if synthetic else identity.validation.fingerprint[:_DIGITS],
-    revision=(record.get('git_revision') or '')[:_DIGITS],
+    test_data=digest_of(
+      identity.validation.fingerprint, identity.config['data']['source']
+    ),
+    revision='-'.join([revision[:_DIGITS], *dirty]),
   )
   values = of_run(run, study, identity.config) | clean
   return Result(run.variant, run.seed, values, origin)
@@ -126,13 +140,20 @@ def _identity(workdir: pathlib.Path) -> Identity:
 def _measured(
   name: str, runs: Sequence[StudyRun], folder: pathlib.Path
 ) -> Iterable[Result]:
-  """Returns the results of a measure on some runs, cached by their parameters.
+  """Returns the results of a measure, cached by parameters and images.
 
   A measure may take minutes, and an interrupted study resumes. After a change
   of a measure its cache has to be removed.
   """
   opened = [inference.open_run(run.workdir) for run in runs]
-  digests = [network.digest for network in opened]
+  digests = [
+    (
+      network.digest,
+      network.identity.train.fingerprint,
+      network.identity.validation.fingerprint,
+    )
+    for network in opened
+  ]
   folder.mkdir(exist_ok=True)
   key = hashlib.blake2b(repr(digests).encode(), digest_size=6).hexdigest()
   path = folder / f'{name}_{key}.json'
@@ -207,6 +228,8 @@ def epochs_to(
       epoch, attributed to the middle of that epoch.
     chance: the error at the start, of a random guess.
   """
+  if chance <= error:
+    return 0.0
   points = [(0.0, chance)] + [
     (line['epoch'] - 0.5, _number(line['top1_error'])) for line in epochs
   ]

@@ -4,6 +4,7 @@ import math
 
 from alexnet_jax.studies.statistics import Answer
 from alexnet_jax.studies.statistics import Estimate
+from alexnet_jax.studies.statistics import Verdict
 from alexnet_jax.studies.study import EPOCHS_TO
 
 # Display name, factor, decimals and unit of each metric.
@@ -18,6 +19,7 @@ _SHOWN = {
   'multiply_adds': ('multiply-adds', 1, 0, ''),
   'bytes': ('bytes', 1, 0, ''),
   'exchanged_bytes': ('bytes between towers', 1, 0, ''),
+  'specialized': ('runs with p < 0.05', 100, 0, ' %'),
   'memory': ('peak memory, MB', 1e-6, 0, ''),
   'test_milliseconds': ('ms per test image', 1, 3, ''),
 }
@@ -54,8 +56,8 @@ def in_words(answer: Answer, metric: str) -> str:
   what = f'{answer.first} - {answer.second}'
   if comparison.ratio:
     what = f'{answer.first} / {answer.second}'
-  if comparison.metric:
-    what = f'{shown(comparison.metric)[0]}, {what}'
+  if comparison.metric or comparison.ratio:
+    what = f'{shown(comparison.metric or metric)[0]}, {what}'
   metric = comparison.metric or metric
   if comparison.ratio:
     value = f'{found.mean:.2f}'
@@ -63,6 +65,26 @@ def in_words(answer: Answer, metric: str) -> str:
       value += f' ({found.low:.2f} to {found.high:.2f})'
     return f'{what}: {value}'
   return f'{what}: {in_points(interval(found, metric))}'
+
+
+def pairs(answer: Answer) -> str:
+  """Returns the number of pairs of a comparison, such as '3' or '2 of 3'."""
+  count = answer.estimate.count
+  return (
+    f'{count} of {count + answer.without}' if answer.without else str(count)
+  )
+
+
+def judged(answer: Answer) -> str:
+  """Returns the verdict, or the resolved sign if there is no claim."""
+  if answer.verdict != Verdict.NO_CLAIM:
+    return answer.verdict
+  neutral = 1.0 if answer.comparison.ratio else 0.0
+  if answer.estimate.low > neutral:
+    return 'no claim; resolved: higher'
+  if answer.estimate.high < neutral:
+    return 'no claim; resolved: lower'
+  return 'no claim; not resolved'
 
 
 def in_points(difference: str) -> str:

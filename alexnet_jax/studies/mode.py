@@ -9,13 +9,14 @@ from ml_collections import config_dict
 from alexnet_jax import errors
 from alexnet_jax import inference
 from alexnet_jax import lock
+from alexnet_jax import setup
 from alexnet_jax import signals
+from alexnet_jax import splits
 from alexnet_jax.studies import collect
 from alexnet_jax.studies import formatting
 from alexnet_jax.studies import page
 from alexnet_jax.studies import runs as study_runs
 from alexnet_jax.studies import table
-from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.runs import StudyRun
 from alexnet_jax.studies.study import Study
 
@@ -59,9 +60,12 @@ def run(
   if only_list:
     print('\n'.join(study_runs.command_line(each) for each in planned))
     return 0
-  with lock.held(workdir / study.name / 'lock', _REMEDY):
-    place = output / page.folder_of(study)
-    recorded = table.read(place / 'study.csv', study)
+  collect.check(study)
+  path = output / page.folder_of(study) / 'study.csv'
+  with lock.held(workdir / page.folder_of(study) / 'lock', _REMEDY):
+    recorded = table.read(path, study)
+    if recorded:
+      table.check_test_data(recorded, _test_data(study), path)
     pairs = {(each.variant, each.seed) for each in recorded}
     todo = [
       each
@@ -77,41 +81,47 @@ def run(
       logging.info('Stopped by %s: rerun the same command to resume', stop.name)
       return stop.exit_code
     failures = {
-      each.name: each.record().get('last_line', 'not executed')
-      for each in todo
-      if not each.is_finished()
+      each.name: each.reason() for each in todo if not each.is_finished()
     }
-    return _report(study, planned, recorded, failures, workdir, output)
+    return _report(study, planned, failures, workdir, output)
 
 
 def _report(
   study: Study,
   planned: Sequence[StudyRun],
-  recorded: Sequence[Result],
   failures: dict[str, str],
   workdir: pathlib.Path,
   output: pathlib.Path,
 ) -> int:
   finished = [each for each in planned if each.is_finished()]
-  if not finished and not recorded:
-    raise errors.UserError(
-      f'no run of the study {study.name} has finished: see log.txt in'
-      f' {planned[0].workdir}'
-    )
   results, without = collect.results(study, finished, workdir)
   failures |= without
-  if not study.measure:
-    results = table.merge(results, recorded, study)
-  elif not failures:  # Variants of a failed measurement are not known.
-    study.check_comparisons(each.variant for each in results)
-  data = _data(finished[0]) if finished else ''
-  answers = page.write(study, results, failures, output, data)
+  # Other studies write the same page, and may have added to the table.
+  with lock.waiting_for(output / 'studies' / '.lock'):
+    if not study.measure:
+      path = output / page.folder_of(study) / 'study.csv'
+      results = table.merge(results, table.read(path, study), study)
+    if not results:
+      name, reason = next(iter(failures.items()))
+      raise errors.UserError(
+        f'the study {study.name} has no results; {name}: {reason}. See log.txt'
+        f' in {planned[0].workdir}'
+      )
+    data = _data(finished[0]) if finished else ''
+    answers = page.write(study, results, failures, output, data)
   for answer in answers:
     logging.info(
       '%s: %s', formatting.in_words(answer, study.metric), answer.verdict
     )
   logging.info('%s', output / 'studies.md')
   return 1 if failures else 0
+
+
+def _test_data(study: Study) -> str:
+  """Returns the digest of the study's test images; '' if not applicable."""
+  config = study.config(*study.runs()[0])
+  source = splits.Splits(setup.build(config)).eval_source
+  return collect.digest_of(source.fingerprint, config.data.source)
 
 
 def _data(run: StudyRun) -> str:

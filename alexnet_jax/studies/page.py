@@ -5,8 +5,12 @@ import itertools
 import math
 import pathlib
 import re
+import shlex
 from typing import Any
 
+from absl import logging
+
+from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax import names
 from alexnet_jax.studies import charts
@@ -21,7 +25,14 @@ from alexnet_jax.studies.study import Comparison
 from alexnet_jax.studies.study import Study
 from alexnet_jax.studies.trend import Trend
 
-_WITHOUT_PAIR = 'no seed has both results'
+_WITHOUT_PAIR = 'no seed has finite results of both'
+# The keys of study.json.
+_DESCRIBED = {
+  'question', 'section', 'row', 'lines', 'data', 'base', 'base_flags',
+  'base_error',
+}  # fmt: skip
+# Metrics of a run whose mean over runs has no meaning.
+_NOT_AVERAGED = ('p_value', 'colorful_tower')
 
 _INTRODUCTION = """# Studies
 
@@ -29,23 +40,31 @@ Each row is a question about the paper, answered by runs that vary one base
 config. Each base has a table: {bases}.
 
 Differences are means over pairs of runs with the same seed, in percentage
-points for errors, with a 95 % confidence interval by Student's t distribution.
-The verdict follows a rule: the sign is resolved if the interval excludes zero
-(1 for a ratio), and the size agrees if the interval contains the paper's figure
-or the mean is within a factor of two of it. One interval in 20 is expected to
-miss the true value. Beside the difference of the errors is the difference of
-the loss (the mean negative log-likelihood), which varies less between seeds.
-Training errors are measured after training on 10,000 training images, with the
-center view and without dropout; epochs to a training error are measured during
-training, on augmented images. Training times are of runs in parallel on a
-machine shared with other work.
+points for errors; ratios are geometric means. Intervals are 95 % confidence
+intervals by Student's t distribution. They cover the choice of the seed, not
+that of the training and test images. The verdict follows a rule: the sign is
+resolved if the interval excludes zero (1 for a ratio), and the size agrees if
+the interval contains the paper's figure or the mean is within a factor of two
+of it. One interval in 20 is expected to miss the true value. Beside the
+difference of the errors is the difference of the loss (the mean negative
+log-likelihood), which varies less between seeds. The paper's figures are for
+ImageNet, except those of Section 3.1 and of the CIFAR-10 network of Section
+3.3.
+
+After training, the training error is measured on 10,000 training images, with
+the center view and without dropout; epochs to a training error are measured
+during training, on augmented images and with dropout. Of a grid of values
+(`name @ value`) the one with the best mean is compared. Training times depend
+on the load of the machine. In the plots, gray dots are runs, blue dots their
+means, and lines the intervals.
 
 To reproduce a row, run `python main.py --mode=study --workdir=runs/studies`
 with the flags of its last column, the flags of its base, and
 `--config.data_dir=DIR` for the folder of the images. The file `study.csv` of a
-study holds the results of every run. With `--output` set to the folder of this
-page and a higher `--config.seeds`, a study executes only the runs that are not
-in its `study.csv`."""
+study holds its results. With `--output` set to the folder of this page and a
+higher `--config.seeds`, a study that compares runs executes only those that are
+not in its `study.csv`; a study that measures trained networks needs all of
+them."""
 
 
 def write(
@@ -82,7 +101,7 @@ def write(
     file.write(charts.draw(study, results, law).png)
   described = place / 'study.json'
   if not data and files.is_file(described):
-    data = files.loads(described.read_text())['data']
+    data = _description(described)['data']
   files.write_json(
     described,
     {
@@ -109,7 +128,10 @@ def folder_of(study: Study) -> pathlib.Path:
 def _base_flags(study: Study) -> list[str]:
   flags = [f'--config.base={study.base}']
   if study.base_overrides:
-    flags.append(f'--config.base_overrides="{study.base_overrides}"')
+    flag = f'--config.base_overrides={study.base_overrides}'
+    # More readable, where nothing has a meaning inside double quotes.
+    plain = not set(flag) & set('"$`\\!')
+    flags.append(f'"{flag}"' if plain else shlex.quote(flag))
   return flags
 
 
@@ -127,22 +149,20 @@ def _row(
   answers: Mapping[Comparison, Answer],
 ) -> list[str]:
   """Returns a row of the main table, without the question."""
-  # The table may contain more seeds than the study.
-  last = max((each.seed for each in results if each.origin), default=0)
   flags = (
     f'`--config=configs/studies/{study.name}.py'
-    f' --config.seeds={max(study.seeds, last + 1)}`'
+    f' --config.seeds={_num_seeds(study, results)}`'
   )
   if not study.comparisons:
-    return ['', '', str(study.seeds), 'see below', flags]
+    return ['', '', '', 'see below', flags]
   first = answers.get(study.comparisons[0])
   if first is None:
     return ['', '', '0', _WITHOUT_PAIR, flags]
   return [
     formatting.in_words(first, study.metric),
     formatting.claimed(first, study.metric),
-    str(first.estimate.count),
-    first.verdict,
+    formatting.pairs(first),
+    formatting.judged(first),
     flags,
   ]
 
@@ -159,7 +179,7 @@ def _section(
   parts = [
     f'### {study.question}',
     f'Paper, Section {study.section}: {study.claim}.',
-    *([study.answer] if study.answer else []),
+    *_answer(study, results),
     f'![{study.question}]({place}/study.png)',
     _table(study, results),
   ]
@@ -169,9 +189,30 @@ def _section(
     parts.append(prices)
   if law:
     parts.append(_law_in_words(study.metric, law))
-  parts += [f'Failed: {name} ({why})' for name, why in failures.items()]
-  parts.append(f'Every run: [study.csv]({place}/study.csv)')
+  parts += [f'Failed: {name} (`{why}`)' for name, why in failures.items()]
+  parts.append(f'All results: [study.csv]({place}/study.csv)')
   return '\n\n'.join(parts)
+
+
+def _answer(study: Study, results: Sequence[Result]) -> list[str]:
+  """Returns the study's answer if it is about these results."""
+  seeds = _num_seeds(study, results)
+  about = f'{study.base_in_words}, {seeds} seeds'
+  if study.answer and study.answered == about:
+    return [study.answer]
+  if study.answer:
+    logging.info(
+      'Left out: the answer about %s; these results are about %s',
+      study.answered,
+      about,
+    )
+  return []
+
+
+def _num_seeds(study: Study, results: Sequence[Result]) -> int:
+  """Returns the number of seeds; the table may have more than the study."""
+  last = max((each.seed for each in results if each.origin), default=-1)
+  return max(study.seeds, last + 1)
 
 
 def _table(study: Study, results: Sequence[Result]) -> str:
@@ -184,8 +225,11 @@ def _table(study: Study, results: Sequence[Result]) -> str:
   shown = [
     name
     for name in metrics
-    if name in (study.metric, 'top1_error', 'train_error', 'seconds')
-    or len({each.values.get(name) for each in results}) > 1
+    if name not in _NOT_AVERAGED
+    and (
+      name in (study.metric, 'top1_error', 'train_error', 'seconds')
+      or len({each.values.get(name) for each in results}) > 1
+    )
   ]
   rows = []
   for variant in variants:
@@ -195,7 +239,11 @@ def _table(study: Study, results: Sequence[Result]) -> str:
       for name in shown
     ]
     rows.append((variant, str(len(own)), *cells))
-  header = ('variant', 'runs', *(formatting.shown(name)[0] for name in shown))
+  header = (
+    'variant',
+    'results',
+    *(formatting.shown(name)[0] for name in shown),
+  )
   return _markdown(header, rows)
 
 
@@ -210,7 +258,7 @@ def _differences(
     answer = answers.get(each)
     if answer is None:
       names_of = f'{each.first}, {each.second}'
-      rows.append((names_of, '', '', _WITHOUT_PAIR))
+      rows.append((names_of, '', '', '0', _WITHOUT_PAIR))
       continue
     loss = None
     if (each.metric or study.metric) == TOP1 and not each.ratio:
@@ -221,10 +269,11 @@ def _differences(
         formatting.in_words(answer, study.metric),
         formatting.interval(loss.estimate, 'nll') if loss else '',
         formatting.claimed(answer, study.metric),
-        answer.verdict,
+        formatting.pairs(answer),
+        formatting.judged(answer),
       )
     )
-  lines = [('difference', 'of the loss', 'paper', 'verdict'), *rows]
+  lines = [('difference', 'of the loss', 'paper', 'pairs', 'verdict'), *rows]
   if not any(row[1] for row in rows):
     lines = [(line[0], *line[2:]) for line in lines]
   return _markdown(lines[0], lines[1:])
@@ -250,27 +299,35 @@ def _prices(
   """
   lines = []
   for each in answers:
-    first, second = (
-      statistics.estimate(
+    sent = {
+      name: statistics.estimate(
         list(statistics.by_seed(results, name, 'exchanged_bytes').values())
       ).mean
       for name in (each.first, each.second)
-    )
+    }
     own = not each.comparison.metric and not each.comparison.ratio
     # NaN if not measured; 0 for a single tower.
-    if not own or not (first > 0 and second > 0 and first != second):
+    if not own or not all(size > 0 for size in sent.values()):
       continue
-    kilobytes = (second - first) / 1000
-    gain = formatting.in_points(
-      formatting.number(each.estimate.mean / kilobytes, metric)
+    less, more = sorted(sent, key=sent.__getitem__)
+    kilobytes = (sent[more] - sent[less]) / 1000
+    if not kilobytes:
+      continue
+    losses, gains = (
+      statistics.by_seed(results, name, metric) for name in (less, more)
     )
-    lines.append(
-      (f'{each.first} - {each.second}', f'{kilobytes:+,.1f} kB', gain)
+    gain = statistics.estimate(
+      [
+        (losses[seed] - gains[seed]) / kilobytes
+        for seed in sorted(losses.keys() & gains.keys())
+      ]
     )
+    in_points = formatting.in_points(formatting.interval(gain, metric))
+    lines.append((f'{less} to {more}', f'{kilobytes:,.1f} kB', in_points))
   if not lines:
     return ''
   return _markdown(
-    ('difference', 'additional bytes per training image', 'gain per kB'), lines
+    ('from - to', 'additional bytes per training image', 'gain per kB'), lines
   )
 
 
@@ -294,7 +351,10 @@ def _law_in_words(metric: str, law: Trend) -> str:
       ' From the smaller sizes alone it would have predicted'
       f' {formatting.interval(law.held_out, metric)} at {law.sizes[-1]:,.0f}.'
     )
-  return sentence
+  return (
+    f'{sentence} The law assumes no irreducible error, so that extrapolations'
+    ' are optimistic.'
+  )
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -305,9 +365,8 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _write_page(folder: pathlib.Path) -> None:
   """Writes the page from the studies found in a folder."""
-  found: list[dict[str, Any]] = [
-    files.loads(path.read_text())
-    for path in (folder / 'studies').glob('*/*/study.json')
+  found = [
+    _description(path) for path in (folder / 'studies').glob('*/*/study.json')
   ]
   found.sort(
     key=lambda each: (each['base'], _order(each['section']), each['question'])
@@ -325,20 +384,30 @@ def _write_page(folder: pathlib.Path) -> None:
   files.write_text(folder / 'studies.md', text + '\n')
 
 
+def _description(path: pathlib.Path) -> dict[str, Any]:
+  """Returns what `write` has written about a study."""
+  try:
+    found = files.loads(path.read_text())
+  except ValueError:
+    found = None
+  if not isinstance(found, dict) or not found.keys() >= _DESCRIBED:
+    raise errors.UserError(
+      f'{path} does not describe a study: remove its folder, or restore it'
+    )
+  return found
+
+
 def _of_base(
   base: str, studies: Sequence[Mapping[str, Any]], links: Sequence[str]
 ) -> Iterator[str]:
   """Yields the paragraphs of one base: description, table and studies."""
-  data = ' and '.join(
-    dict.fromkeys(each['data'] for each in studies if each['data'])
-  )
+  # Some studies train on a sample, or have fewer seeds.
+  largest = max(studies, key=lambda each: len(each['base_error']))
   flags = ' '.join(studies[0]['base_flags'])
-  sentences = [f'Of {data}; `{flags}`.' if data else f'`{flags}`.']
-  # Studies may have different numbers of seeds.
-  errors: list[float] = max((each['base_error'] for each in studies), key=len)
-  if errors:
-    error = formatting.interval(statistics.estimate(errors), TOP1)
-    runs = f'{len(errors)} run' + 's' * (len(errors) > 1)
+  sentences = [f'Data: {largest["data"]}. Flags: `{flags}`.']
+  if found := largest['base_error']:
+    error = formatting.interval(statistics.estimate(found), TOP1)
+    runs = f'{len(found)} run' + 's' * (len(found) > 1)
     sentences.append(f'The base has a test error of {error} ({runs}).')
   yield f'## {base}'
   yield ' '.join(sentences)

@@ -1,6 +1,6 @@
 """Executes the runs of a study, each in its own process and workdir."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 import contextlib
 import hashlib
@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -72,6 +73,13 @@ class StudyRun(NamedTuple):
     """Returns its exit code and last log line; empty if it has not ended."""
     path = self.workdir / _RECORD
     return files.loads(path.read_text()) if files.is_file(path) else {}
+
+  def reason(self) -> str:
+    """Returns why it has not finished, in one line."""
+    record = self.record()
+    if not record:
+      return 'not executed'
+    return record['last_line'] or f'exit code {record["exit_code"]}'
 
   def is_finished(self) -> bool:
     return self.record().get('exit_code') == 0
@@ -139,7 +147,8 @@ def execute(
 ) -> None:
   """Executes runs in parallel until all have ended or a signal arrives.
 
-  A failing run is logged and does not affect the others.
+  A failing run is logged and does not affect the others. An error of this
+  process, such as a full disk, is raised after the runs in progress.
 
   Args:
     todo: the runs, in the order in which to start them.
@@ -151,13 +160,19 @@ def execute(
     waiting.put(run)
   began, finished = time.monotonic(), itertools.count(1)
 
+  broken = threading.Event()
+
   def work(cores: list[int]) -> None:
-    while not stop.received():
+    while not stop.received() and not broken.is_set():
       try:
         run = waiting.get_nowait()
       except queue.Empty:
         return
-      _execute(run, cores, stop)
+      try:
+        _execute(run, cores, stop)
+      except BaseException:
+        broken.set()
+        raise
       count = next(finished)
       # The other jobs are halfway through a run on average.
       done = count + (jobs - 1) / 2
@@ -182,9 +197,9 @@ def _shares(jobs: int) -> list[list[int]]:
 
 def _execute(run: StudyRun, cores: list[int], stop: signals.StopSignal) -> None:
   """Executes a run unless another study finishes it first."""
-  with _waiting_for(run.workdir / 'study.lock', stop):
+  with lock.waiting_for(run.workdir / 'study.lock', stop.received):
     # A process left behind by a killed study is still saving.
-    with _waiting_for(run.workdir / 'lock', stop):
+    with lock.waiting_for(run.workdir / 'lock', stop.received):
       pass
     if not stop.received() and not run.is_finished():
       _execute_locked(run, cores, stop)
@@ -226,21 +241,6 @@ def _poll(process: subprocess.Popen) -> int | None:
   with contextlib.suppress(subprocess.TimeoutExpired):
     return process.wait(0.2)
   return None
-
-
-@contextlib.contextmanager
-def _waiting_for(
-  path: pathlib.Path, stop: signals.StopSignal
-) -> Iterator[None]:
-  """Waits for a lock and holds it; a stop signal ends the wait."""
-  with contextlib.ExitStack() as stack:
-    while not stop.received():
-      try:
-        stack.enter_context(lock.held(path, 'wait for it'))
-        break
-      except lock.InUseError:
-        time.sleep(1)
-    yield
 
 
 def _last_line(path: pathlib.Path) -> str:

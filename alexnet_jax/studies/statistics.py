@@ -53,6 +53,7 @@ class Answer(NamedTuple):
     second: the second variant, likewise.
     estimate: the difference or ratio, paired by seed.
     verdict: the verdict on the claim.
+    without: the number of seeds with an infinite result of one of the two.
   """
 
   comparison: Comparison
@@ -60,6 +61,7 @@ class Answer(NamedTuple):
   second: str
   estimate: Estimate
   verdict: Verdict
+  without: int = 0
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -118,7 +120,15 @@ def compare(
     found = Estimate(math.exp(mean), math.exp(low), math.exp(high), count)
   else:
     found = estimate([ours[seed] - theirs[seed] for seed in seeds])
-  return Answer(comparison, first, second, found, verdict(found, comparison))
+  measured = [
+    {each.seed for each in results if each.variant == name}
+    for name in (first, second)
+  ]
+  without = len(set.intersection(*measured)) - len(seeds)
+  judged = verdict(found, comparison)
+  if without and judged != Verdict.NO_CLAIM:
+    judged = Verdict.OPEN  # The remaining seeds are not a fair sample.
+  return Answer(comparison, first, second, found, judged, without)
 
 
 def best(results: Sequence[Result], name: str, metric: str) -> str:

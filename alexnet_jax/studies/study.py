@@ -4,21 +4,27 @@ Each file of `configs/studies/` defines one study. This module only describes
 studies; `runs` executes them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import importlib
 import itertools
-import os
 import re
 from typing import Any, Self
 
 from ml_collections import config_dict
 
 from alexnet_jax import errors
+from alexnet_jax import files
 from alexnet_jax import settings
 
 # Metrics of a finished run; each measure defines its own.
 TOP1, EPOCHS_TO = 'top1_error', 'epochs_to_'
+_METRICS = (
+  TOP1, 'top5_error', 'nll', 'train_error', 'gap', 'seconds', 'parameters',
+  'multiply_adds', 'exchanged_bytes',
+)  # fmt: skip
+# What `files.write_csv` escapes.
+_FORMULA = ('=', '+', '-', '@')
 # Separates the name of a variant from a value of its grid. Comparisons use the
 # best value of the grid.
 GRID = ' @ '
@@ -63,6 +69,8 @@ class Study:
     section: the section of the paper.
     claim: the paper's claim in words.
     answer: the answer in plain sentences, added once the results are known.
+    answered: the base and the number of seeds that the answer is about, such as
+      'cifar10_study, 3 seeds'.
     base: the config of all runs, optionally with a preset: 'imagenet' or
       'imagenet:paper'.
     base_overrides: overrides of the base set on the command line, such as
@@ -70,7 +78,7 @@ class Study:
     data_dir: overrides the base's data.data_dir unless ''.
     store_dir: overrides the base's data.store_dir unless ''.
     overrides: overrides shared by all variants.
-    quick: additional overrides with --quick.
+    quick: overrides of the base with --quick.
     variants: additional overrides per variant, by name.
     seeds: the number of runs per variant; their seeds are 0, 1, ...
     metric: the metric that is plotted, tabulated first and compared by default.
@@ -88,6 +96,7 @@ class Study:
   section: str
   claim: str
   answer: str
+  answered: str
   base: str
   base_overrides: Overrides
   data_dir: str
@@ -120,11 +129,10 @@ class Study:
         ' configs/studies/'
       )
     in_base = _values_of(values['base'])
-    own = _resolved(values['base_overrides'], in_base)
+    own = _checked_pairs(values['base_overrides'], in_base)
     values['base_overrides'] = own
     in_base |= dict(own)
-    for name in ('overrides', 'quick'):
-      values[name] = _resolved(values[name], in_base)
+    values['overrides'] = _resolved(values['overrides'], in_base)
     values['variants'] = {
       name: _resolved(changes, in_base) for name, changes in values['variants']
     }
@@ -147,22 +155,26 @@ class Study:
         f"--config.name='{self.name}' is not a valid file name: use letters,"
         ' digits and underscores'
       )
-    if self.measure:  # Its variants are known once it has run.
+    for variant in self.variants:
+      if variant.startswith(_FORMULA):
+        raise errors.UserError(
+          f"the study {self.name} has a variant '{variant}', which looks like a"
+          f' formula in its table: begin it with none of {" ".join(_FORMULA)}'
+        )
+    if self.measure:  # Its variants and metrics are known once it has run.
       return
+    for metric in sorted(self.metrics):
+      if metric not in _METRICS and not _reached(metric):
+        raise errors.UserError(
+          f"the study {self.name} has the metric '{metric}', which is not one"
+          f' of {", ".join(_METRICS)} or {EPOCHS_TO}ERROR'
+        )
     if unknown := sorted(self.sizes.keys() - self.variants.keys()):
       raise errors.UserError(
         f"the study {self.name} has a size for '{unknown[0]}', which is not one"
         f' of its variants: {", ".join(self.variants)}'
       )
-    self.check_comparisons(self.variants)
-
-  def check_comparisons(self, variants: Iterable[str]) -> None:
-    """Checks that all comparisons are between these variants or their grids.
-
-    Raises:
-      UserError: if a comparison names an unknown variant.
-    """
-    known = {name for each in variants for name in (each, each.split(GRID)[0])}
+    known = {*self.variants, *(each.split(GRID)[0] for each in self.variants)}
     for each in self.comparisons:
       for name in (each.first, each.second):
         if name not in known:
@@ -185,18 +197,17 @@ class Study:
 
   def at_absolute_paths(self) -> Self:
     """Returns the study with absolute paths."""
-    data_dir, store_dir = (
-      os.path.abspath(folder) if folder else ''
-      for folder in (self.data_dir, self.store_dir)
-    )
-    return dataclasses.replace(self, data_dir=data_dir, store_dir=store_dir)
+    folders = {
+      name: str(files.user_folder(folder, f'--config.{name}').absolute())
+      for name in ('data_dir', 'store_dir')
+      if (folder := getattr(self, name))
+    }
+    return dataclasses.replace(self, **folders)
 
   def quickly(self) -> Self:
     """Returns the study for --quick: one seed and a short training run."""
-    variants = {
-      name: (*changes, *self.quick) for name, changes in self.variants.items()
-    }
-    return dataclasses.replace(self, seeds=1, variants=variants)
+    overrides = (*self.base_overrides, *self.quick)
+    return dataclasses.replace(self, seeds=1, base_overrides=overrides)
 
   def runs(self) -> list[tuple[str, int]]:
     """Returns the variant and seed of every run.
@@ -209,8 +220,14 @@ class Study:
       for seed, name in itertools.product(range(self.seeds), self.variants)
     ]
 
+  def config(self, variant: str, seed: int) -> config_dict.ConfigDict:
+    """Returns the config of a run."""
+    config = _config_of(self.base)
+    config.update_from_flattened_dict(self.changes(variant, seed))
+    return config
+
   def values(self, variant: str, seed: int) -> dict[str, Any]:
-    """Returns the complete config of a run, by key."""
+    """Returns the values of a run's config, by key."""
     return _values_of(self.base) | self.changes(variant, seed)
 
   def changes(self, variant: str, seed: int) -> dict[str, Any]:
@@ -233,6 +250,10 @@ class Study:
 
 def _values_of(base: str) -> dict[str, Any]:
   """Returns the values of a base config, by key."""
+  return dict(settings.flatten(_config_of(base).to_dict()))
+
+
+def _config_of(base: str) -> config_dict.ConfigDict:
   name, _, preset = base.partition(':')
   try:
     module = importlib.import_module(f'configs.{name}')
@@ -240,8 +261,42 @@ def _values_of(base: str) -> dict[str, Any]:
     raise errors.UserError(
       f"--config.base='{base}': there is no configs/{name}.py"
     ) from error
-  config = module.get_config(preset) if preset else module.get_config()
-  return dict(settings.flatten(config.to_dict()))
+  if not hasattr(module, 'get_config'):
+    raise errors.UserError(
+      f"--config.base='{base}': configs/{name}.py does not define a config"
+    )
+  return module.get_config(preset) if preset else module.get_config()
+
+
+def _checked_pairs(pairs: Any, in_base: Mapping[str, Any]) -> Overrides:
+  """Returns overrides from the command line."""
+  is_pairs = isinstance(pairs, tuple) and all(
+    isinstance(each, tuple) and len(each) == 2 for each in pairs
+  )
+  if not is_pairs:
+    raise errors.UserError(
+      f'--config.base_overrides={pairs!r} is not a tuple of pairs: write, for'
+      ' example, --config.base_overrides="((\'num_epochs\', 6),)"'
+    )
+  resolved = _resolved(pairs, in_base)
+  for key, value in resolved:
+    if type(value) is not type(in_base[key]):
+      raise errors.UserError(
+        f'--config.base_overrides sets {key} to {value!r}, of type'
+        f' {type(value).__name__}: set it to one of type'
+        f' {type(in_base[key]).__name__}, such as {in_base[key]!r}'
+      )
+  return resolved
+
+
+def _reached(metric: str) -> bool:
+  """Returns whether a metric is the epochs to a training error."""
+  if not metric.startswith(EPOCHS_TO):
+    return False
+  try:
+    return 0 < float(metric.removeprefix(EPOCHS_TO)) < 1
+  except ValueError:
+    return False
 
 
 def _resolved(changes: Overrides, in_base: Mapping[str, Any]) -> Overrides:

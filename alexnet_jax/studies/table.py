@@ -4,9 +4,11 @@ Each row names the config of its run, so that results from another machine can
 be reused: a study executes only the runs that are not in the table.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import csv
 import pathlib
+
+from absl import logging
 
 from alexnet_jax import errors
 from alexnet_jax import files
@@ -57,15 +59,47 @@ def read(path: pathlib.Path, study: Study) -> list[Result]:
     return []
   try:
     with open(path, newline='') as file:
-      return list(_rows(csv.DictReader(file), study))
-  except (KeyError, TypeError, ValueError) as error:
+      rows = list(csv.DictReader(file))
+      found = list(_results(rows, study))
+  except (csv.Error, KeyError, TypeError, ValueError) as error:
     raise errors.UserError(
       f'{path} is not a table of results ({error}): remove it or choose another'
       ' --output'
     ) from error
+  if len(found) < len(rows):
+    logging.warning(
+      '%s: %d of %d results are of other configs, and will be left out',
+      path,
+      len(rows) - len(found),
+      len(rows),
+    )
+  return found
 
 
-def _rows(rows: csv.DictReader, study: Study) -> Iterator[Result]:
+def check_test_data(
+  results: Sequence[Result], test_data: str, path: pathlib.Path
+) -> None:
+  """Checks that results were measured on certain test images.
+
+  Args:
+    results: results of runs.
+    test_data: the digest of these images; '' to check nothing.
+    path: the table of the results, for the message.
+
+  Raises:
+    UserError: if they were measured on others.
+  """
+  for each in results:
+    theirs = each.origin.test_data if each.origin else ''
+    if theirs and test_data and theirs != test_data:
+      raise errors.UserError(
+        f'{path} has results for other test images (digest {theirs}, those of'
+        f' the study have {test_data}): choose another --output or'
+        ' --config.data_dir'
+      )
+
+
+def _results(rows: Iterable[dict[str, str]], study: Study) -> Iterator[Result]:
   for row in rows:
     variant, seed = row.pop('variant'), int(row.pop('seed'))
     origin = Origin(*(row.pop(name) or '' for name in Origin._fields))
@@ -87,23 +121,8 @@ def merge(
 
   Returns:
     All results, ordered by seed and variant.
-
-  Raises:
-    UserError: if they were tested on different images.
   """
   by_pair = {(each.seed, each.variant): each for each in (*recorded, *made)}
-  tested_on = {
-    each.origin.test_data: each
-    for each in by_pair.values()
-    if each.origin and each.origin.test_data
-  }
-  if len(tested_on) > 1:
-    one, other = list(tested_on.values())[:2]
-    raise errors.UserError(
-      f'{one.variant}, seed {one.seed}, and {other.variant}, seed {other.seed},'
-      ' were tested on different images: choose another --output for those of'
-      ' --config.data_dir'
-    )
   places = {variant: place for place, variant in enumerate(study.variants)}
 
   def order(pair: tuple[int, str]) -> tuple[int, int]:

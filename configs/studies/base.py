@@ -1,4 +1,4 @@
-"""What the studies have in common: CIFAR-10, and five runs a variant."""
+"""Defaults of all studies: CIFAR-10 and five runs per variant."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +27,21 @@ def times_inputs(factor: float, *layers: str) -> dict[str, tuple[str, float]]:
   return times(factor**-0.5, *(f'network.{name}.init_std' for name in layers))
 
 
+def no_communication() -> dict[str, Any]:
+  """Returns changes after which no layer reads the other tower."""
+  joined = ('conv3', 'fc6', 'fc7')
+  reads = {f'network.{name}.reads': 'own' for name in joined}
+  return {**reads, **times_inputs(0.5, *joined)}
+
+
+def small_sample() -> dict[str, Any]:
+  """Returns changes for as many updates on a fifth of CIFAR-10."""
+  return {
+    'data.num_train': 10_000,
+    **times(5, 'num_epochs', 'optimizer.warmup_epochs'),
+  }
+
+
 def study(
   name: str,
   *,
@@ -38,6 +53,7 @@ def study(
   sizes: Mapping[str, float] | None = None,
   larger: tuple[float, ...] = (),
   answer: str = '',
+  answered: str = '',
   base: str = 'cifar10_study',
   overrides: Mapping[str, Any] | None = None,
   seeds: int = 5,
@@ -45,7 +61,7 @@ def study(
   measure: str = '',
   against: str = '',
 ) -> config_dict.ConfigDict:
-  """Returns a study; `alexnet_jax.studies.study.Study` says what is what.
+  """Returns a study; see `alexnet_jax.studies.study.Study`.
 
   Any study runs on other data: --config.base=imagenet, or --config.data_dir=DIR
   for another folder, --config.store_dir=STORE for a prepared one; or with other
@@ -57,13 +73,14 @@ def study(
   config.section = section
   config.claim = claim
   config.answer = answer
+  config.answered = answered
   config.base = base
   config.base_overrides = ()
   config.data_dir = ''
   config.store_dir = ''
   config.overrides = _pairs(overrides or {})
-  # Minutes also of a data set whose epochs take hours.
-  config.quick = _pairs({'num_epochs': 2, 'max_steps': 2000})
+  # So that a trial takes minutes even if an epoch takes hours.
+  config.quick = _pairs({'max_steps': 1000})
   # Tuples, since keys of a ConfigDict have no dots and no spaces.
   config.variants = tuple(
     (variant, _pairs(changes)) for variant, changes in variants.items()

@@ -21,10 +21,7 @@ def get_config() -> config_dict.ConfigDict:
     section='4.2',
     claim='without it the network overfits substantially, and it roughly'
     ' doubles the iterations to converge',
-    overrides={
-      'data.num_train': 10_000,
-      **base.times(5, 'num_epochs', 'optimizer.warmup_epochs'),
-    },
+    overrides=base.small_sample(),
     variants={
       'dense layers': {'network.dropout_rate': 0.5},
       'none': {'network.dropout_rate': 0.0},

@@ -13,10 +13,7 @@ def get_config() -> config_dict.ConfigDict:
     section='4.2',
     claim='dropout is used in the first two dense layers',
     # The runs of the study `dropout`.
-    overrides={
-      'data.num_train': 10_000,
-      **base.times(5, 'num_epochs', 'optimizer.warmup_epochs'),
-    },
+    overrides=base.small_sample(),
     variants={
       'trained with': {'network.dropout_rate': 0.5},
       'trained without': {'network.dropout_rate': 0.0},

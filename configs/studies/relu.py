@@ -20,7 +20,7 @@ def get_config() -> config_dict.ConfigDict:
       f'{name} @ {rate}': {
         'network.activation': name,
         'optimizer.learning_rate': rate,
-        # Rates stay constant: a longer run goes through a shorter one.
+        # Rates are constant: a shorter run equals the start of a longer one.
         'num_epochs': epochs,
       }
       for rate in (0.001, 0.002, 0.004)

@@ -7,18 +7,18 @@ from configs.studies import base
 
 def get_config() -> config_dict.ConfigDict:
   """Returns the study, which measures trained networks."""
-  joined = ('conv3', 'fc6', 'fc7')
-  own = {f'network.{name}.reads': 'own' for name in joined}
-  own |= base.times_inputs(0.5, *joined)  # As in `towers`.
   return base.study(
     'specialization',
     question='Does one tower learn color and the other not, in every run?',
     section='6.1',
     claim='kernels of one GPU are largely color-agnostic, those of the other'
     ' color-specific, in every run and independent of initial values',
-    variants={'communication': {}, 'no communication': own},
+    variants={
+      'communication': {},
+      'no communication': base.no_communication(),
+    },
     measure='color_scores',
-    metric='difference',
+    metric='specialized',
     comparisons=(
       {'first': 'no communication: conv1', 'second': 'communication: conv1'},
     ),

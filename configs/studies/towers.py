@@ -11,9 +11,12 @@ def get_config() -> config_dict.ConfigDict:
   Initial weights are scaled with the number of inputs, so that activations keep
   their scale; except in 'half the kernels', which follows the paper.
   """
-  joined = ('conv3', 'fc6', 'fc7')
-  own = {f'network.{name}.reads': 'own' for name in joined}
-  own |= base.times_inputs(0.5, *joined)
+  hidden = (*base.CONVOLUTIONS, *base.DENSE)
+  # About as many weights as with communication.
+  wider = base.times_features(1.25, *hidden)
+  wider |= {f'network.{name}.reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
+  wider |= base.times_inputs(1.25, 'conv2', 'conv4', 'conv5', 'fc8')
+  wider |= base.times_inputs(1.25 / 2, 'conv3', 'fc6', 'fc7')
   every = {
     f'network.{name}.reads': 'all' for name in ('conv2', 'conv4', 'conv5')
   }
@@ -31,7 +34,8 @@ def get_config() -> config_dict.ConfigDict:
         'network.towers': 1,
         **base.times_features(0.5, *base.CONVOLUTIONS[:4]),
       },
-      'no communication': own,
+      'no communication': base.no_communication(),
+      'no communication, wider': wider,
       'all read all': every,
       'one wide tower': {
         'network.towers': 1,
@@ -41,6 +45,7 @@ def get_config() -> config_dict.ConfigDict:
     comparisons=(
       {'first': 'half the kernels', 'second': 'two towers', 'claim': 0.017},
       {'first': 'no communication', 'second': 'two towers'},
+      {'first': 'no communication, wider', 'second': 'two towers'},
       {'first': 'all read all', 'second': 'two towers'},
       {'first': 'one wide tower', 'second': 'two towers'},
     ),

@@ -1,4 +1,4 @@
-"""Do the towers specialize (Section 6.1, Figure 3)?"""
+"""Specialization of the towers in color (Section 6.1, Figure 3)."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,6 +11,7 @@ from alexnet_jax.inference import TrainedNetwork
 from alexnet_jax.studies.results import Result
 
 _PERMUTATIONS = 9_999
+_SIGNIFICANT = 0.05
 
 
 def measure(runs: Sequence[TrainedNetwork]) -> Iterable[Result]:
@@ -24,7 +25,8 @@ def measure(runs: Sequence[TrainedNetwork]) -> Iterable[Result]:
 
   Values: `tower_0`, `tower_1` and so on, the medians; `difference` of the
   highest and the lowest; `colorful_tower`, the number of the highest; `p_value`
-  of the difference, see `permutation_test`. One tower has only `tower_0`.
+  of the difference, see `permutation_test`; `specialized`, 1 if the p-value is
+  below 0.05 and 0 otherwise. One tower has only `tower_0`.
 
   Raises:
     UserError: if the first layer is fully connected.
@@ -48,6 +50,7 @@ def _values(scores: np.ndarray) -> dict[str, float]:
     values['difference'] = float(np.ptp(medians))
     values['colorful_tower'] = float(medians.argmax())
     values['p_value'] = permutation_test(scores)
+    values['specialized'] = float(values['p_value'] < _SIGNIFICANT)
   return values
 
 

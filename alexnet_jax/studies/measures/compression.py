@@ -1,7 +1,8 @@
-"""The network compressed after training: its error against its bytes."""
+"""Test error and size of networks compressed after training."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from alexnet_jax.studies.results import Result
 _PRUNED = (0.5, 0.8, 0.9, 0.95)
 _RANKS = (4, 8, 16)  # the full rank is divided by it
 _FLOAT, _INT8 = 4, 1  # bytes of a number
-# A relative index of one byte reaches so many places further (Han, Pool, Tran
+# A relative index of one byte spans up to this many positions (Han, Pool, Tran
 # and Dally, "Learning both weights and connections for efficient neural
 # networks", 2015, and "Deep compression", 2016).
 _REACH = 256
@@ -30,7 +31,7 @@ class Stored(NamedTuple):
 
   Attributes:
     kernel: float32 [towers, ..., units], the weights that are computed with.
-    bytes: that it takes to store them.
+    bytes: storage size.
   """
 
   kernel: np.ndarray
@@ -46,15 +47,15 @@ def measure(runs: Sequence[TrainedNetwork]) -> Iterable[Result]:
   * 'as trained': 4 bytes per weight.
   * '50 % pruned', and 80, 90 and 95: in every layer, that share of the weights
     with the smallest magnitudes is zero. Stored are the others, 4 bytes each,
-    with a relative index of 1 byte; a gap of more than 255 zeros needs a zero
-    between.
+    with a bitmap or, if that is smaller, a relative index of 1 byte each; a gap
+    of more than 255 zeros then needs a zero between.
   * 'rank 1/4', and 1/8 and 1/16: every fully connected layer but the
     classifier, whose rank is at most the number of classes, is the product of
     two factors, from its largest singular values; that share of the full rank
     is kept. The towers of a layer that reads all towers are one matrix.
   * '8 bits': 1 byte per weight, symmetric around zero, with a 4-byte scale per
     unit or kernel of a tower.
-  * '50 % pruned, 8 bits', and so on: both; 2 bytes for each weight that stays.
+  * '50 % pruned, 8 bits', and so on: both.
 
   Values: `bytes` of the parameters; `top1_error`, `top5_error` and `nll` with
   the center view.
@@ -181,7 +182,10 @@ def quantize(kernel: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _sparse(kernel: np.ndarray, number: int) -> Stored:
-  """Stores the weights that are not zero, with indices relative to the last.
+  """Stores the weights that are not zero, by the smaller of two encodings.
+
+  These are an index relative to the previous weight, of one byte, and a bitmap
+  of all weights.
 
   Args:
     kernel: any array.
@@ -189,7 +193,8 @@ def _sparse(kernel: np.ndarray, number: int) -> Stored:
   """
   gaps = np.diff(np.flatnonzero(kernel), prepend=-1)
   entries = len(gaps) + int(((gaps - 1) // _REACH).sum())
-  return Stored(kernel, entries * (number + 1))
+  with_bitmap = len(gaps) * number + math.ceil(kernel.size / 8)
+  return Stored(kernel, min(entries * (number + 1), with_bitmap))
 
 
 _Factors = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -1,7 +1,6 @@
 """The error of averages of networks, and how far it would fall (Table 2)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-import itertools
 
 import numpy as np
 
@@ -17,14 +16,13 @@ _VIEWS = 'ten_views'  # as in the paper's Table 2
 def measure(runs: Sequence[TrainedNetwork]) -> Iterable[Result]:
   """Measures the mean of the predictions of 1 to all networks, with ten views.
 
-  Variants: '1 network', '2 networks' and so on, with a result for every subset
-  of that size (of more than ten networks, for at most a hundred). Its `seed` is
-  the number of the subset, from 0: it pairs nothing, and subsets that share
-  networks are not independent, so an interval over them is too narrow. Variant
-  'limit', of two or more networks: see `extrapolate`.
+  Variants: '1 network', with a result per network; '2 networks' and so on, with
+  one result, the mean over all subsets of that size (of more than ten networks,
+  over at most a hundred), since subsets that share networks are not
+  independent; 'limit', for two or more networks: see `extrapolate`.
 
-  Values: `top1_error`, `top5_error`, `nll`, and `multiply_adds` per image,
-  which the limit has not.
+  Values: `top1_error`, `top5_error`, `nll`, and `multiply_adds` per image, not
+  available for the limit.
 
   Raises:
     UserError: if the networks differ in classes or validation images.
@@ -34,15 +32,18 @@ def measure(runs: Sequence[TrainedNetwork]) -> Iterable[Result]:
   subsets = ensemble.measure_subsets(*ensemble.predict(runs, _VIEWS))
   views = len(runs[0].transform.views[_VIEWS])
   cost = views * scoring.multiply_adds(runs[0])
-  for size, some in itertools.groupby(subsets, lambda s: len(s['members'])):
-    variant = f'{size} network' + 's' * (size > 1)
-    for number, subset in enumerate(some):
-      values = {name: subset[name] for name in _METRICS}
-      yield Result(
-        variant, number, {**values, 'multiply_adds': float(size * cost)}
-      )
-  if len(runs) > 1:
-    yield Result('limit', 0, extrapolate(ensemble.summarize(subsets)))
+  for run, subset in zip(runs, subsets, strict=False):  # the networks alone
+    values = {name: subset[name] for name in _METRICS}
+    seed = run.setup.settings.seed
+    yield Result('1 network', seed, {**values, 'multiply_adds': float(cost)})
+  if len(runs) == 1:
+    return
+  sizes = ensemble.summarize(subsets)
+  for size, errors in enumerate(sizes[1:], 2):
+    values = {name: errors[name]['mean'] for name in _METRICS}
+    values['multiply_adds'] = float(size * cost)
+    yield Result(f'{size} networks', 0, values)
+  yield Result('limit', 0, extrapolate(sizes))
 
 
 def extrapolate(
@@ -52,7 +53,8 @@ def extrapolate(
 
   The mean error of k networks is fitted with a + b / k by least squares, each
   size with the same weight; the limit is a. The squared error of a mean of k
-  independent predictions falls exactly so; for the others it is a description.
+  independent predictions follows this law; for the other metrics it is an
+  empirical fit.
 
   Args:
     sizes: from `ensemble.summarize`: means of the errors of 1, 2, ... networks,

@@ -1,4 +1,4 @@
-"""Does dropout reach the first layers (Section 4.2)?"""
+"""Gradient norms by layer, with and without dropout (Section 4.2)."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -28,8 +28,8 @@ def measure(runs: Sequence[TrainedNetwork]) -> Iterable[Result]:
   views of 2,048 training images, the same for every network, with respect to a
   layer's weights in all towers together, without biases.
 
-  Variants: 'with dropout', where every image has one mask, and 'without
-  dropout', where the network is that of test time.
+  Variants: 'with dropout', with one mask per image, unless the network's rate
+  is 0; and 'without dropout', the network of test time.
 
   Values, for every layer, here of conv1: `conv1`, the norm, and
   `conv1_relative`, the norm divided by that of the weights.
@@ -37,7 +37,10 @@ def measure(runs: Sequence[TrainedNetwork]) -> Iterable[Result]:
   for run in runs:
     seed = run.setup.settings.seed
     weights = _norms(run.params)
-    for variant, gradient in _gradients(run).items():
+    gradients = _gradients(run)
+    if not run.setup.network.dropout_rate:  # Both are the same.
+      del gradients['with dropout']
+    for variant, gradient in gradients.items():
       norms = _norms(gradient)
       relative = {
         f'{layer}_relative': norm / weights[layer]

@@ -1,4 +1,4 @@
-"""The rivals of the paper's Table 1 on the same images, by the same clock."""
+"""Sparse coding and Fisher vectors, the rivals of the paper's Table 1."""
 
 from collections.abc import Callable, Iterable, Sequence
 import functools
@@ -78,11 +78,12 @@ def measure(
   The rivals see whole squares, without augmentation.
 
   Values: `top1_error` and `top5_error` of the validation images; `seconds` of
-  training, with reading the images, the network's if its workdir still tells;
+  training, including reading the images, and for the network that of its
+  updates if its workdir has metrics.jsonl;
   `test_milliseconds` per image, from pixels in memory to scores, compiled
   before, in the run's batches, of the network on its devices and of the rivals
   on one; `bytes` of what was learned; and of the rivals, on Linux, `memory`,
-  the most bytes the process had, libraries and the network included.
+  the peak memory of the process, including libraries and the network.
   """
   for run in runs:
     seed = run.setup.settings.seed
@@ -184,15 +185,15 @@ def train_classifier(
 ) -> Classifier:
   """Fits 1 for the class of an image and -1 for the others, by least squares.
 
-  Ridge regression has one solution, of which an iterative method would have to
-  show that it has come near. On 8,000 images of CIFAR-10 its error was within
-  0.7 points of support vector machines' and of logistic regression's. The
-  ridge is the best of `_RIDGES` for a fifth of the images, which is held out.
+  Ridge regression has a closed solution, so convergence need not be checked.
+  On 8,000 images of CIFAR-10 its error was within 0.7 points of support vector
+  machines' and of logistic regression's. The ridge is the best of `_RIDGES`
+  for a fifth of the images, which is held out.
 
   Args:
     encoded: float32 [N, D], in random order.
     labels: int [N].
-    num_classes: how many there may be.
+    num_classes: the number of classes.
   """
   targets = 2 * np.eye(num_classes, dtype=np.float32)[labels] - 1
   center, level = (

@@ -3,8 +3,8 @@
 As in A. Coates and A. Ng, The importance of encoding versus training with
 sparse coding and vector quantization, ICML 2011: a dictionary by orthogonal
 matching pursuit with one code per patch (their OMP-1), and codes by a soft
-threshold, the first step of iterative shrinkage. It stands for the paper's [2],
-sparse coding, the first row of its Table 1.
+threshold, the first step of iterative shrinkage. It represents
+reference [2] of the paper, sparse coding, the first row of its Table 1.
 """
 
 import functools
@@ -87,7 +87,7 @@ def _pooled(codes: Any, image: jax.Array) -> jax.Array:
 def encode(codes: Codes, image: jax.Array) -> jax.Array:
   """Returns the standardized sums of an image's codes in its four quadrants.
 
-  Positive and negative codes count apart.
+  Positive and negative codes are separate features.
 
   Args:
     codes: from `learn`.

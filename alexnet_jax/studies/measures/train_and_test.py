@@ -1,4 +1,4 @@
-"""The error on training images beside that on others: is it overfitting?"""
+"""The error on training and on validation images after training."""
 
 from collections.abc import Iterable, Sequence
 

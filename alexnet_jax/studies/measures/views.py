@@ -1,4 +1,4 @@
-"""How many views of an image it takes until nothing is gained (Section 4.1)."""
+"""Test error by the number of views of an image (Section 4.1)."""
 
 from collections.abc import Iterable, Sequence
 import itertools
