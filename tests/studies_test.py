@@ -345,7 +345,7 @@ def test_what_was_never_reached_is_shown(tmp_path):
   text = (tmp_path / 'studies.md').read_text()
   assert '| a | 2 | never |' in text
   assert '; never in 1 of 3 |' in text
-  assert '| b | 3 | 3.0 +- ' in text
+  assert '| b | 3 | 3.00 +- ' in text
 
 
 def test_the_page_says_what_was_found(tmp_path):

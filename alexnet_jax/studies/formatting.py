@@ -29,7 +29,7 @@ def shown(metric: str) -> tuple[str, float, int, str]:
   """Returns the display name, factor, decimals and unit of a metric."""
   if metric.startswith(EPOCHS_TO):
     error = float(metric.removeprefix(EPOCHS_TO))
-    return f'epochs to {100 * error:g} % training error', 1, 1, ''
+    return f'epochs to {100 * error:g} % training error', 1, 2, ''
   return _SHOWN.get(metric, (metric, 1, 4, ''))
 
 
