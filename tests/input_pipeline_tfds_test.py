@@ -771,6 +771,7 @@ def test_dropping_in_the_middle_ends_the_thread(elsewhere):
 
 def test_closing_does_not_wait_for_a_stopped_thread():
   """The interpreter's exit may stop the thread while it closes the queue."""
+  before = threading.active_count()
   steps = tf.data.Dataset.from_tensors({'index': tf.zeros([8], tf.int64)})
   feeder = record_queue._Feeder(made_up(), steps.repeat())
   with feeder._closing:
@@ -779,6 +780,7 @@ def test_closing_does_not_wait_for_a_stopped_thread():
     closing.join(SOON)
     assert not closing.is_alive()
   feeder.close()
+  assert wait_for_threads(before) <= before
 
 
 def test_batches_that_are_never_asked_for_start_nothing():

@@ -581,7 +581,7 @@ def test_a_study_interrupted_and_resumed_has_the_same_table(tmp_path):
   assert whole.returncode == 1
   assert 'broken, seed 0 failed with exit code 2: ' in whole.stderr
   page_text = (tmp_path / 'whole/study/studies.md').read_text()
-  assert 'Failed: broken, seed 0 (main.py: ' in page_text
+  assert 'Failed: broken, seed 0 (`main.py: ' in page_text
 
   process = subprocess.Popen(
     _command(tmp_path), cwd=_ROOT, stderr=subprocess.PIPE, text=True
