@@ -23,5 +23,6 @@ def get_config() -> config_dict.ConfigDict:
     comparisons=(
       {'first': '0', 'second': '0.0005', 'sign': 1},
       {'first': '0', 'second': '0.0005', 'metric': 'top1_error', 'sign': 1},
+      {'first': '0.002', 'second': '0.0005', 'metric': 'top1_error'},
     ),
   )
