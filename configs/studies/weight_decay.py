@@ -14,6 +14,12 @@ def get_config() -> config_dict.ConfigDict:
     section='5',
     claim='weight decay is not merely a regularizer: it reduces the training'
     ' error',
+    answer='Yes: without weight decay the training error is 2.8 points higher'
+    ' (1.3 to 4.3), and the test error 3.1 points (2.4 to 3.8). Both rise'
+    ' alike, so that it helps optimization rather than against overfitting, as'
+    ' the paper says. Four times as much changes no test error that three seeds'
+    ' resolve.',
+    answered='cifar10_study, compute_dtype=float32, 3 seeds',
     metric='train_error',
     variants={
       '0.0005': {key: 0.0005},
