@@ -137,8 +137,10 @@ def _base_flags(study: Study) -> list[str]:
 
 def _base_error(study: Study, results: Sequence[Result]) -> list[float]:
   """Returns the test errors of the variant that equals the base, if any."""
-  for variant, changes in study.variants.items():
-    if not changes and not study.overrides:
+  of_base = {'seed', 'data.data_dir', 'data.store_dir'}
+  of_base |= dict(study.base_overrides).keys()
+  for variant in study.variants:
+    if study.changes(variant, 0).keys() <= of_base:
       return list(statistics.by_seed(results, variant, TOP1).values())
   return []
 
