@@ -135,6 +135,9 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(
     '--config.seed=0',
   )  # Twice six is what the config has anyway.
   assert other_base.changes('b', 0) == {'num_epochs': 6, 'seed': 0}
+  assert [other_base.equals_base(name) for name in 'ab'] == [False, True]
+  named = _study(variants={'a': {'batch_size': 64}, 'b': {'batch_size': 32}})
+  assert [named.equals_base(name) for name in 'ab'] == [True, False]
   quick = study.quickly()
   assert [seed for _, seed in quick.runs()] == [0, 0]
   assert quick.changes('a', 0) == {

@@ -137,10 +137,8 @@ def _base_flags(study: Study) -> list[str]:
 
 def _base_error(study: Study, results: Sequence[Result]) -> list[float]:
   """Returns the test errors of the variant that equals the base, if any."""
-  of_base = {'seed', 'data.data_dir', 'data.store_dir'}
-  of_base |= dict(study.base_overrides).keys()
   for variant in study.variants:
-    if study.changes(variant, 0).keys() <= of_base:
+    if study.equals_base(variant):
       return list(statistics.by_seed(results, variant, TOP1).values())
   return []
 

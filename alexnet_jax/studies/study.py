@@ -220,6 +220,12 @@ class Study:
       for seed, name in itertools.product(range(self.seeds), self.variants)
     ]
 
+  def equals_base(self, variant: str) -> bool:
+    """Returns whether a variant has the values of the base."""
+    in_base = _values_of(self.base) | dict(self.base_overrides)
+    changes = (*self.overrides, *self.variants[variant])
+    return all(in_base[key] == value for key, value in changes)
+
   def config(self, variant: str, seed: int) -> config_dict.ConfigDict:
     """Returns the config of a run."""
     config = _config_of(self.base)
