@@ -132,7 +132,8 @@ class Study:
     own = _checked_pairs(values['base_overrides'], in_base)
     values['base_overrides'] = own
     in_base |= dict(own)
-    values['overrides'] = _resolved(values['overrides'], in_base)
+    for name in ('overrides', 'quick'):
+      values[name] = _resolved(values[name], in_base)
     values['variants'] = {
       name: _resolved(changes, in_base) for name, changes in values['variants']
     }
