@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import math
 import pathlib
@@ -21,6 +22,7 @@ from alexnet_jax import errors
 from alexnet_jax import presets
 from alexnet_jax import signals
 from alexnet_jax.studies import collect
+from alexnet_jax.studies import mode as study_mode
 from alexnet_jax.studies import page
 from alexnet_jax.studies import runs as study_runs
 from alexnet_jax.studies import statistics
@@ -144,6 +146,29 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(
     'num_epochs': 3, 'max_steps': 1000, 'batch_size': 1, 'seed': 0
   }  # fmt: skip
   assert quick.base_in_words == 'cifar10_study, max_steps=1000'
+
+
+def test_samples_are_shares_of_the_images_of_any_data(capsys, tmp_path):
+  config = importlib.import_module('configs.studies.training_set').get_config()
+  study = Study.read(config)
+  assert study.counts_images()
+  assert not _study().counts_images()
+  fifth = study.of_images(50_000)
+  assert not fifth.counts_images()
+  assert fifth.changes('a fifth', 0) == {
+    'data.num_train': 10_000,
+    'num_epochs': 60,
+    'optimizer.warmup_epochs': 5.0,
+    'seed': 0,
+  }
+  assert fifth.changes('all images', 0) == {'seed': 0}
+  # The program counts the images that the base trains on.
+  config.base, config.seeds = 'smoke', 1
+  config.base_overrides = (('data.num_examples', 40),)
+  stop = signals.StopSignal()
+  study_mode.run(config, tmp_path, tmp_path, only_list=True, stop=stop)
+  *_, tenth = capsys.readouterr().out.splitlines()
+  assert '--config.data.num_train=4 ' in tenth
 
 
 @pytest.mark.parametrize(
@@ -322,7 +347,7 @@ def test_a_power_law_is_fitted_and_continued():
 
 
 def test_the_page_shows_a_law_and_what_a_byte_gains(tmp_path):
-  study = _study(seeds=2, sizes={'a': 1000.0, 'b': 2000.0}, larger=(4000.0,))
+  study = _study(seeds=2, sizes={'a': 0.5, 'b': 1.0}, larger=(2.0, 4.0))
   results = [
     Result(variant, seed, {'top1_error': error, 'exchanged_bytes': size})
     for variant, error, size in (('a', 0.4, 1000.0), ('b', 0.2, 5000.0))
@@ -332,7 +357,8 @@ def test_the_page_shows_a_law_and_what_a_byte_gains(tmp_path):
   text = (tmp_path / 'studies.md').read_text()
   assert '| a to b | 4.0 kB | 5.00 points |' in text
   assert 'has the exponent -1.00' in text
-  assert 'it predicts 10.00 % at 4,000' in text
+  predicted = "10.00 % at 2 times, 5.00 % at 4 times the base's size."
+  assert f'it predicts {predicted}' in text
   assert (tmp_path / 'studies/cifar10_study/name/study.png').read_bytes()
 
 

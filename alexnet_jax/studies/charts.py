@@ -97,7 +97,9 @@ def _trend(
     )  # fmt: skip
     axes.set_xscale('log')
     axes.set_ylim(bottom=0)
-    axes.set_xlabel('size, logarithmic; open circles are predictions')
+    axes.set_xlabel(
+      'size relative to the base, logarithmic; open circles are predictions'
+    )
     axes.set_ylabel(_axis(study.metric))
 
   return figures.chart(

@@ -56,6 +56,9 @@ def run(
   if quick:
     study, workdir = study.quickly(), workdir / 'quick'
     output = output / 'quick'
+  if study.counts_images():
+    images = splits.Splits(setup.build(study.base_config())).train_source
+    study = study.of_images(images.num_examples)
   planned = study_runs.plan(study, workdir)
   if only_list:
     print('\n'.join(study_runs.command_line(each) for each in planned))

@@ -337,7 +337,7 @@ def _law_in_words(metric: str, law: Trend) -> str:
   if not math.isnan(exponent.low):
     spread = f' ({-exponent.high:.2f} to {-exponent.low:.2f})'
   predicted = ', '.join(
-    f'{formatting.interval(found, metric)} at {size:,.0f}'
+    f'{formatting.interval(found, metric)} at {size:g} times'
     for size, found in law.predicted.items()
     if size > law.sizes[-1]
   )
@@ -345,11 +345,13 @@ def _law_in_words(metric: str, law: Trend) -> str:
     'A power law through the runs of each seed has the exponent'
     f' {-exponent.mean:.2f}{spread}'
   )
-  sentence += f'; it predicts {predicted}.' if predicted else '.'
+  sentence += (
+    f"; it predicts {predicted} the base's size." if predicted else '.'
+  )
   if law.held_out:
     sentence += (
       ' From the smaller sizes alone it would have predicted'
-      f' {formatting.interval(law.held_out, metric)} at {law.sizes[-1]:,.0f}.'
+      f' {formatting.interval(law.held_out, metric)} at the largest.'
     )
   return (
     f'{sentence} The law assumes no irreducible error, so that extrapolations'

@@ -4,7 +4,7 @@ Each file of `configs/studies/` defines one study. This module only describes
 studies; `runs` executes them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import importlib
 import itertools
@@ -32,6 +32,11 @@ GRID = ' @ '
 # The override ('times', 0.5) halves the base's value, so that a study applies
 # to any base.
 TIMES = 'times'
+# The override ('share', 0.5) is half the number of the base's training images.
+SHARE = 'share'
+
+# The keys of `data` that a study sets for all runs.
+_FOLDERS = ('data_dir', 'store_dir')
 
 Overrides = tuple[tuple[str, Any], ...]
 
@@ -86,8 +91,9 @@ class Study:
       own variants; '' for none.
     against: the metric on the x-axis of the plot; '' to plot by variant.
     comparisons: the comparisons; the verdict on the first is the study's.
-    sizes: for each variant the size of what is varied, such as the number of
-      training images; a power law is fitted to the metric. Empty for no fit.
+    sizes: for each variant the size of what is varied, such as the training
+      set, relative to the base's; a power law is fitted to the metric. Empty
+      for no fit.
     larger: sizes at which to extrapolate the power law.
   """
 
@@ -200,10 +206,38 @@ class Study:
     """Returns the study with absolute paths."""
     folders = {
       name: str(files.user_folder(folder, f'--config.{name}').absolute())
-      for name in ('data_dir', 'store_dir')
+      for name in _FOLDERS
       if (folder := getattr(self, name))
     }
     return dataclasses.replace(self, **folders)
+
+  def counts_images(self) -> bool:
+    """Returns whether an override is a share of the training images."""
+    return any(_is(SHARE, value) for _, value in self._all_overrides())
+
+  def of_images(self, num_images: int) -> Self:
+    """Returns the study with shares of images replaced by numbers of images.
+
+    Args:
+      num_images: the number of the base's training images.
+    """
+
+    def counted(changes: Overrides) -> Overrides:
+      return tuple(
+        (key, round(value[1] * num_images) if _is(SHARE, value) else value)
+        for key, value in changes
+      )
+
+    return dataclasses.replace(
+      self,
+      overrides=counted(self.overrides),
+      variants={
+        name: counted(changes) for name, changes in self.variants.items()
+      },
+    )
+
+  def _all_overrides(self) -> Iterable[tuple[str, Any]]:
+    return itertools.chain(self.overrides, *self.variants.values())
 
   def quickly(self) -> Self:
     """Returns the study for --quick: one seed and a short training run."""
@@ -227,6 +261,14 @@ class Study:
     changes = (*self.overrides, *self.variants[variant])
     return all(in_base[key] == value for key, value in changes)
 
+  def base_config(self) -> config_dict.ConfigDict:
+    """Returns the config that variants change, with the study's folders."""
+    config = _config_of(self.base)
+    config.update_from_flattened_dict(
+      dict(self.base_overrides) | self._folders()
+    )
+    return config
+
   def config(self, variant: str, seed: int) -> config_dict.ConfigDict:
     """Returns the config of a run."""
     config = _config_of(self.base)
@@ -249,10 +291,15 @@ class Study:
     changes = {
       key: value for key, value in changes.items() if value != in_base[key]
     }
-    for name in ('data_dir', 'store_dir'):
-      if folder := getattr(self, name):
-        changes[f'data.{name}'] = folder
-    return changes | {'seed': seed}
+    return changes | self._folders() | {'seed': seed}
+
+  def _folders(self) -> dict[str, str]:
+    """Returns the overrides of the base's folders."""
+    return {
+      f'data.{name}': folder
+      for name in _FOLDERS
+      if (folder := getattr(self, name))
+    }
 
 
 def _values_of(base: str) -> dict[str, Any]:
@@ -315,8 +362,13 @@ def _resolved(changes: Overrides, in_base: Mapping[str, Any]) -> Overrides:
         f'the study overrides {key}, which the base does not have: choose'
         ' another --config.base'
       )
-    if isinstance(value, tuple) and value[:1] == (TIMES,):
+    if _is(TIMES, value):
       number = in_base[key] * value[1]
       value = round(number) if isinstance(in_base[key], int) else number
     found.append((key, value))
   return tuple(found)
+
+
+def _is(kind: str, value: Any) -> bool:
+  """Returns whether a value is relative, of the kind `TIMES` or `SHARE`."""
+  return isinstance(value, tuple) and value[:1] == (kind,)

@@ -34,11 +34,14 @@ def no_communication() -> dict[str, Any]:
   return {**reads, **times_inputs(0.5, *joined)}
 
 
-def small_sample() -> dict[str, Any]:
-  """Returns changes for as many updates on a fifth of CIFAR-10."""
+def sample(share: float) -> dict[str, tuple[str, float]]:
+  """Returns changes for as many updates on a share of the training images.
+
+  The sample is the same for all seeds.
+  """
   return {
-    'data.num_train': 10_000,
-    **times(5, 'num_epochs', 'optimizer.warmup_epochs'),
+    'data.num_train': ('share', share),
+    **times(1 / share, 'num_epochs', 'optimizer.warmup_epochs'),
   }
 
 
