@@ -19,6 +19,7 @@ import pytest
 from scipy import stats
 
 from alexnet_jax import errors
+from alexnet_jax import files
 from alexnet_jax import presets
 from alexnet_jax import signals
 from alexnet_jax.studies import collect
@@ -531,6 +532,28 @@ def test_results_of_other_images_are_refused(tmp_path):
   table.check_test_data(recorded, '', path)  # synthetic images
   with pytest.raises(errors.UserError, match='0123, those of the study'):
     table.check_test_data(recorded, '4567', path)
+
+
+def test_a_measure_is_repeated_after_a_change_of_its_source(
+  monkeypatch, trained, tmp_path
+):
+  executed = []
+
+  def measure(networks):
+    executed.append(len(networks))
+    return [Result('a', 0, {'top1_error': 0.1 * len(executed)})]
+
+  source = tmp_path / 'source' / 'measure.py'
+  files.write_text(source, 'before')
+  monkeypatch.setattr(collect, '_MEASURES_FOLDER', source.parent)
+  monkeypatch.setitem(collect.MEASURES, 'views', measure)
+  study = _study(measure='views', variants={'a': {}}, comparisons=())
+  run = study_runs.StudyRun('a', 0, trained / 'run', (), '')
+  for content, error in (('before', 0.1), ('before', 0.1), ('after', 0.2)):
+    files.write_text(source, content)
+    (found,), _ = collect.results(study, [run], tmp_path)
+    assert found.values == {'top1_error': error}
+  assert executed == [1, 1]
 
 
 def test_a_measure_that_fails_for_a_variant_does_not_lose_the_others(

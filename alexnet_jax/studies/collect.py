@@ -20,6 +20,7 @@ from alexnet_jax.analysis.report import overview
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.architecture import Conv
 from alexnet_jax.identity import Identity
+from alexnet_jax.studies import measures
 from alexnet_jax.studies.measures import MEASURES
 from alexnet_jax.studies.results import Origin
 from alexnet_jax.studies.results import Result
@@ -27,6 +28,7 @@ from alexnet_jax.studies.runs import StudyRun
 from alexnet_jax.studies.study import EPOCHS_TO
 from alexnet_jax.studies.study import Study
 
+_MEASURES_FOLDER = pathlib.Path(measures.__file__).parent
 _DIGITS = 12  # of a digest or revision in a table
 
 
@@ -140,10 +142,10 @@ def _identity(workdir: pathlib.Path) -> Identity:
 def _measured(
   name: str, runs: Sequence[StudyRun], folder: pathlib.Path
 ) -> Iterable[Result]:
-  """Returns the results of a measure, cached by parameters and images.
+  """Returns the results of a measure, cached because it may take minutes.
 
-  A measure may take minutes, and an interrupted study resumes. After a change
-  of a measure its cache has to be removed.
+  The cache is valid for the same parameters, images and source code of the
+  measures.
   """
   opened = [inference.open_run(run.workdir) for run in runs]
   digests = [
@@ -155,7 +157,10 @@ def _measured(
     for network in opened
   ]
   folder.mkdir(exist_ok=True)
-  key = hashlib.blake2b(repr(digests).encode(), digest_size=6).hexdigest()
+  hashed = hashlib.blake2b(repr(digests).encode(), digest_size=6)
+  for source in sorted(_MEASURES_FOLDER.glob('*.py')):
+    hashed.update(source.read_bytes())
+  key = hashed.hexdigest()
   path = folder / f'{name}_{key}.json'
   if not files.is_file(path):
     found = [
