@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from typing import Any, NamedTuple
@@ -40,19 +41,20 @@ class Setup:
   Attributes:
     config: what the user asked for, as JSON types.
     settings: the same, checked and typed.
-    placement: of the network on the devices.
+    network: the architecture.
     dtype: of the arithmetic.
   """
 
   config: Mapping[str, Any]
   settings: settings.Settings
-  placement: sharding.Placement
+  network: architecture.Architecture
   dtype: Any
 
-  @property
-  def network(self) -> architecture.Architecture:
-    """The architecture."""
-    return self.placement.network
+  @functools.cached_property
+  def placement(self) -> sharding.Placement:
+    """The placement of the network on the devices, which JAX now opens."""
+    devices = _choose_devices(self.settings.devices, self.network.towers)
+    return _place(self.network, devices, self.settings)
 
   @property
   def mesh(self) -> Mesh:
@@ -72,7 +74,17 @@ class Setup:
 
 
 def build(config: config_dict.ConfigDict | Mapping[str, Any]) -> Setup:
-  """Checks a config and builds what needs no data.
+  """Checks a config and builds what needs no data, the placement included.
+
+  See `read`.
+  """
+  made = read(config)
+  _ = made.placement  # Its errors are to come now.
+  return made
+
+
+def read(config: config_dict.ConfigDict | Mapping[str, Any]) -> Setup:
+  """Checks a config, without opening a device.
 
   Args:
     config: from a config file, or nested mappings as a checkpoint holds them.
@@ -84,14 +96,14 @@ def build(config: config_dict.ConfigDict | Mapping[str, Any]) -> Setup:
   if isinstance(config, config_dict.ConfigDict):
     config = config.to_dict()
   plain = json.loads(json.dumps(config))
-  read = settings.read(plain)
+  checked = settings.read(plain)
   settings.check_option(
-    'optimizer.schedule', read.optimizer.schedule, SCHEDULES
+    'optimizer.schedule', checked.optimizer.schedule, SCHEDULES
   )
-  _keep_programs(read.compilation_cache)
-  network = architecture.from_dict(read.network)
+  _keep_programs(checked.compilation_cache)
+  network = architecture.from_dict(checked.network)
   model.activation(network.activation)
-  image_size, crop_size = read.input.image_size, read.input.crop_size
+  image_size, crop_size = checked.input.image_size, checked.input.crop_size
   if crop_size > image_size:
     raise errors.UserError(
       f'--config.input.crop_size={crop_size} is larger than'
@@ -99,15 +111,13 @@ def build(config: config_dict.ConfigDict | Mapping[str, Any]) -> Setup:
       ' image, so make it smaller'
     )
   architecture.layer_shapes(network, crop_size)
-  if read.input.mean == 'pixel' and read.data.statistics == 'imagenet':
+  if checked.input.mean == 'pixel' and checked.data.statistics == 'imagenet':
     raise errors.UserError(
       "--config.input.mean='pixel' needs a mean image, and"
       " --config.data.statistics='imagenet' has one mean per channel: set"
       ' --config.input.mean=channel, or --config.data.statistics=computed'
     )
-  devices = _choose_devices(read.devices, network.towers)
-  placement = _place(network, devices, read)
-  return Setup(plain, read, placement, _DTYPES[read.compute_dtype])
+  return Setup(plain, checked, network, _DTYPES[checked.compute_dtype])
 
 
 def _place(

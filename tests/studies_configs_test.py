@@ -22,7 +22,7 @@ _NAMES = sorted(
 
 def _read(name):
   module = importlib.import_module(f'configs.studies.{name}')
-  return Study.read(module.get_config())
+  return Study.read(module.get_config()).of_images(50_000)
 
 
 def _config(study, variant):

@@ -87,7 +87,7 @@ def test_what_is_measured_is_documented(runs, name):
     for key, value in result.values.items():
       assert type(value) is float
       assert np.isfinite(value)
-      layer = key.removesuffix('_relative')
+      layer = key.removeprefix('gradient_').removesuffix('_relative')
       if name == 'gradients' and layer in runs[0].params:
         key = key.replace(layer, 'conv1')
       assert f'`{key}`' in (measure.__doc__ or ''), key
@@ -345,8 +345,8 @@ def test_color_scores_by_hand(runs, trained, tmp_path):
       medians.append(np.median(1 - along / energy))
     assert result.variant == 'conv1'
     assert result.values == {
-      'tower_0': pytest.approx(medians[0]),
-      'tower_1': pytest.approx(medians[1]),
+      'lowest': pytest.approx(min(medians)),
+      'highest': pytest.approx(max(medians)),
       'difference': pytest.approx(abs(medians[0] - medians[1])),
       'colorful_tower': medians[1] > medians[0],
       'p_value': pytest.approx(_exact_p_value(_scores(kernel, gray)), abs=0.02),
@@ -354,7 +354,7 @@ def test_color_scores_by_hand(runs, trained, tmp_path):
     }
   trained_testing.write_run(tmp_path, trained / 'data', **{'network.towers': 1})
   (one,) = measures.MEASURES['color_scores']([inference.open_run(tmp_path)])
-  assert set(one.values) == {'tower_0'}
+  assert set(one.values) == {'lowest', 'highest'}
 
 
 def _scores(kernel, gray):
@@ -420,10 +420,11 @@ def test_gradients_by_hand(runs):
     for layer, own in params.items():
       norm = np.sqrt((np.asarray(gradient[layer]['kernel']) ** 2).sum())
       weights = np.sqrt((own['kernel'] ** 2).sum())
-      expected[layer] = pytest.approx(norm, rel=1e-4)
-      expected[f'{layer}_relative'] = pytest.approx(norm / weights, rel=1e-4)
+      relative = pytest.approx(norm / weights, rel=1e-4)
+      expected[f'gradient_{layer}'] = pytest.approx(norm, rel=1e-4)
+      expected[f'gradient_{layer}_relative'] = relative
     assert result.values == expected
-  some, other = (result.values['fc8'] for result in results)
+  some, other = (result.values['gradient_fc8'] for result in results)
   assert abs(some - other) > 0.01 * other
 
 

@@ -23,12 +23,14 @@ from alexnet_jax import files
 from alexnet_jax import presets
 from alexnet_jax import signals
 from alexnet_jax.studies import collect
+from alexnet_jax.studies import formatting
 from alexnet_jax.studies import mode as study_mode
 from alexnet_jax.studies import page
 from alexnet_jax.studies import runs as study_runs
 from alexnet_jax.studies import statistics
 from alexnet_jax.studies import table
 from alexnet_jax.studies import trend
+from alexnet_jax.studies.results import Data
 from alexnet_jax.studies.results import Origin
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.statistics import Verdict
@@ -68,6 +70,9 @@ def get_config():
     comparisons=({{'first': 'low rate', 'second': 'no rate', 'sign': 1}},),
   )
 """
+
+
+_DATA = Data('made-up images', 'abc')
 
 
 def _study(base_overrides=(), **changes):
@@ -149,6 +154,39 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(
   assert quick.base_in_words == 'cifar10_study, max_steps=1000'
 
 
+def test_overrides_are_relative_to_the_base():
+  # As many inputs more, the variance of the weights is less.
+  own = {'network.conv4.reads': 'all', **base.same_sums('conv4', 'conv5')}
+  study = _study(
+    variants={
+      'a': own,
+      'b': {
+        **base.plus('network.conv5.order', 'dropout'),
+        'network.conv1.order': ('replace', 'response_norm', 'map_norm'),
+        'network.conv2.order': ('replace', 'response_norm'),
+        'network.conv3.kernel': ('copy', 'network.conv1.kernel'),
+      },
+    },
+  )
+  assert study.changes('a', 0) == {
+    'network.conv4.reads': 'all',
+    'network.conv4.init_std': 0.09 * 2**-0.5,
+    'seed': 0,
+  }
+  assert study.changes('b', 0) == {
+    'network.conv5.order': ('activation', 'pool', 'dropout'),
+    'network.conv1.order': ('activation', 'pool', 'map_norm'),
+    'network.conv2.order': ('activation', 'pool'),
+    'network.conv3.kernel': 5,
+    'seed': 0,
+  }
+  # A sample has more epochs: the rule that judges by epochs is as patient.
+  sample = _study(base='imagenet', variants={'a': base.sample(1 / 5), 'b': {}})
+  changes = sample.of_images(1000).changes('a', 0)
+  assert changes['optimizer.plateau.patience'] == 15
+  assert changes['data.num_train'] == 200
+
+
 def test_samples_are_shares_of_the_images_of_any_data(capsys, tmp_path):
   config = importlib.import_module('configs.studies.training_set').get_config()
   study = Study.read(config)
@@ -182,6 +220,10 @@ def test_samples_are_shares_of_the_images_of_any_data(capsys, tmp_path):
     ({'sizes': {'c': 1.0}}, "a size for 'c'"),
     ({'base_overrides': (('num_epoch', 6),)}, 'the study overrides num_epoch,'),
     ({'base_overrides': ('num_epochs', 6)}, 'is not a tuple of pairs'),
+    ({'base_overrides': (([1], 6),)}, 'is not a tuple of pairs'),
+    ({'base_overrides': (('seed', 6),)}, 'set --config.seeds instead'),
+    ({'base_overrides': (('num_epochs', ('times', 2)),)}, 'of type tuple'),
+    ({'comparisons': ({'frist': 'a'},)}, "argument 'frist'"),
     ({'base_overrides': (('num_epochs', '6'),)}, 'num_epochs to .6., of type'),
     ({'base_overrides': (('num_epochs', 6.0),)}, 'of type float'),
     ({'base': 'runs_2012'}, 'does not define a config'),
@@ -240,9 +282,29 @@ def test_what_is_not_reached_leaves_the_question_open():
   assert (found.estimate.count, found.without) == (2, 1)
   assert found.verdict == Verdict.OPEN
   # A seed that only one of them has is no failure.
-  results = _results(a=[0.5, 0.51], b=[0.2, 0.21, 0.2])
+  results = _results(a=[0.5, 0.51], b=[0.2, 0.2, 0.2])
   found = statistics.compare(results, claim, 'top1_error')
   assert (found.without, found.verdict) == (0, Verdict.SIZE)
+  # One whose run diverged is.
+  results.append(Result('a', 2, {}))
+  found = statistics.compare(results, claim, 'top1_error')
+  assert (found.without, found.verdict) == (1, Verdict.OPEN)
+  assert formatting.pairs(found) == '2 of 3'
+  open_question = statistics.compare(
+    results, Comparison('a', 'b'), 'top1_error'
+  )
+  assert formatting.judged(open_question) == 'no claim; not resolved'
+
+
+def test_equal_values_have_no_interval():
+  # Few test images have few errors; two equal ones do not resolve a claim.
+  results = _results(a=[0.5, 0.25], b=[0.375, 0.125])
+  found = statistics.compare(
+    results, Comparison('a', 'b', sign=1), 'top1_error'
+  )
+  assert found.estimate.mean == 0.125
+  assert math.isnan(found.estimate.low)
+  assert found.verdict == Verdict.OPEN
 
 
 def test_of_a_grid_the_best_is_compared():
@@ -254,6 +316,19 @@ def test_of_a_grid_the_best_is_compared():
   results = _results(**{'a @ 1': [0.3, 0.3], 'a @ 2': [0.25]}, b=[0.2, 0.2])
   found = statistics.compare(results, Comparison('a', 'b'), 'top1_error')
   assert (found.first, found.estimate.count) == ('a @ 1', 2)
+  # The study's metric chooses, whatever is compared.
+  results = [
+    Result(variant, 0, {'top1_error': error, 'gap': gap})
+    for variant, error, gap in (
+      ('a @ 1', 0.5, 0.0), ('a @ 2', 0.2, 0.1), ('a @ 3', 0.3, 0.0),
+      ('b', 0.3, 0.2),
+    )
+  ]  # fmt: skip
+  gap = Comparison('a', 'b', metric='gap')
+  assert statistics.compare(results, gap, 'top1_error').first == 'a @ 2'
+  edges = ['a @ 1', 'a @ 2', 'a @ 3', 'b']
+  found = [statistics.is_edge(results, each) for each in edges]
+  assert found == [True, False, True, False]
 
 
 def test_ratios_skip_zeros():
@@ -294,18 +369,30 @@ def test_verdicts_follow_the_rule(values, comparison, expected):
 
 
 def test_epochs_to_an_error():
-  lines = [
-    {'epoch': 1.0, 'top1_error': 0.6},
-    {'epoch': 2.0, 'top1_error': 0.3},
-    {'epoch': 3.0, 'top1_error': 0.2},
-  ]
-  # The error of an epoch is that of its middle.
+  curve = [(0.0, 0.9), (0.5, 0.6), (1.5, 0.3), (2.5, 0.2)]
   for error, expected in (
     (0.95, 0.0), (0.75, 0.25), (0.45, 1.0), (0.3, 1.5), (0.25, 2.0),
     (0.1, math.inf),
   ):  # fmt: skip
-    found = collect.epochs_to(error, lines, chance=0.9)
-    assert found == pytest.approx(expected)
+    assert collect.epochs_to(error, curve) == pytest.approx(expected)
+
+
+def test_a_training_curve_resolves_the_first_epoch():
+  # An error that falls as 0.9 - 0.25 t, in lines of a tenth of an epoch.
+  lines = [
+    {'epoch': end, 'top1_error': 0.9 - 0.25 * (end - 0.05)}
+    for end in np.arange(1, 31) / 10
+  ]
+  curve = [(0.0, 0.9), *collect.training_curve(lines)]
+  assert curve[1] == pytest.approx((0.05, 0.8875))
+  for error in (0.87, 0.7, 0.3):
+    expected = pytest.approx((0.9 - error) / 0.25)
+    assert collect.epochs_to(error, curve) == expected
+  # Windows grow: late, where errors fall slowly, one lucky line is no crossing.
+  lines[25]['top1_error'] -= 0.2
+  curve = [(0.0, 0.9), *collect.training_curve(lines)]
+  assert collect.epochs_to(0.1, curve) == math.inf
+  assert not collect.training_curve([])
 
 
 def test_bytes_between_the_towers_of_the_paper():
@@ -341,6 +428,9 @@ def test_a_power_law_is_fitted_and_continued():
     each._replace(values={'top1_error': 0.5}) if each.variant == 'all' else each
     for each in results
   ]
+  # A seed with an error of zero, too.
+  results += [Result(name, 3, {'top1_error': 0.0}) for name in sizes]
+  assert trend.fit(results, sizes, 'top1_error', ()).exponent.count == 2
   law = trend.fit(bent, sizes, 'top1_error', ())
   assert law.held_out.mean == pytest.approx(3.1 * 8000**-0.25)
   assert law.predicted[8000.0].mean > law.held_out.mean
@@ -348,19 +438,36 @@ def test_a_power_law_is_fitted_and_continued():
 
 
 def test_the_page_shows_a_law_and_what_a_byte_gains(tmp_path):
-  study = _study(seeds=2, sizes={'a': 0.5, 'b': 1.0}, larger=(2.0, 4.0))
+  study = _study(
+    seeds=2, sizes={'a': 0.5, 'b': 1.0}, larger=(2.0, 4.0), per_byte=True
+  )
   results = [
     Result(variant, seed, {'top1_error': error, 'exchanged_bytes': size})
     for variant, error, size in (('a', 0.4, 1000.0), ('b', 0.2, 5000.0))
     for seed in range(2)
   ]
-  page.write(study, results, {}, tmp_path, 'made-up images')
+  page.write(study, results, {}, tmp_path, _DATA)
   text = (tmp_path / 'studies.md').read_text()
   assert '| a to b | 4.0 kB | 5.00 points |' in text
   assert 'has the exponent -1.00' in text
   predicted = "10.00 % at 2 times, 5.00 % at 4 times the base's size."
   assert f'it predicts {predicted}' in text
   assert (tmp_path / 'studies/cifar10_study/name/study.png').read_bytes()
+
+
+def test_the_page_names_the_edges_of_grids_and_what_diverged(tmp_path):
+  values = {'a @ 1': 0.3, 'a @ 2': 0.2, 'a @ 3': 0.3, 'b @ 1': 0.1, 'c': 0.4}
+  study = _study(variants=dict.fromkeys(('b @ 2', *values), {}))
+  values['b @ 2'] = 0.2
+  results = [
+    Result(name, 0, {'top1_error': value}) for name, value in values.items()
+  ]
+  results.append(Result('c', 1, {}))
+  page.write(study, results, {}, tmp_path, _DATA)
+  text = (tmp_path / 'studies.md').read_text()
+  assert 'b @ 1 is the best value at the edge of its grid' in text
+  assert 'a @ 2 is the best' not in text
+  assert '| c | 1 | 40.00 % |' in text
 
 
 def test_what_was_never_reached_is_shown(tmp_path):
@@ -371,7 +478,7 @@ def test_what_was_never_reached_is_shown(tmp_path):
     for variant, each in values.items()
     for seed, value in enumerate(each)
   ]
-  page.write(study, results, {}, tmp_path, 'made-up images')
+  page.write(study, results, {}, tmp_path, _DATA)
   text = (tmp_path / 'studies.md').read_text()
   assert '| a | 2 | never |' in text
   assert '; never in 1 of 3 |' in text
@@ -382,7 +489,7 @@ def test_the_page_says_what_was_found(tmp_path):
   results = _results(a=[0.30, 0.31, 0.33], b=[0.28, 0.30, 0.31])
   study = _study(seeds=3)
   (answer,) = page.write(
-    study, results, {'a, seed 3': 'no room'}, tmp_path, 'made-up images'
+    study, results, {'a, seed 3': 'no room'}, tmp_path, _DATA
   )
   assert answer.verdict == Verdict.SIZE
   text = (tmp_path / 'studies.md').read_text()
@@ -393,6 +500,7 @@ def test_the_page_says_what_was_found(tmp_path):
   assert '`--config.base=cifar10_study`' in text
   assert '| [Is a worse than b?](#is-a-worse-than-b) | a - b' in text
   assert 'Failed: a, seed 3 (`no room`)' in text
+  assert '* a: `batch_size=1`\n* b: `network.pool.size=2`' in text
   with open(tmp_path / 'studies/cifar10_study/name/study.csv') as file:
     rows = list(csv.DictReader(file))
   assert [float(row['top1_error']) for row in rows] == [
@@ -401,18 +509,20 @@ def test_the_page_says_what_was_found(tmp_path):
   png = (tmp_path / 'studies/cifar10_study/name/study.png').read_bytes()
   assert png.startswith(b'\x89PNG')
   # A comparison without a pair is not left out.
-  page.write(study, results[:3], {}, tmp_path, 'made-up images')
+  page.write(study, results[:3], {}, tmp_path, _DATA)
   text = (tmp_path / 'studies.md').read_text()
   assert '| 0 | no seed has finite results of both | `--config=' in text
-  assert '| a, b |  | 0 | no seed has finite results of both |' in text
+  assert (
+    '| a, b | 2.00 points | 0 | no seed has finite results of both |' in text
+  )
   # Another study joins the page, in the order of the paper's sections.
   other = _study(name='other', section='2', question='Is it first?')
-  page.write(other, results, {}, tmp_path, 'made-up images')
+  page.write(other, results, {}, tmp_path, _DATA)
   text = (tmp_path / 'studies.md').read_text()
   assert text.index('### Is it first?') < text.index('### Is a worse than b?')
   # Of another base, the study has a table and files of its own.
   changed = _study(base_overrides=(('num_epochs', 6),))
-  page.write(changed, results[:3], {}, tmp_path, 'made-up images')
+  page.write(changed, results[:3], {}, tmp_path, _DATA)
   text = (tmp_path / 'studies.md').read_text()
   assert (
     '[cifar10_study](#cifar10_study) and [cifar10_study, num_epochs=6](#'
@@ -438,7 +548,7 @@ def test_the_page_has_the_loss_beside_the_error(tmp_path):
     for variant, error, loss in (('a', 0.3, 0.9), ('b', 0.2, 0.75))
     for seed in range(2)
   ]
-  page.write(study, results, {}, tmp_path, 'made-up images')
+  page.write(study, results, {}, tmp_path, _DATA)
   text = (tmp_path / 'studies.md').read_text()
   assert '| difference | of the loss | paper | pairs | verdict |' in text
   assert '| a - b: 10.00 points | 0.150 | no figure | 2 | no claim;' in text
@@ -446,27 +556,44 @@ def test_the_page_has_the_loss_beside_the_error(tmp_path):
 
 
 def test_an_answer_stands_beside_the_results_that_it_is_about(tmp_path):
-  results = _results(a=[0.3, 0.31], b=[0.2, 0.21])
-  answers = {'answer': 'It is.', 'answered': 'cifar10_study, 2 seeds'}
-  for changes, shown in (
-    ({'seeds': 2}, True),
-    ({'seeds': 3}, False),
-    ({'seeds': 2, 'base_overrides': (('num_epochs', 6),)}, False),
+  results = _results(a=[0.3, 0.31], b=[0.2, 0.22])
+  answers = {
+    'answer': 'It is.',
+    'answered': 'cifar10_study, 2 seeds, images abc',
+  }
+  for changes, failures, data, shown in (
+    ({'seeds': 2}, {}, _DATA, True),
+    ({'seeds': 3}, {}, _DATA, False),
+    ({'seeds': 2, 'base_overrides': (('num_epochs', 6),)}, {}, _DATA, False),
+    ({'seeds': 2}, {'a, seed 1': 'no room'}, _DATA, False),
+    ({'seeds': 2}, {}, Data('others', 'def'), False),
   ):
-    page.write(_study(**answers, **changes), results, {}, tmp_path / 'x', '')
+    study = _study(**answers, **changes)
+    page.write(study, results, failures, tmp_path / 'x', data)
     text = (tmp_path / 'x/studies.md').read_text()
     assert ('It is.' in text) == shown
     shutil.rmtree(tmp_path / 'x')
 
 
+def test_other_images_do_not_join_a_page(tmp_path):
+  page.write(_study(), _results(a=[0.3], b=[0.2]), {}, tmp_path, _DATA)
+  other = _study(name='other')
+  page.check_images(tmp_path, other, _DATA)
+  page.check_images(tmp_path, other, Data('synthetic', ''))
+  with pytest.raises(errors.UserError, match='digest abc, those .* have def'):
+    page.check_images(tmp_path, other, Data('others', 'def'))
+  on_other_base = _study(base_overrides=(('num_epochs', 6),))
+  page.check_images(tmp_path, on_other_base, Data('others', 'def'))
+
+
 @pytest.mark.parametrize('content', ['', 'null', '{}'])
 def test_a_damaged_description_is_named(tmp_path, content):
-  page.write(_study(), _results(a=[0.3], b=[0.2]), {}, tmp_path, 'images')
+  page.write(_study(), _results(a=[0.3], b=[0.2]), {}, tmp_path, _DATA)
   damaged = tmp_path / 'studies/cifar10_study/name/study.json'
   damaged.write_text(content)
   other = _study(name='other')
   with pytest.raises(errors.UserError, match='does not describe a study'):
-    page.write(other, _results(a=[0.3], b=[0.2]), {}, tmp_path, 'images')
+    page.write(other, _results(a=[0.3], b=[0.2]), {}, tmp_path, _DATA)
 
 
 def test_folders_of_a_study_are_absolute(monkeypatch, tmp_path):
@@ -485,7 +612,7 @@ def test_a_measure_is_drawn_along_what_it_costs(tmp_path):
     Result('2 views', 0, {'top1_error': 0.2, 'multiply_adds': 2e6}),
     Result('limit', 0, {'top1_error': 0.1}),
   ]
-  page.write(study, results, {}, tmp_path, 'made-up images')
+  page.write(study, results, {}, tmp_path, _DATA)
   png = tmp_path / 'studies/cifar10_study/name/study.png'
   assert png.read_bytes().startswith(b'\x89PNG')
 
@@ -545,7 +672,7 @@ def test_a_measure_is_repeated_after_a_change_of_its_source(
 
   source = tmp_path / 'source' / 'measure.py'
   files.write_text(source, 'before')
-  monkeypatch.setattr(collect, '_MEASURES_FOLDER', source.parent)
+  monkeypatch.setattr(collect, '_PACKAGE', source.parent)
   monkeypatch.setitem(collect.MEASURES, 'views', measure)
   study = _study(measure='views', variants={'a': {}}, comparisons=())
   run = study_runs.StudyRun('a', 0, trained / 'run', (), '')
@@ -633,7 +760,7 @@ def test_a_study_interrupted_and_resumed_has_the_same_table(tmp_path):
   assert whole.returncode == 1
   assert 'broken, seed 0 failed with exit code 2: ' in whole.stderr
   page_text = (tmp_path / 'whole/study/studies.md').read_text()
-  assert 'Failed: broken, seed 0 (`main.py: ' in page_text
+  assert 'Failed: broken, seed 0 (`exit code 2: main.py: ' in page_text
 
   process = subprocess.Popen(
     _command(tmp_path), cwd=_ROOT, stderr=subprocess.PIPE, text=True

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from absl import logging
+import jax
 import jax.numpy as jnp
 
 from alexnet_jax import architecture
@@ -20,15 +21,18 @@ from alexnet_jax.analysis.report import overview
 from alexnet_jax.architecture import Architecture
 from alexnet_jax.architecture import Conv
 from alexnet_jax.identity import Identity
-from alexnet_jax.studies import measures
 from alexnet_jax.studies.measures import MEASURES
 from alexnet_jax.studies.results import Origin
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.runs import StudyRun
 from alexnet_jax.studies.study import EPOCHS_TO
+from alexnet_jax.studies.study import EPOCHS_TO_TEST
 from alexnet_jax.studies.study import Study
+from alexnet_jax.studies.study import error_of
 
-_MEASURES_FOLDER = pathlib.Path(measures.__file__).parent
+_PACKAGE = pathlib.Path(__file__).parents[1]
+# The length of a window of a training curve, of the epochs before it.
+_WINDOW = 0.1
 _DIGITS = 12  # of a digest or revision in a table
 
 
@@ -117,8 +121,7 @@ def _of_finished(run: StudyRun, study: Study, folder: pathlib.Path) -> Result:
   (fitted,) = _measured('train_and_test', [run], folder)
   clean = {name: fitted.values[name] for name in ('train_error', 'gap')}
   identity = _identity(run.workdir)
-  record = files.loads((run.workdir / 'run.json').read_text())
-  revision, *dirty = (record.get('git_revision') or '').split('-')
+  revision, *dirty = _revision(run.workdir).split('-')
   origin = Origin(
     config=run.config,
     test_data=digest_of(
@@ -128,6 +131,13 @@ def _of_finished(run: StudyRun, study: Study, folder: pathlib.Path) -> Result:
   )
   values = of_run(run, study, identity.config) | clean
   return Result(run.variant, run.seed, values, origin)
+
+
+def _revision(workdir: pathlib.Path) -> str:
+  """Returns the git revision that executed a run; '' if unknown."""
+  path = workdir / 'run.json'
+  record = files.loads(path.read_text()) if files.is_file(path) else {}
+  return record.get('git_revision') or ''
 
 
 def _identity(workdir: pathlib.Path) -> Identity:
@@ -144,8 +154,7 @@ def _measured(
 ) -> Iterable[Result]:
   """Returns the results of a measure, cached because it may take minutes.
 
-  The cache is valid for the same parameters, images and source code of the
-  measures.
+  The cache is valid for the same parameters, images and source code.
   """
   opened = [inference.open_run(run.workdir) for run in runs]
   digests = [
@@ -158,7 +167,8 @@ def _measured(
   ]
   folder.mkdir(exist_ok=True)
   hashed = hashlib.blake2b(repr(digests).encode(), digest_size=6)
-  for source in sorted(_MEASURES_FOLDER.glob('*.py')):
+  hashed.update(jax.__version__.encode())
+  for source in sorted(_PACKAGE.rglob('*.py')):
     hashed.update(source.read_bytes())
   key = hashed.hexdigest()
   path = folder / f'{name}_{key}.json'
@@ -182,29 +192,41 @@ def of_run(
 
   Args:
     run: the run.
-    study: its study, whose metrics may include epochs to a training error.
+    study: its study, whose metrics may include epochs to an error.
     config: the config of the run.
 
   Returns:
     `top1_error`, `top5_error` and `nll` of the last validation; the epochs to
-    the training errors that the study names, measured with augmentation and
-    dropout; `seconds`, the training time without validations; and `parameters`,
-    `multiply_adds` and `exchanged_bytes` of the network.
+    the errors that the study names: of the training, measured with augmentation
+    and dropout, or of the validations; `seconds`, the training time without
+    validations; and `parameters`, `multiply_adds` and `exchanged_bytes` of the
+    network.
+
+  Raises:
+    UserError: if metrics.jsonl has no validation.
   """
   path = run.workdir / 'metrics.jsonl'
   by_kind: dict[str, list[dict[str, Any]]] = {}
   for line in reporting.read(path):
     by_kind.setdefault(line['kind'], []).append(line)
+  if 'validation' not in by_kind:
+    raise errors.UserError(
+      f'{path} has no validation: remove {run.workdir} to repeat the run'
+    )
   last = by_kind['validation'][-1]
   values = {
     name: _number(last[name]) for name in ('top1_error', 'top5_error', 'nll')
   }
   network = architecture.from_dict(config['network'])
-  epochs, chance = by_kind.get('epoch', []), 1 - 1 / network.num_classes
+  start = 0.0, 1 - 1 / network.num_classes  # the error of a random guess
+  curves = {
+    EPOCHS_TO: [start, *training_curve(by_kind.get('train', []))],
+    EPOCHS_TO_TEST: [start, *_validation_curve(by_kind['validation'])],
+  }
   for metric in study.metrics:
-    if metric.startswith(EPOCHS_TO):
-      error = float(metric.removeprefix(EPOCHS_TO))
-      values[metric] = epochs_to(error, epochs, chance)
+    for kind, curve in curves.items():
+      if metric.startswith(kind):  # the longer prefix last
+        values[metric] = epochs_to(error_of(metric), curve)
   crop_size = config['input']['crop_size']
   rows = architecture.layer_shapes(network, crop_size)
   seconds, _ = overview.time_in_updates(
@@ -220,25 +242,49 @@ def of_run(
   }
 
 
-def epochs_to(
-  error: float, epochs: Sequence[Mapping[str, Any]], chance: float
-) -> float:
-  """Returns the number of epochs until a training error is reached.
+# Epochs of training and the error there.
+_Curve = Sequence[tuple[float, float]]
 
-  Interpolated linearly between epochs; infinite if it is never reached.
+
+def training_curve(lines: Iterable[Mapping[str, Any]]) -> _Curve:
+  """Returns the training error in the course of a run.
+
+  Each point is the mean over a window, attributed to its middle. The windows
+  grow with the epochs before them, since early errors fall fast and late ones
+  are noisy.
 
   Args:
-    error: the training error, a fraction.
-    epochs: the lines of kind `epoch`; each holds the mean error over an
-      epoch, attributed to the middle of that epoch.
-    chance: the error at the start, of a random guess.
+    lines: the lines of kind `train`; each has the mean error since the one
+      before it.
   """
-  if chance <= error:
-    return 0.0
-  points = [(0.0, chance)] + [
-    (line['epoch'] - 0.5, _number(line['top1_error'])) for line in epochs
-  ]
-  for (x0, y0), (x1, y1) in itertools.pairwise(points):
+  points: list[tuple[float, float]] = []
+  start = end = total = 0.0
+  for line in lines:
+    length = line['epoch'] - end
+    total += length * _number(line['top1_error'])
+    end = line['epoch']
+    if end - start >= _WINDOW * start:
+      points.append(((start + end) / 2, total / (end - start)))
+      start, total = end, 0.0
+  return points
+
+
+def _validation_curve(lines: Iterable[Mapping[str, Any]]) -> _Curve:
+  return [(line['epoch'], _number(line['top1_error'])) for line in lines]
+
+
+def epochs_to(error: float, curve: _Curve) -> float:
+  """Returns the number of epochs until an error is reached.
+
+  Interpolated linearly between points; infinite if it is never reached.
+
+  Args:
+    error: a fraction.
+    curve: at least one point.
+  """
+  if curve[0][1] <= error:
+    return curve[0][0]
+  for (x0, y0), (x1, y1) in itertools.pairwise(curve):
     if y1 <= error:
       return x0 + (x1 - x0) * (y0 - error) / (y0 - y1)
   return math.inf

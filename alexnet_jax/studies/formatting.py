@@ -6,6 +6,9 @@ from alexnet_jax.studies.statistics import Answer
 from alexnet_jax.studies.statistics import Estimate
 from alexnet_jax.studies.statistics import Verdict
 from alexnet_jax.studies.study import EPOCHS_TO
+from alexnet_jax.studies.study import EPOCHS_TO_TEST
+from alexnet_jax.studies.study import Comparison
+from alexnet_jax.studies.study import error_of
 
 # Display name, factor, decimals and unit of each metric.
 _SHOWN = {
@@ -19,7 +22,11 @@ _SHOWN = {
   'multiply_adds': ('multiply-adds', 1, 0, ''),
   'bytes': ('bytes', 1, 0, ''),
   'exchanged_bytes': ('bytes between towers', 1, 0, ''),
-  'specialized': ('runs with p < 0.05', 100, 0, ' %'),
+  'specialized': ('runs whose towers differ (p < 0.05)', 1, 0, ''),
+  'lowest': ('lowest median color score of a tower', 1, 3, ''),
+  'highest': ('highest median color score of a tower', 1, 3, ''),
+  'difference': ("difference of the towers' median color scores", 1, 3, ''),
+  'train_nll': ('training loss', 1, 3, ''),
   'memory': ('peak memory, MB', 1e-6, 0, ''),
   'test_milliseconds': ('ms per test image', 1, 3, ''),
 }
@@ -28,8 +35,13 @@ _SHOWN = {
 def shown(metric: str) -> tuple[str, float, int, str]:
   """Returns the display name, factor, decimals and unit of a metric."""
   if metric.startswith(EPOCHS_TO):
-    error = float(metric.removeprefix(EPOCHS_TO))
-    return f'epochs to {100 * error:g} % training error', 1, 2, ''
+    whose = 'test' if metric.startswith(EPOCHS_TO_TEST) else 'training'
+    return f'epochs to {100 * error_of(metric):g} % {whose} error', 1, 2, ''
+  if metric.startswith('gradient_'):
+    layer = metric.removeprefix('gradient_')
+    name = layer.removesuffix('_relative')
+    of_weights = ' / that of its weights' if name != layer else ''
+    return f'gradient norm of {name}{of_weights}', 1, 4, ''
   return _SHOWN.get(metric, (metric, 1, 4, ''))
 
 
@@ -44,7 +56,7 @@ def number(value: float, metric: str) -> str:
 def interval(found: Estimate, metric: str) -> str:
   """Returns '21.30 +- 0.40 %', or the mean if there is no interval."""
   _, factor, decimals, unit = shown(metric)
-  if math.isnan(found.low) or found.low == found.high:
+  if math.isnan(found.low):
     return number(found.mean, metric)
   half = factor * (found.high - found.low) / 2
   return f'{factor * found.mean:z,.{decimals}f} +- {half:.{decimals}f}{unit}'
@@ -80,10 +92,10 @@ def judged(answer: Answer) -> str:
   if answer.verdict != Verdict.NO_CLAIM:
     return answer.verdict
   neutral = 1.0 if answer.comparison.ratio else 0.0
-  if answer.estimate.low > neutral:
-    return 'no claim; resolved: higher'
-  if answer.estimate.high < neutral:
-    return 'no claim; resolved: lower'
+  if not answer.without and answer.estimate.low > neutral:
+    return 'no claim; resolved: the first is higher'
+  if not answer.without and answer.estimate.high < neutral:
+    return 'no claim; resolved: the first is lower'
   return 'no claim; not resolved'
 
 
@@ -92,9 +104,8 @@ def in_points(difference: str) -> str:
   return difference.replace(' %', ' points')
 
 
-def claimed(answer: Answer, metric: str) -> str:
+def claimed(comparison: Comparison, metric: str) -> str:
   """Returns the paper's figure for a comparison."""
-  comparison = answer.comparison
   if comparison.claim is None:
     return {1: 'higher', -1: 'lower', 0: 'no figure'}[comparison.sign]
   if comparison.ratio:

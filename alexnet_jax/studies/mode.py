@@ -1,13 +1,13 @@
 """--mode=study: executes missing runs and writes the results of a study."""
 
 from collections.abc import Sequence
+import hashlib
 import pathlib
 
 from absl import logging
 from ml_collections import config_dict
 
 from alexnet_jax import errors
-from alexnet_jax import inference
 from alexnet_jax import lock
 from alexnet_jax import setup
 from alexnet_jax import signals
@@ -17,6 +17,8 @@ from alexnet_jax.studies import formatting
 from alexnet_jax.studies import page
 from alexnet_jax.studies import runs as study_runs
 from alexnet_jax.studies import table
+from alexnet_jax.studies.results import Data
+from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.runs import StudyRun
 from alexnet_jax.studies.study import Study
 
@@ -57,18 +59,18 @@ def run(
     study, workdir = study.quickly(), workdir / 'quick'
     output = output / 'quick'
   if study.counts_images():
-    images = splits.Splits(setup.build(study.base_config())).train_source
-    study = study.of_images(images.num_examples)
+    study = study.of_images(_splits(study).train_source.num_examples)
   planned = study_runs.plan(study, workdir)
   if only_list:
     print('\n'.join(study_runs.command_line(each) for each in planned))
     return 0
   collect.check(study)
+  data = _data(study)
+  page.check_images(output, study, data)
   path = output / page.folder_of(study) / 'study.csv'
   with lock.held(workdir / page.folder_of(study) / 'lock', _REMEDY):
     recorded = table.read(path, study)
-    if recorded:
-      table.check_test_data(recorded, _test_data(study), path)
+    table.check_test_data(recorded, _test_data(study), path)
     pairs = {(each.variant, each.seed) for each in recorded}
     todo = [
       each
@@ -86,31 +88,37 @@ def run(
     failures = {
       each.name: each.reason() for each in todo if not each.is_finished()
     }
-    return _report(study, planned, failures, workdir, output)
+    return _report(study, planned, failures, data, workdir, output)
 
 
 def _report(
   study: Study,
   planned: Sequence[StudyRun],
   failures: dict[str, str],
+  data: Data,
   workdir: pathlib.Path,
   output: pathlib.Path,
 ) -> int:
   finished = [each for each in planned if each.is_finished()]
   results, without = collect.results(study, finished, workdir)
   failures |= without
+  diverged = [
+    Result(each.variant, each.seed, {})
+    for each in planned
+    if each.has_diverged() and not study.measure
+  ]
   # Other studies write the same page, and may have added to the table.
   with lock.waiting_for(output / 'studies' / '.lock'):
     if not study.measure:
       path = output / page.folder_of(study) / 'study.csv'
-      results = table.merge(results, table.read(path, study), study)
+      recorded = [*diverged, *table.read(path, study)]
+      results = table.merge(results, recorded, study)
     if not results:
       name, reason = next(iter(failures.items()))
       raise errors.UserError(
         f'the study {study.name} has no results; {name}: {reason}. See log.txt'
         f' in {planned[0].workdir}'
       )
-    data = _data(finished[0]) if finished else ''
     answers = page.write(study, results, failures, output, data)
   for answer in answers:
     logging.info(
@@ -120,18 +128,24 @@ def _report(
   return 1 if failures else 0
 
 
+def _splits(study: Study) -> splits.Splits:
+  """Returns the base's data; no device is opened, which the runs need."""
+  return splits.Splits(setup.read(study.base_config()))
+
+
 def _test_data(study: Study) -> str:
   """Returns the digest of the study's test images; '' if not applicable."""
-  config = study.config(*study.runs()[0])
-  source = splits.Splits(setup.build(config)).eval_source
-  return collect.digest_of(source.fingerprint, config.data.source)
+  source = _splits(study).eval_source
+  return collect.digest_of(source.fingerprint, study.base_config().data.source)
 
 
-def _data(run: StudyRun) -> str:
-  """Returns a description of a run's data set."""
-  network = inference.open_run(run.workdir)
-  train, test = network.identity.train, network.identity.validation
-  return (
+def _data(study: Study) -> Data:
+  opened = _splits(study)
+  train, test = opened.train_source, opened.eval_source
+  words = (
     f'{train.name} ({train.num_examples:,} training and'
     f' {test.num_examples:,} test images)'
   )
+  both = hashlib.blake2b(f'{train.fingerprint} {test.fingerprint}'.encode())
+  source = study.base_config().data.source
+  return Data(words, collect.digest_of(both.hexdigest(), source))

@@ -18,6 +18,7 @@ from alexnet_jax.studies import formatting
 from alexnet_jax.studies import statistics
 from alexnet_jax.studies import table
 from alexnet_jax.studies import trend
+from alexnet_jax.studies.results import Data
 from alexnet_jax.studies.results import Result
 from alexnet_jax.studies.statistics import Answer
 from alexnet_jax.studies.study import TOP1
@@ -28,7 +29,7 @@ from alexnet_jax.studies.trend import Trend
 _WITHOUT_PAIR = 'no seed has finite results of both'
 # The keys of study.json.
 _DESCRIBED = {
-  'question', 'section', 'row', 'lines', 'data', 'base', 'base_flags',
+  'question', 'section', 'row', 'lines', 'data', 'images', 'base', 'base_flags',
   'base_error',
 }  # fmt: skip
 # Metrics of a run whose mean over runs has no meaning.
@@ -53,10 +54,11 @@ ImageNet, except those of Section 3.1 and of the CIFAR-10 network of Section
 
 After training, the training error is measured on 10,000 training images, with
 the center view and without dropout; epochs to a training error are measured
-during training, on augmented images and with dropout. Of a grid of values
-(`name @ value`) the one with the best mean is compared. Training times depend
-on the load of the machine. In the plots, gray dots are runs, blue dots their
-means, and lines the intervals.
+during training, on augmented images and with dropout, and those to a test error
+in the validations. Of a grid of values (`name @ value`) the one with the best
+mean is compared. Training times depend on the load of the machine and on the
+cores of each process. In the plots, gray dots are runs, blue dots their means,
+and lines the intervals.
 
 To reproduce a row, run `python main.py --mode=study --workdir=runs/studies`
 with the flags of its last column, the flags of its base, and
@@ -72,7 +74,7 @@ def write(
   results: Sequence[Result],
   failures: Mapping[str, str],
   folder: pathlib.Path,
-  data: str,
+  data: Data,
 ) -> list[Answer]:
   """Writes the files of one study, and updates the page.
 
@@ -81,7 +83,7 @@ def write(
     results: the results of its finished runs.
     failures: error messages by the name of the failed run.
     folder: the folder of `studies.md`; see `folder_of` for the other files.
-    data: a description of the data set; '' keeps the existing one.
+    data: the data of the base.
 
   Returns:
     The answers to the study's comparisons.
@@ -99,17 +101,16 @@ def write(
     law = trend.fit(results, study.sizes, study.metric, study.larger)
   with files.replacing(place / 'study.png') as file:
     file.write(charts.draw(study, results, law).png)
-  described = place / 'study.json'
-  if not data and files.is_file(described):
-    data = _description(described)['data']
+  lines = _section(study, results, answers, law, failures, data)
   files.write_json(
-    described,
+    place / 'study.json',
     {
       'question': study.question,
       'section': study.section,
       'row': _row(study, results, answers),
-      'lines': _section(study, results, answers, law, failures).split('\n'),
-      'data': data,
+      'lines': lines.split('\n'),
+      'data': data.words,
+      'images': data.digest,
       'base': study.base_in_words,
       'base_flags': _base_flags(study),
       'base_error': _base_error(study, results),
@@ -123,6 +124,22 @@ def folder_of(study: Study) -> pathlib.Path:
   """Returns the folder of a study's files, relative to the page."""
   base = names.for_file(study.base_in_words)
   return pathlib.Path('studies', base, study.name)
+
+
+def check_images(folder: pathlib.Path, study: Study, data: Data) -> None:
+  """Checks that the base's studies on the page are about the same images.
+
+  Raises:
+    UserError: if they are about others.
+  """
+  base = folder / folder_of(study).parent
+  for path in sorted(base.glob('*/study.json')):
+    theirs = _description(path)['images']
+    if theirs and data.digest and theirs != data.digest:
+      raise errors.UserError(
+        f'{path} is about other images (digest {theirs}, those of the study'
+        f' have {data.digest}): choose another --output or --config.data_dir'
+      )
 
 
 def _base_flags(study: Study) -> list[str]:
@@ -156,11 +173,12 @@ def _row(
   if not study.comparisons:
     return ['', '', '', 'see below', flags]
   first = answers.get(study.comparisons[0])
+  claimed = formatting.claimed(study.comparisons[0], study.metric)
   if first is None:
-    return ['', '', '0', _WITHOUT_PAIR, flags]
+    return ['', claimed, '0', _WITHOUT_PAIR, flags]
   return [
     formatting.in_words(first, study.metric),
-    formatting.claimed(first, study.metric),
+    claimed,
     formatting.pairs(first),
     formatting.judged(first),
     flags,
@@ -173,32 +191,42 @@ def _section(
   answers: Mapping[Comparison, Answer],
   law: Trend | None,
   failures: Mapping[str, str],
+  data: Data,
 ) -> str:
   """Returns the study's section of the page, in Markdown."""
   place = folder_of(study).as_posix()
   parts = [
     f'### {study.question}',
     f'Paper, Section {study.section}: {study.claim}.',
-    *_answer(study, results),
+    *_answer(study, results, failures, data),
     f'![{study.question}]({place}/study.png)',
     _table(study, results),
+    *_changes(study),
   ]
   if study.comparisons:
     parts.append(_differences(study, results, answers))
-  if prices := _prices(results, answers.values(), study.metric):
-    parts.append(prices)
+  parts += _at_edges(results, answers.values())
+  if study.per_byte:
+    parts.append(_prices(results, answers.values(), study.metric))
   if law:
     parts.append(_law_in_words(study.metric, law))
-  parts += [f'Failed: {name} (`{why}`)' for name, why in failures.items()]
+  for name, why in failures.items():
+    quoted = why.replace('`', "'")
+    parts.append(f'Failed: {name} (`{quoted}`)')
   parts.append(f'All results: [study.csv]({place}/study.csv)')
   return '\n\n'.join(parts)
 
 
-def _answer(study: Study, results: Sequence[Result]) -> list[str]:
+def _answer(
+  study: Study,
+  results: Sequence[Result],
+  failures: Mapping[str, str],
+  data: Data,
+) -> list[str]:
   """Returns the study's answer if it is about these results."""
   seeds = _num_seeds(study, results)
-  about = f'{study.base_in_words}, {seeds} seeds'
-  if study.answer and study.answered == about:
+  about = f'{study.base_in_words}, {seeds} seeds, images {data.digest}'
+  if study.answer and study.answered == about and not failures:
     return [study.answer]
   if study.answer:
     logging.info(
@@ -213,6 +241,43 @@ def _num_seeds(study: Study, results: Sequence[Result]) -> int:
   """Returns the number of seeds; the table may have more than the study."""
   last = max((each.seed for each in results if each.origin), default=-1)
   return max(study.seeds, last + 1)
+
+
+def _changes(study: Study) -> list[str]:
+  """Returns what the variants change in the base, in a collapsed list."""
+  of_base = dict(study.base_overrides)
+  lines = []
+  for variant in study.variants:
+    changes = {
+      key: value
+      for key, value in study.changes(variant, 0).items()
+      if key != 'seed' and key not in (*study.folders(), *of_base)
+    }
+    shown = ', '.join(
+      f'`{key}={_shortened(value)}`' for key, value in changes.items()
+    )
+    lines.append(f'* {variant}: {shown or "the base"}')
+  if len(lines) == 1 and lines[0].endswith(': the base'):
+    return []
+  summary = '<summary>What the variants change</summary>'
+  return ['\n\n'.join(['<details>' + summary, '\n'.join(lines), '</details>'])]
+
+
+def _shortened(value: Any) -> str:
+  return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def _at_edges(
+  results: Sequence[Result], answers: Iterable[Answer]
+) -> Iterator[str]:
+  """Yields a sentence for each best value at the edge of its grid."""
+  compared = (name for each in answers for name in (each.first, each.second))
+  for name in dict.fromkeys(compared):
+    if statistics.is_edge(results, name):
+      yield (
+        f'{name} is the best value at the edge of its grid; beyond it may be a'
+        ' better one.'
+      )
 
 
 def _table(study: Study, results: Sequence[Result]) -> str:
@@ -238,7 +303,8 @@ def _table(study: Study, results: Sequence[Result]) -> str:
       _cell([each.values[name] for each in own if name in each.values], name)
       for name in shown
     ]
-    rows.append((variant, str(len(own)), *cells))
+    count = sum(bool(each.values) for each in own)
+    rows.append((variant, str(count), *cells))
   header = (
     'variant',
     'results',
@@ -258,7 +324,8 @@ def _differences(
     answer = answers.get(each)
     if answer is None:
       names_of = f'{each.first}, {each.second}'
-      rows.append((names_of, '', '', '0', _WITHOUT_PAIR))
+      claimed = formatting.claimed(each, study.metric)
+      rows.append((names_of, '', claimed, '0', _WITHOUT_PAIR))
       continue
     loss = None
     if (each.metric or study.metric) == TOP1 and not each.ratio:
@@ -268,7 +335,7 @@ def _differences(
       (
         formatting.in_words(answer, study.metric),
         formatting.interval(loss.estimate, 'nll') if loss else '',
-        formatting.claimed(answer, study.metric),
+        formatting.claimed(each, study.metric),
         formatting.pairs(answer),
         formatting.judged(answer),
       )
@@ -280,7 +347,12 @@ def _differences(
 
 
 def _cell(values: Sequence[float], metric: str) -> str:
-  """Returns the mean of the finite values and the number of infinite ones."""
+  """Returns the mean of the finite values and the number of infinite ones.
+
+  Of a metric that is 1 for some runs and 0 for others, returns their numbers.
+  """
+  if metric == 'specialized':
+    return f'{sum(values):.0f} of {len(values)}'
   finite = [value for value in values if math.isfinite(value)]
   never = sum(map(math.isinf, values))
   if never == len(values) and values:
@@ -292,7 +364,7 @@ def _cell(values: Sequence[float], metric: str) -> str:
 def _prices(
   results: Sequence[Result], answers: Iterable[Answer], metric: str
 ) -> str:
-  """Returns a table of the gain per byte exchanged; '' if none applies.
+  """Returns a table of the gain per byte exchanged.
 
   Only differences of the study's own metric between variants whose towers send
   each other different amounts.
@@ -324,8 +396,6 @@ def _prices(
     )
     in_points = formatting.in_points(formatting.interval(gain, metric))
     lines.append((f'{less} to {more}', f'{kilobytes:,.1f} kB', in_points))
-  if not lines:
-    return ''
   return _markdown(
     ('from - to', 'additional bytes per training image', 'gain per kB'), lines
   )

@@ -19,6 +19,19 @@ class Origin(NamedTuple):
   revision: str
 
 
+class Data(NamedTuple):
+  """The data of a study's base.
+
+  Attributes:
+    words: a description.
+    digest: of the training and test images; '' for synthetic images, which
+      depend on the seed.
+  """
+
+  words: str
+  digest: str
+
+
 class Result(NamedTuple):
   """The metrics of one network or of one group of networks.
 
@@ -26,7 +39,7 @@ class Result(NamedTuple):
     variant: the variant, such as '10 views'.
     seed: the seed; comparisons pair results with the same seed.
     values: the metrics by name, such as `top1_error` (a fraction) or
-      `exchanged_bytes`.
+      `exchanged_bytes`; empty for a run that diverged.
     origin: the run; None for results of a measure.
   """
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax import lock
 from alexnet_jax import names
@@ -79,7 +80,15 @@ class StudyRun(NamedTuple):
     record = self.record()
     if not record:
       return 'not executed'
-    return record['last_line'] or f'exit code {record["exit_code"]}'
+    code = record['exit_code']
+    how = f'exit code {code}'
+    if code < 0:
+      how = f'killed by {signal.Signals(-code).name}'
+    return f'{how}: {record["last_line"]}'
+
+  def has_diverged(self) -> bool:
+    """Returns whether it has ended with a loss that is not finite."""
+    return self.record().get('exit_code') == errors.DivergedError.exit_code
 
   def is_finished(self) -> bool:
     return self.record().get('exit_code') == 0

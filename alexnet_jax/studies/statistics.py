@@ -33,8 +33,9 @@ class Estimate(NamedTuple):
 
   Attributes:
     mean: the mean.
-    low: lower end of the interval; NaN for a single value.
-    high: upper end of the interval; NaN for a single value.
+    low: lower end of the interval; NaN for a single value and for equal values,
+      whose spread is unknown.
+    high: upper end of the interval, likewise.
     count: the number of values.
   """
 
@@ -53,7 +54,8 @@ class Answer(NamedTuple):
     second: the second variant, likewise.
     estimate: the difference or ratio, paired by seed.
     verdict: the verdict on the claim.
-    without: the number of seeds with an infinite result of one of the two.
+    without: the number of seeds with an infinite result of one of the two, or
+      whose run diverged.
   """
 
   comparison: Comparison
@@ -68,11 +70,10 @@ def estimate(values: Sequence[float]) -> Estimate:
   """Returns the mean with a confidence interval by Student's t distribution."""
   count = len(values)
   mean = float(np.mean(values)) if count else math.nan
-  if count < 2:
+  # Equal values are those of a coarse metric, such as the error on few images.
+  if len({round(value, 12) for value in values}) < 2:
     return Estimate(mean, math.nan, math.nan, count)
   error = float(stats.sem(values))
-  if not error:
-    return Estimate(mean, mean, mean, count)
   low, high = stats.t.interval(_CONFIDENCE, count - 1, mean, error)
   return Estimate(mean, float(low), float(high), count)
 
@@ -97,14 +98,15 @@ def compare(
   Args:
     results: the results of all variants.
     comparison: the comparison.
-    default_metric: the metric to use if the comparison names none.
+    default_metric: the metric to use if the comparison names none, and by
+      which the best value of a grid is chosen.
 
   Returns:
     The outcome; None if no seed has both results.
   """
   metric = comparison.metric or default_metric
   first, second = (
-    best(results, name, metric)
+    best(results, name, default_metric)
     for name in (comparison.first, comparison.second)
   )
   ours, theirs = (by_seed(results, name, metric) for name in (first, second))
@@ -145,6 +147,15 @@ def best(results: Sequence[Result], name: str, metric: str) -> str:
     if values.keys() == seeds:
       means[variant] = float(np.mean(list(values.values())))
   return min(means, key=means.__getitem__, default=name)
+
+
+def is_edge(results: Sequence[Result], variant: str) -> bool:
+  """Returns whether a variant is the first or the last value of a grid."""
+  name, is_grid, _ = variant.partition(GRID)
+  values = [
+    each.variant for each in results if each.variant.startswith(name + GRID)
+  ]
+  return bool(is_grid) and variant in (values[0], values[-1])
 
 
 def verdict(found: Estimate, comparison: Comparison) -> Verdict:

@@ -4,7 +4,7 @@ Each file of `configs/studies/` defines one study. This module only describes
 studies; `runs` executes them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import importlib
 import itertools
@@ -13,12 +13,16 @@ from typing import Any, Self
 
 from ml_collections import config_dict
 
+from alexnet_jax import architecture
 from alexnet_jax import errors
 from alexnet_jax import files
 from alexnet_jax import settings
+from alexnet_jax import setup
 
 # Metrics of a finished run; each measure defines its own.
-TOP1, EPOCHS_TO = 'top1_error', 'epochs_to_'
+TOP1 = 'top1_error'
+# Followed by an error, such as 0.25; of the training or of the test images.
+EPOCHS_TO, EPOCHS_TO_TEST = 'epochs_to_', 'epochs_to_test_'
 _METRICS = (
   TOP1, 'top5_error', 'nll', 'train_error', 'gap', 'seconds', 'parameters',
   'multiply_adds', 'exchanged_bytes',
@@ -29,11 +33,16 @@ _FORMULA = ('=', '+', '-', '@')
 # best value of the grid.
 GRID = ' @ '
 
-# The override ('times', 0.5) halves the base's value, so that a study applies
-# to any base.
-TIMES = 'times'
-# The override ('share', 0.5) is half the number of the base's training images.
+# Relative overrides, so that a study applies to any base: ('times', 0.5) halves
+# the base's value, ('plus', 'pool') appends to it, ('replace', 'pool') removes
+# all 'pool' from it, which values that follow would replace, and ('copy', KEY)
+# is the base's value of another key.
+TIMES, PLUS, REPLACE, COPY = 'times', 'plus', 'replace', 'copy'
+# ('share', 0.5) is half the number of the base's training images.
 SHARE = 'share'
+# ('fan_in',) as a layer's init_std keeps the variance of its sums at the start,
+# whatever the number of its inputs.
+FAN_IN = 'fan_in'
 
 # The keys of `data` that a study sets for all runs.
 _FOLDERS = ('data_dir', 'store_dir')
@@ -74,8 +83,8 @@ class Study:
     section: the section of the paper.
     claim: the paper's claim in words.
     answer: the answer in plain sentences, added once the results are known.
-    answered: the base and the number of seeds that the answer is about, such as
-      'cifar10_study, 3 seeds'.
+    answered: the base, the number of seeds and the digest of the images that
+      the answer is about, such as 'cifar10_study, 3 seeds, images 12ab'.
     base: the config of all runs, optionally with a preset: 'imagenet' or
       'imagenet:paper'.
     base_overrides: overrides of the base set on the command line, such as
@@ -90,6 +99,7 @@ class Study:
     measure: the name of a measure on the trained networks, which defines its
       own variants; '' for none.
     against: the metric on the x-axis of the plot; '' to plot by variant.
+    per_byte: whether to report gains per byte exchanged between towers.
     comparisons: the comparisons; the verdict on the first is the study's.
     sizes: for each variant the size of what is varied, such as the training
       set, relative to the base's; a power law is fitted to the metric. Empty
@@ -114,6 +124,7 @@ class Study:
   metric: str
   measure: str
   against: str
+  per_byte: bool
   comparisons: tuple[Comparison, ...]
   sizes: Mapping[str, float]
   larger: tuple[float, ...]
@@ -135,17 +146,14 @@ class Study:
         ' configs/studies/'
       )
     in_base = _values_of(values['base'])
-    own = _checked_pairs(values['base_overrides'], in_base)
-    values['base_overrides'] = own
-    in_base |= dict(own)
+    _check_base_overrides(values['base_overrides'], in_base)
+    in_base |= dict(values['base_overrides'])
     for name in ('overrides', 'quick'):
       values[name] = _resolved(values[name], in_base)
     values['variants'] = {
       name: _resolved(changes, in_base) for name, changes in values['variants']
     }
-    values['comparisons'] = tuple(
-      Comparison(**each) for each in values['comparisons']
-    )
+    values['comparisons'] = tuple(map(_comparison, values['comparisons']))
     values['sizes'] = dict(values['sizes'])
     study = cls(**values)
     study._check()
@@ -174,7 +182,8 @@ class Study:
       if metric not in _METRICS and not _reached(metric):
         raise errors.UserError(
           f"the study {self.name} has the metric '{metric}', which is not one"
-          f' of {", ".join(_METRICS)} or {EPOCHS_TO}ERROR'
+          f' of {", ".join(_METRICS)}, {EPOCHS_TO}ERROR or'
+          f' {EPOCHS_TO_TEST}ERROR'
         )
     if unknown := sorted(self.sizes.keys() - self.variants.keys()):
       raise errors.UserError(
@@ -213,7 +222,8 @@ class Study:
 
   def counts_images(self) -> bool:
     """Returns whether an override is a share of the training images."""
-    return any(_is(SHARE, value) for _, value in self._all_overrides())
+    every = itertools.chain(self.overrides, *self.variants.values())
+    return any(_is(SHARE, value) for _, value in every)
 
   def of_images(self, num_images: int) -> Self:
     """Returns the study with shares of images replaced by numbers of images.
@@ -235,9 +245,6 @@ class Study:
         name: counted(changes) for name, changes in self.variants.items()
       },
     )
-
-  def _all_overrides(self) -> Iterable[tuple[str, Any]]:
-    return itertools.chain(self.overrides, *self.variants.values())
 
   def quickly(self) -> Self:
     """Returns the study for --quick: one seed and a short training run."""
@@ -265,7 +272,7 @@ class Study:
     """Returns the config that variants change, with the study's folders."""
     config = _config_of(self.base)
     config.update_from_flattened_dict(
-      dict(self.base_overrides) | self._folders()
+      dict(self.base_overrides) | self.folders()
     )
     return config
 
@@ -282,18 +289,39 @@ class Study:
   def changes(self, variant: str, seed: int) -> dict[str, Any]:
     """Returns a run's overrides of the base config, by key.
 
-    Values equal to the base's are omitted, so that studies share runs.
+    Values equal to the base's are omitted, so that studies share runs; so are
+    those of schedules other than the run's.
     """
     in_base = _values_of(self.base)
     changes = dict(
       (*self.base_overrides, *self.overrides, *self.variants[variant])
     )
+    changes |= self._scaled(changes)
+    schedule = (in_base | changes)['optimizer.schedule']
     changes = {
-      key: value for key, value in changes.items() if value != in_base[key]
+      key: value
+      for key, value in changes.items()
+      if value != in_base[key] and _schedule_of(key) in ('', schedule)
     }
-    return changes | self._folders() | {'seed': seed}
+    return changes | self.folders() | {'seed': seed}
 
-  def _folders(self) -> dict[str, str]:
+  def _scaled(self, changes: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the numbers that replace overrides of the kind `FAN_IN`."""
+    keys = [key for key, value in changes.items() if _is(FAN_IN, value)]
+    if not keys:
+      return {}
+    before = _fan_ins(self.base, dict(self.base_overrides))
+    after = _fan_ins(
+      self.base, {key: changes[key] for key in changes.keys() - keys}
+    )
+    in_base = _values_of(self.base) | dict(self.base_overrides)
+    return {
+      key: in_base[key] * (after[layer] / before[layer]) ** -0.5
+      for key in keys
+      for layer in [key.split('.')[1]]
+    }
+
+  def folders(self) -> dict[str, str]:
     """Returns the overrides of the base's folders."""
     return {
       f'data.{name}': folder
@@ -322,53 +350,102 @@ def _config_of(base: str) -> config_dict.ConfigDict:
   return module.get_config(preset) if preset else module.get_config()
 
 
-def _checked_pairs(pairs: Any, in_base: Mapping[str, Any]) -> Overrides:
-  """Returns overrides from the command line."""
+def _check_base_overrides(pairs: Any, in_base: Mapping[str, Any]) -> None:
+  """Checks overrides from the command line."""
   is_pairs = isinstance(pairs, tuple) and all(
-    isinstance(each, tuple) and len(each) == 2 for each in pairs
+    isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], str)
+    for each in pairs
   )
   if not is_pairs:
     raise errors.UserError(
       f'--config.base_overrides={pairs!r} is not a tuple of pairs: write, for'
       ' example, --config.base_overrides="((\'num_epochs\', 6),)"'
     )
-  resolved = _resolved(pairs, in_base)
-  for key, value in resolved:
+  for key, value in pairs:
+    _check_key(key, in_base)
+    if key == 'seed':
+      raise errors.UserError(
+        '--config.base_overrides sets the seed: set --config.seeds instead'
+      )
     if type(value) is not type(in_base[key]):
       raise errors.UserError(
         f'--config.base_overrides sets {key} to {value!r}, of type'
         f' {type(value).__name__}: set it to one of type'
         f' {type(in_base[key]).__name__}, such as {in_base[key]!r}'
       )
-  return resolved
+
+
+def _check_key(key: str, in_base: Mapping[str, Any]) -> None:
+  if key not in in_base:
+    raise errors.UserError(
+      f'the study overrides {key}, which the base does not have: choose'
+      ' another --config.base'
+    )
+
+
+def _fan_ins(base: str, changes: Mapping[str, Any]) -> dict[str, float]:
+  """Returns the number of inputs of each layer, by name."""
+  config = _config_of(base)
+  config.update_from_flattened_dict(changes)
+  network = architecture.from_dict(config.network.to_dict())
+  rows = architecture.layer_shapes(network, config.input.crop_size)
+  return {row.name: row.weights / row.output[-1] for row in rows}
+
+
+def _schedule_of(key: str) -> str:
+  """Returns the schedule that a key belongs to; '' if to none."""
+  first, _, rest = key.partition('.')
+  name = rest.partition('.')[0]
+  return name if first == 'optimizer' and name in setup.SCHEDULES else ''
+
+
+def _comparison(fields: Mapping[str, Any]) -> Comparison:
+  try:
+    return Comparison(**fields)
+  except TypeError as error:
+    raise errors.UserError(f'a comparison of the study: {error}') from error
 
 
 def _reached(metric: str) -> bool:
-  """Returns whether a metric is the epochs to a training error."""
+  """Returns whether a metric is the epochs to an error."""
   if not metric.startswith(EPOCHS_TO):
     return False
   try:
-    return 0 < float(metric.removeprefix(EPOCHS_TO)) < 1
+    return 0 < error_of(metric) < 1
   except ValueError:
     return False
 
 
+def error_of(metric: str) -> float:
+  """Returns the error of a metric such as 'epochs_to_test_0.25'."""
+  return float(metric.removeprefix(EPOCHS_TO_TEST).removeprefix(EPOCHS_TO))
+
+
 def _resolved(changes: Overrides, in_base: Mapping[str, Any]) -> Overrides:
-  """Returns overrides with `TIMES` factors replaced by numbers."""
+  """Returns overrides; those that need nothing but the base are resolved."""
   found = []
   for key, value in changes:
-    if key not in in_base:
-      raise errors.UserError(
-        f'the study overrides {key}, which the base does not have: choose'
-        ' another --config.base'
-      )
+    _check_key(key, in_base)
+    own = in_base[key]
     if _is(TIMES, value):
-      number = in_base[key] * value[1]
-      value = round(number) if isinstance(in_base[key], int) else number
+      number = own * value[1]
+      value = round(number) if isinstance(own, int) else number
+    elif _is(PLUS, value):
+      value = (*own, *value[1:])
+    elif _is(REPLACE, value):
+      value = _with_replaced(own, *value[1:])
+    elif _is(COPY, value):
+      value = in_base[value[1]]
     found.append((key, value))
   return tuple(found)
 
 
+def _with_replaced(values: tuple[Any, ...], old: Any, *new: Any) -> tuple:
+  return tuple(
+    itertools.chain(*(new if each == old else (each,) for each in values))
+  )
+
+
 def _is(kind: str, value: Any) -> bool:
-  """Returns whether a value is relative, of the kind `TIMES` or `SHARE`."""
+  """Returns whether a value is relative, of a kind such as `TIMES`."""
   return isinstance(value, tuple) and value[:1] == (kind,)

@@ -44,9 +44,9 @@ def write(path: pathlib.Path, results: Sequence[Result]) -> None:
 def read(path: pathlib.Path, study: Study) -> list[Result]:
   """Returns the rows of a table that are valid results of a study.
 
-  Skips rows of a different config, and rows that lack one of the study's
-  metrics. Returns nothing for a study with a measure, which needs the trained
-  networks.
+  Skips rows of a different config, rows that lack one of the study's metrics,
+  and those of runs that diverged, which are repeated. Returns nothing for a
+  study with a measure, which needs the trained networks.
 
   Args:
     path: the table; it may not exist.
@@ -68,7 +68,8 @@ def read(path: pathlib.Path, study: Study) -> list[Result]:
     ) from error
   if len(found) < len(rows):
     logging.warning(
-      '%s: %d of %d results are of other configs, and will be left out',
+      '%s: %d of %d results are of other configs, or lack metrics of the study,'
+      ' and will be left out',
       path,
       len(rows) - len(found),
       len(rows),

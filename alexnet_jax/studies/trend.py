@@ -36,6 +36,8 @@ def fit(
 ) -> Trend | None:
   """Fits a power law to the results of every seed that has all sizes.
 
+  A seed with a result of zero, whose logarithm is undefined, is left out.
+
   Least squares of the logarithms. The law has no floor, so its extrapolation is
   optimistic: some error is irreducible.
 
@@ -53,7 +55,7 @@ def fit(
   curves = [
     statistics.by_seed(results, variant, metric) for variant in variants
   ]
-  seeds = sorted(set.intersection(*(set(curve) for curve in curves)))
+  seeds = sorted(set.intersection(*map(_positive, curves)))
   if not seeds:
     return None
   errors = [[curve[seed] for curve in curves] for seed in seeds]
@@ -66,6 +68,10 @@ def fit(
     if len(measured) > 3
     else None,
   )
+
+
+def _positive(curve: Mapping[int, float]) -> set[int]:
+  return {seed for seed, value in curve.items() if value > 0}
 
 
 def _power_law(

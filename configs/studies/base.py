@@ -19,19 +19,25 @@ def times_features(factor: float, *layers: str) -> dict[str, tuple[str, float]]:
   return times(factor, *(f'network.{name}.features' for name in layers))
 
 
-def times_inputs(factor: float, *layers: str) -> dict[str, tuple[str, float]]:
+def plus(key: str, *values: str) -> dict[str, tuple[str, ...]]:
+  """Returns a change that appends values to what the base has."""
+  return {key: ('plus', *values)}
+
+
+def same_sums(*layers: str) -> dict[str, tuple[str]]:
   """Returns changes that keep the size of the sums of layers at the start.
 
-  The layers read so many times the inputs, by another change.
+  For layers that read more or fewer inputs by other changes: the variance of
+  the initial weights is divided by the factor.
   """
-  return times(factor**-0.5, *(f'network.{name}.init_std' for name in layers))
+  return {f'network.{name}.init_std': ('fan_in',) for name in layers}
 
 
 def no_communication() -> dict[str, Any]:
-  """Returns changes after which no layer reads the other tower."""
+  """Returns changes after which only the classifier reads both towers."""
   joined = ('conv3', 'fc6', 'fc7')
   reads = {f'network.{name}.reads': 'own' for name in joined}
-  return {**reads, **times_inputs(0.5, *joined)}
+  return {**reads, **same_sums(*joined)}
 
 
 def sample(share: float) -> dict[str, tuple[str, float]]:
@@ -41,7 +47,12 @@ def sample(share: float) -> dict[str, tuple[str, float]]:
   """
   return {
     'data.num_train': ('share', share),
-    **times(1 / share, 'num_epochs', 'optimizer.warmup_epochs'),
+    **times(
+      1 / share,
+      'num_epochs',
+      'optimizer.warmup_epochs',
+      'optimizer.plateau.patience',
+    ),
   }
 
 
@@ -63,6 +74,7 @@ def study(
   metric: str = 'top1_error',
   measure: str = '',
   against: str = '',
+  per_byte: bool = False,
 ) -> config_dict.ConfigDict:
   """Returns a study; see `alexnet_jax.studies.study.Study`.
 
@@ -92,6 +104,7 @@ def study(
   config.metric = metric
   config.measure = measure
   config.against = against
+  config.per_byte = per_byte
   config.comparisons = comparisons
   config.sizes = _pairs(sizes or {})
   config.larger = larger

@@ -8,13 +8,13 @@ from configs.studies import base
 def get_config() -> config_dict.ConfigDict:
   """Returns the study, on a fifth of the images, where the network overfits.
 
-  The number of updates is that of the base.
+  The number of updates is that of the base. The training error, unlike the test
+  error, is measured with dropout, so it exaggerates how long it takes.
   """
   everywhere = {
     f'network.{name}.order': ('activation', 'dropout')
     for name in ('conv3', 'conv4')
   }
-  reached = 'epochs_to_0.25'
   return base.study(
     'dropout',
     question='How much does dropout help, and how much longer does it take?',
@@ -25,15 +25,19 @@ def get_config() -> config_dict.ConfigDict:
     variants={
       'dense layers': {'network.dropout_rate': 0.5},
       'none': {'network.dropout_rate': 0.0},
-      'convolutions too': {'network.dropout_rate': 0.5, **everywhere},
+      'conv3 and conv4 too': {'network.dropout_rate': 0.5, **everywhere},
     },
     comparisons=(
       {'first': 'none', 'second': 'dense layers', 'sign': 1},
       {'first': 'none', 'second': 'dense layers', 'metric': 'gap', 'sign': 1},
       {
-        'first': 'dense layers', 'second': 'none', 'metric': reached,
-        'claim': 2.0, 'ratio': True,
+        'first': 'dense layers', 'second': 'none',
+        'metric': 'epochs_to_test_0.4', 'claim': 2.0, 'ratio': True,
       },
-      {'first': 'convolutions too', 'second': 'dense layers'},
+      {
+        'first': 'dense layers', 'second': 'none', 'metric': 'epochs_to_0.25',
+        'ratio': True,
+      },
+      {'first': 'conv3 and conv4 too', 'second': 'dense layers'},
     ),
   )  # fmt: skip

@@ -19,7 +19,7 @@ def get_config() -> config_dict.ConfigDict:
       'trained without': {'network.dropout_rate': 0.0},
     },
     measure='gradients',
-    metric='conv1',
+    metric='gradient_conv1',
     comparisons=(
       {
         'first': 'trained with: with dropout',

@@ -4,23 +4,35 @@ from ml_collections import config_dict
 
 from configs.studies import base
 
-_NAMES = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
+_NAMES = (*base.CONVOLUTIONS, *base.DENSE, 'fc8')
 
 
 def get_config() -> config_dict.ConfigDict:
   """Returns the study.
 
-  conv1 and conv2 are kept, since their pooling determines the size of all later
-  maps. Without conv3, conv4 reads both towers instead; without conv5, conv4 is
-  followed by the pooling.
+  What a layer does besides its own weighted sums is left to a neighbor: the
+  stride of conv1 to conv2, its pooling and those of conv2 and conv5, and that
+  conv3 reads both towers.
   """
-  removed = ('conv3', 'conv4', 'conv5', 'fc6', 'fc7')
+  removed = _NAMES[:-1]
   kept = {
-    'conv3': {
-      'network.conv4.reads': 'all',
-      **base.times_inputs(2, 'conv4'),
+    'conv1': {
+      'network.conv2.stride': ('copy', 'network.conv1.stride'),
+      **base.plus('network.conv2.order', 'pool'),
+      **base.same_sums('conv2'),
     },
-    'conv5': {'network.conv4.order': ('activation', 'pool')},
+    'conv2': {
+      **base.plus('network.conv1.order', 'pool'),
+      **base.same_sums('conv3'),
+    },
+    'conv3': {'network.conv4.reads': 'all', **base.same_sums('conv4')},
+    'conv4': base.same_sums('conv5'),
+    'conv5': {
+      **base.plus('network.conv4.order', 'pool'),
+      **base.same_sums('fc6'),
+    },
+    'fc6': base.same_sums('fc7'),
+    'fc7': base.same_sums('fc8'),
   }
   return base.study(
     'layers',
@@ -32,7 +44,7 @@ def get_config() -> config_dict.ConfigDict:
       **{
         f'without {name}': {
           'network.layers': tuple(x for x in _NAMES if x != name),
-          **kept.get(name, {}),
+          **kept[name],
         }
         for name in removed
       },
@@ -40,7 +52,7 @@ def get_config() -> config_dict.ConfigDict:
     comparisons=tuple(
       {
         'first': f'without {name}', 'second': 'all layers',
-        'claim': 0.02 if name.startswith('conv') else None,
+        'claim': 0.02 if name in ('conv3', 'conv4', 'conv5') else None,
       }
       for name in removed
     ),

@@ -14,7 +14,7 @@ def get_config() -> config_dict.ConfigDict:
     claim='the mean of each pixel over the training set is subtracted, and'
     ' nothing else is done to the images',
     variants={
-      'mean image': {},
+      'mean image': {'input.mean': 'pixel'},
       'channel means': {'input.mean': 'channel'},
       'nothing': {'input.mean': 'none'},
       'half the scale': base.times(0.5, 'input.pixel_scale'),

@@ -20,7 +20,10 @@ def get_config() -> config_dict.ConfigDict:
     ' and 3.2 without, so whether overlap makes overfitting harder remains'
     ' open: that needs a network that overfits more, and more seeds.',
     answered='cifar10_study, 3 seeds',
-    variants={'overlapping': {}, 'plain': {'network.pool.size': 2}},
+    variants={
+      'overlapping': {'network.pool.size': 3},
+      'plain': {'network.pool.size': 2},
+    },
     comparisons=(
       {'first': 'plain', 'second': 'overlapping', 'claim': 0.004},
       {'first': 'plain', 'second': 'overlapping', 'metric': 'gap', 'sign': 1},

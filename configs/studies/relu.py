@@ -14,6 +14,14 @@ def get_config() -> config_dict.ConfigDict:
     claim='a four-layer network on CIFAR-10 reaches a training error of 25 %'
     ' six times faster, without any regularization',
     base='cifar10_four_layer',
+    overrides={
+      'optimizer.schedule': 'constant',
+      'optimizer.warmup_epochs': 0.0,
+      'optimizer.weight_decay': 0.0,
+      'input.random_crop': False,
+      'input.flip': False,
+      'input.color': 'none',
+    },
     seeds=3,
     metric='epochs_to_0.25',
     variants={

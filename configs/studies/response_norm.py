@@ -18,10 +18,10 @@ def get_config() -> config_dict.ConfigDict:
     claim='it reduces the test error of a CIFAR-10 network from 13 % to 11 %',
     variants={
       'across maps': {},
-      'none': _order('activation', 'pool'),
+      'none': _replaced_by(),
       'its constant alone': {'network.response_norm.alpha': 0.0},
-      'within maps': _order('activation', 'pool', 'map_norm'),
-      'both': _order('activation', 'pool', 'response_norm', 'map_norm'),
+      'within maps': _replaced_by('map_norm'),
+      'both': _replaced_by('response_norm', 'map_norm'),
       'before pooling': _order('activation', 'response_norm', 'pool'),
       'before ReLU': _order('response_norm', 'activation', 'pool'),
     },
@@ -33,6 +33,13 @@ def get_config() -> config_dict.ConfigDict:
       {'first': 'before ReLU', 'second': 'before pooling'},
     ),
   )
+
+
+def _replaced_by(*others: str) -> dict[str, tuple[str, ...]]:
+  return {
+    f'network.{name}.order': ('replace', 'response_norm', *others)
+    for name in ('conv1', 'conv2')
+  }
 
 
 def _order(*order: str) -> dict[str, tuple[str, ...]]:

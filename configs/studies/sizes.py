@@ -12,7 +12,7 @@ def get_config() -> config_dict.ConfigDict:
     hidden = (*base.CONVOLUTIONS, *base.DENSE)
     return {
       **base.times_features(factor, *hidden),
-      **base.times_inputs(factor, *hidden[1:], 'fc8'),
+      **base.same_sums(*hidden[1:], 'fc8'),
     }
 
   return base.study(
@@ -29,12 +29,12 @@ def get_config() -> config_dict.ConfigDict:
       '3x3 in conv1': {
         'network.conv1.kernel': 3,
         'network.conv1.padding': (0, 1),
-        **base.times(5 / 3, 'network.conv1.init_std'),
+        **base.same_sums('conv1'),
       },
       '7x7 in conv1': {
         'network.conv1.kernel': 7,
         'network.conv1.padding': (2, 3),
-        **base.times(5 / 7, 'network.conv1.init_std'),
+        **base.same_sums('conv1'),
       },
       # Past the border, so that there are as many windows.
       '4x4 windows': {
@@ -44,7 +44,7 @@ def get_config() -> config_dict.ConfigDict:
       'five layers': {
         'network.layers': ('conv1', 'conv2', 'conv5', 'fc6', 'fc8'),
         'network.conv5.reads': 'all',
-        **base.times_inputs(2, 'conv5'),
+        **base.same_sums('conv5'),
       },
       'twice the epochs': base.times(2, 'num_epochs'),
     },

@@ -14,11 +14,13 @@ def get_config() -> config_dict.ConfigDict:
     claim='kernels of one GPU are largely color-agnostic, those of the other'
     ' color-specific, in every run and independent of initial values',
     variants={
-      'communication': {},
+      'communication': {
+        f'network.{name}.reads': 'all' for name in ('conv3', 'fc6', 'fc7')
+      },
       'no communication': base.no_communication(),
     },
     measure='color_scores',
-    metric='specialized',
+    metric='difference',
     comparisons=(
       {'first': 'no communication: conv1', 'second': 'communication: conv1'},
     ),

@@ -14,13 +14,12 @@ def get_config() -> config_dict.ConfigDict:
   hidden = (*base.CONVOLUTIONS, *base.DENSE)
   # About as many weights as with communication.
   wider = base.times_features(1.25, *hidden)
-  wider |= {f'network.{name}.reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
-  wider |= base.times_inputs(1.25, 'conv2', 'conv4', 'conv5', 'fc8')
-  wider |= base.times_inputs(1.25 / 2, 'conv3', 'fc6', 'fc7')
+  wider |= base.no_communication()
+  wider |= base.same_sums('conv2', 'conv4', 'conv5', 'fc8')
   every = {
     f'network.{name}.reads': 'all' for name in ('conv2', 'conv4', 'conv5')
   }
-  every |= base.times_inputs(2, 'conv2', 'conv4', 'conv5')
+  every |= base.same_sums('conv2', 'conv4', 'conv5')
   return base.study(
     'towers',
     question='What do two towers and their communication contribute?',
@@ -28,7 +27,7 @@ def get_config() -> config_dict.ConfigDict:
     claim='the top-1 error is 1.7 % lower than with half the kernels in the'
     ' convolutions on one GPU',
     variants={
-      'two towers': {},
+      'two towers': {'network.towers': 2},
       # The paper's net for one GPU leaves conv5 and the dense layers whole.
       'half the kernels': {
         'network.towers': 1,
@@ -39,9 +38,10 @@ def get_config() -> config_dict.ConfigDict:
       'all read all': every,
       'one wide tower': {
         'network.towers': 1,
-        **base.times_inputs(2, 'conv2', 'conv4', 'conv5'),
+        **base.same_sums('conv2', 'conv4', 'conv5'),
       },
     },
+    per_byte=True,
     comparisons=(
       {'first': 'half the kernels', 'second': 'two towers', 'claim': 0.017},
       {'first': 'no communication', 'second': 'two towers'},

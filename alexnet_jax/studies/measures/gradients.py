@@ -31,22 +31,21 @@ def measure(runs: Sequence[TrainedNetwork]) -> Iterable[Result]:
   Variants: 'with dropout', with one mask per image, unless the network's rate
   is 0; and 'without dropout', the network of test time.
 
-  Values, for every layer, here of conv1: `conv1`, the norm, and
-  `conv1_relative`, the norm divided by that of the weights.
+  Values, for every layer, here of conv1: `gradient_conv1`, the norm, and
+  `gradient_conv1_relative`, the norm divided by that of the weights.
   """
   for run in runs:
     seed = run.setup.settings.seed
-    weights = _norms(run.params)
+    of_weights = _norms(run.params)
     gradients = _gradients(run)
     if not run.setup.network.dropout_rate:  # Both are the same.
       del gradients['with dropout']
     for variant, gradient in gradients.items():
-      norms = _norms(gradient)
-      relative = {
-        f'{layer}_relative': norm / weights[layer]
-        for layer, norm in norms.items()
-      }
-      yield Result(variant, seed, {**norms, **relative})
+      values = {}
+      for layer, norm in _norms(gradient).items():
+        values[f'gradient_{layer}'] = norm
+        values[f'gradient_{layer}_relative'] = norm / of_weights[layer]
+      yield Result(variant, seed, values)
 
 
 def _norms(params: model.Params) -> dict[str, float]:
