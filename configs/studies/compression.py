@@ -18,7 +18,8 @@ def get_config() -> config_dict.ConfigDict:
     " of the weights of this network, and 89 % of those of the paper's."
     ' Magnitude pruning without fine-tuning costs 5 points (0.5 to 10) with'
     ' half of the weights removed; with four fifths the network is useless.',
-    answered='cifar10_study, compute_dtype=float32, 3 seeds',
+    answered='cifar10_study, compute_dtype=float32, 3 seeds,'
+    ' images 530ea5ca7c7b',
     variants={'base': {}},
     measure='compression',
     against='bytes',
