@@ -72,7 +72,8 @@ def get_config():
 """
 
 
-_DATA = Data('made-up images', 'abc')
+_DATA = Data('made-up images', 'abc', '', 100)
+_OTHERS = Data('others', 'def', '', 100)
 
 
 def _study(base_overrides=(), **changes):
@@ -566,7 +567,7 @@ def test_an_answer_stands_beside_the_results_that_it_is_about(tmp_path):
     ({'seeds': 3}, {}, _DATA, False),
     ({'seeds': 2, 'base_overrides': (('num_epochs', 6),)}, {}, _DATA, False),
     ({'seeds': 2}, {'a, seed 1': 'no room'}, _DATA, False),
-    ({'seeds': 2}, {}, Data('others', 'def'), False),
+    ({'seeds': 2}, {}, _OTHERS, False),
   ):
     study = _study(**answers, **changes)
     page.write(study, results, failures, tmp_path / 'x', data)
@@ -579,11 +580,11 @@ def test_other_images_do_not_join_a_page(tmp_path):
   page.write(_study(), _results(a=[0.3], b=[0.2]), {}, tmp_path, _DATA)
   other = _study(name='other')
   page.check_images(tmp_path, other, _DATA)
-  page.check_images(tmp_path, other, Data('synthetic', ''))
+  page.check_images(tmp_path, other, _DATA._replace(digest=''))
   with pytest.raises(errors.UserError, match='digest abc, those .* have def'):
-    page.check_images(tmp_path, other, Data('others', 'def'))
+    page.check_images(tmp_path, other, _OTHERS)
   on_other_base = _study(base_overrides=(('num_epochs', 6),))
-  page.check_images(tmp_path, on_other_base, Data('others', 'def'))
+  page.check_images(tmp_path, on_other_base, _OTHERS)
 
 
 @pytest.mark.parametrize('content', ['', 'null', '{}'])

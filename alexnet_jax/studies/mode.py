@@ -58,19 +58,21 @@ def run(
   if quick:
     study, workdir = study.quickly(), workdir / 'quick'
     output = output / 'quick'
-  if study.counts_images():
-    study = study.of_images(_splits(study).train_source.num_examples)
-  planned = study_runs.plan(study, workdir)
   if only_list:
-    print('\n'.join(study_runs.command_line(each) for each in planned))
+    if study.counts_images():
+      study = study.of_images(_data(study).num_train)
+    for each in study_runs.plan(study, workdir):
+      print(study_runs.command_line(each))
     return 0
   collect.check(study)
   data = _data(study)
+  study = study.of_images(data.num_train)
+  planned = study_runs.plan(study, workdir)
   page.check_images(output, study, data)
   path = output / page.folder_of(study) / 'study.csv'
   with lock.held(workdir / page.folder_of(study) / 'lock', _REMEDY):
     recorded = table.read(path, study)
-    table.check_test_data(recorded, _test_data(study), path)
+    table.check_test_data(recorded, data.test_digest, path)
     pairs = {(each.variant, each.seed) for each in recorded}
     todo = [
       each
@@ -128,24 +130,28 @@ def _report(
   return 1 if failures else 0
 
 
-def _splits(study: Study) -> splits.Splits:
-  """Returns the base's data; no device is opened, which the runs need."""
-  return splits.Splits(setup.read(study.base_config()))
-
-
-def _test_data(study: Study) -> str:
-  """Returns the digest of the study's test images; '' if not applicable."""
-  source = _splits(study).eval_source
-  return collect.digest_of(source.fingerprint, study.base_config().data.source)
-
-
 def _data(study: Study) -> Data:
-  opened = _splits(study)
-  train, test = opened.train_source, opened.eval_source
+  """Returns the base's data; no device is opened, since the runs need them.
+
+  Raises:
+    UserError: if data are missing, with the flags of a study.
+  """
+  config = study.base_config()
+  opened = splits.Splits(setup.read(config))
+  try:
+    train, test = opened.train_source, opened.eval_source
+  except errors.UserError as error:
+    message = str(error)
+    for name in study.FOLDERS:
+      message = message.replace(f'--config.data.{name}', f'--config.{name}')
+    raise errors.UserError(message) from error
   words = (
     f'{train.name} ({train.num_examples:,} training and'
     f' {test.num_examples:,} test images)'
   )
   both = hashlib.blake2b(f'{train.fingerprint} {test.fingerprint}'.encode())
-  source = study.base_config().data.source
-  return Data(words, collect.digest_of(both.hexdigest(), source))
+  digest, test_digest = (
+    collect.digest_of(each, config.data.source)
+    for each in (both.hexdigest(), test.fingerprint)
+  )
+  return Data(words, digest, test_digest, train.num_examples)

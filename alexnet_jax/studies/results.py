@@ -26,10 +26,14 @@ class Data(NamedTuple):
     words: a description.
     digest: of the training and test images; '' for synthetic images, which
       depend on the seed.
+    test_digest: of the test images, likewise.
+    num_train: the number of training images.
   """
 
   words: str
   digest: str
+  test_digest: str
+  num_train: int
 
 
 class Result(NamedTuple):

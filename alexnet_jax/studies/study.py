@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import itertools
 import re
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from ml_collections import config_dict
 
@@ -43,9 +43,6 @@ SHARE = 'share'
 # ('fan_in',) as a layer's init_std keeps the variance of its sums at the start,
 # whatever the number of its inputs.
 FAN_IN = 'fan_in'
-
-# The keys of `data` that a study sets for all runs.
-_FOLDERS = ('data_dir', 'store_dir')
 
 Overrides = tuple[tuple[str, Any], ...]
 
@@ -128,6 +125,9 @@ class Study:
   comparisons: tuple[Comparison, ...]
   sizes: Mapping[str, float]
   larger: tuple[float, ...]
+
+  # The keys of `data` that it sets for all runs.
+  FOLDERS: ClassVar = ('data_dir', 'store_dir')
 
   @classmethod
   def read(cls, config: config_dict.ConfigDict) -> Self:
@@ -215,7 +215,7 @@ class Study:
     """Returns the study with absolute paths."""
     folders = {
       name: str(files.user_folder(folder, f'--config.{name}').absolute())
-      for name in _FOLDERS
+      for name in self.FOLDERS
       if (folder := getattr(self, name))
     }
     return dataclasses.replace(self, **folders)
@@ -325,7 +325,7 @@ class Study:
     """Returns the overrides of the base's folders."""
     return {
       f'data.{name}': folder
-      for name in _FOLDERS
+      for name in self.FOLDERS
       if (folder := getattr(self, name))
     }
 
