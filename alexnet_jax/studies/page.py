@@ -32,6 +32,8 @@ _DESCRIBED = {
   'question', 'section', 'row', 'lines', 'data', 'images', 'base', 'base_flags',
   'base_error',
 }  # fmt: skip
+# Metrics that are shown even if all runs have the same value.
+_ALWAYS_SHOWN = ('top1_error', 'train_error', 'seconds', 'specialized')
 # Metrics of a run whose mean over runs has no meaning.
 _NOT_AVERAGED = ('p_value', 'colorful_tower')
 
@@ -292,7 +294,7 @@ def _table(study: Study, results: Sequence[Result]) -> str:
     for name in metrics
     if name not in _NOT_AVERAGED
     and (
-      name in (study.metric, 'top1_error', 'train_error', 'seconds')
+      name in (study.metric, *_ALWAYS_SHOWN)
       or len({each.values.get(name) for each in results}) > 1
     )
   ]
