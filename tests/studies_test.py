@@ -525,9 +525,8 @@ def test_the_page_says_what_was_found(tmp_path):
   changed = _study(base_overrides=(('num_epochs', 6),))
   page.write(changed, results[:3], {}, tmp_path, _DATA)
   text = (tmp_path / 'studies.md').read_text()
-  assert (
-    '[cifar10_study](#cifar10_study) and [cifar10_study, num_epochs=6](#'
-    in (text)
+  assert '[cifar10_study](#cifar10_study), [cifar10_study, num_epochs=6](#' in (
+    text
   )
   assert '"--config.base_overrides=((\'num_epochs\', 6),)"`' in text
   assert '(#is-a-worse-than-b)' in text

@@ -453,7 +453,7 @@ def _write_page(folder: pathlib.Path) -> None:
     bases.append(f'[{base}](#{_anchor(base, headings)})')
     links = [_anchor(each['question'], headings) for each in studies]
     parts += _of_base(base, studies, links)
-  introduction = _INTRODUCTION.format(bases=' and '.join(bases))
+  introduction = _INTRODUCTION.format(bases=', '.join(bases))
   text = '\n\n'.join([introduction, *parts])
   files.write_text(folder / 'studies.md', text + '\n')
 
