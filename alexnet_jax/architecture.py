@@ -228,7 +228,7 @@ class LayerShape:
 def layer_shapes(
   network: Architecture, crop_size: int, channels: int = 3
 ) -> tuple[LayerShape, ...]:
-  """Returns output shapes and counts (alexnet.md calls them Counts).
+  """Returns each layer's output shape, parameters and multiply-adds.
 
   Args:
     network: the architecture.
@@ -300,7 +300,7 @@ def from_dict(fields: Mapping[str, Any]) -> Architecture:
   layers: list[Layer] = []
   names = fields.pop('layers')
   for name in names:
-    if name not in fields:
+    if 'order' not in _mapping(fields.get(name)):
       raise errors.UserError(
         f"--config.network.layers names '{name}', which the preset does not"
         ' have: leave it out'
@@ -321,6 +321,10 @@ def from_dict(fields: Mapping[str, Any]) -> Architecture:
     pool=Pool(**fields['pool']),
     **{name: fields[name] for name in scalars},
   )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+  return value if isinstance(value, Mapping) else {}
 
 
 def _check_order(layers: Sequence[Layer]) -> None:

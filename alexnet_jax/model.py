@@ -183,7 +183,7 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     function = layers.rectified_power if powers else layers.floored
     return lambda x: function(x, number)
   function = getattr(jax.nn, name, None)
-  if not callable(function):
+  if function is None or not _keeps_shapes(function):
     raise errors.UserError(
       f"--config.network.activation='{name}' is not a choice: set"
       ' --config.network.activation to relu, relu^n (such as relu^2 or'
@@ -191,6 +191,18 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
       ' gelu, ...)'
     )
   return function
+
+
+def _keeps_shapes(function: Any) -> bool:
+  """Returns whether a function maps an array to one of the same shape.
+
+  `jax.nn` also has functions of several arrays, and `glu` halves the maps.
+  """
+  sums = jax.ShapeDtypeStruct((2, 4), jnp.float32)
+  try:
+    return jax.eval_shape(function, sums).shape == sums.shape
+  except (AttributeError, TypeError, ValueError):
+    return False
 
 
 def first_layer(

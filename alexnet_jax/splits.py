@@ -86,6 +86,7 @@ class Splits:
         split=split,
         name=data.name,
         image_size=self._input.image_size,
+        upright=data.upright,
       )
     options = opening.Options(
       split=split,

@@ -413,6 +413,8 @@ def _warn_if_stuck(run: Run, step: int, nll: float) -> None:
   if not math.isfinite(nll):  # No image of the window could be read.
     return
   chance = math.log(run.setup.network.num_classes)
+  if not chance:  # One class, whose loss is always that.
+    return
   if abs(nll - chance) > 0.005 * chance:
     run.stuck_since = None
     return

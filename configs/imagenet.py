@@ -83,7 +83,7 @@ def _data() -> config_dict.ConfigDict:
   # Folder of the two ILSVRC2012_img_*.tar; '': <data_dir>/downloads/manual.
   data.manual_dir = ''
   # Folder of the prepared store, in which mode=prepare writes the decoded
-  # squares of both splits (252 GB for ImageNet). Training then reads only
+  # squares of both splits (262 GB for ImageNet). Training then reads only
   # these. '': no store; every epoch decodes the images.
   data.store_dir = ''
   data.train_split = 'train'
@@ -136,8 +136,7 @@ def _input() -> config_dict.ConfigDict:
   # A new order every epoch. False: one order for all, drawn from the seed; the
   # list of the 2012 code was shuffled once.
   images.shuffle = True
-  # Color shift (Section 4.1): paper (eigenvalues of 0..1 pixels),
-  # cuda_convnet
+  # Color shift (Section 4.1): paper (eigenvalues of 0..1 pixels), cuda_convnet
   # (standard deviations of 0..255 pixels, sum divided by 1.1) or none.
   images.color = 'paper'
   # What is subtracted: pixel (the mean image), channel (means) or none.

@@ -73,9 +73,9 @@ def write(source, tmp_path, image_size=40):
   store.write(source, str(tmp_path / 'store'), decoding.Options(image_size))
 
 
-def open_store(tmp_path, image_size=40, split='train', name=''):
+def open_store(tmp_path, image_size=40, split='train', name='', **options):
   return store.open_store(
-    str(tmp_path / 'store'), split=split, name=name, image_size=image_size
+    str(tmp_path / 'store'), split, name, image_size, **options
   )
 
 
@@ -165,6 +165,7 @@ def test_opening_names_what_could_not_be_read(tmp_path, kept, caplog):
     ({'split': 'val'}, 'holds no store: run the same command with --mode'),
     ({'name': 'other'}, "name 'data', not 'other'"),
     ({'image_size': 41}, 'image_size 40, not 41'),
+    ({'upright': True}, 'upright False, not True'),
   ],
 )
 @pytest.mark.usefixtures('kept')

@@ -391,7 +391,7 @@ def test_every_parameter_learns_with_finite_gradients(name):
   [
     'relu^', 'relu^0', 'relu^0.0', 'relu^-1', 'relu^nan', 'relu^1e3', 'relu2',
     'relu^2 ', 'relu**2', 'floor', 'floor-', 'floor--1', 'floor1', 'floor-0',
-    'relu^\u0662',
+    'relu^\u0662', 'glu', 'one_hot', 'logsumexp', 'initializers',
   ],
 )  # fmt: skip
 def test_a_mistyped_activation_is_one_line_with_the_choices(name):

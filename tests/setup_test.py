@@ -54,6 +54,7 @@ def _build(**overrides):
     ('network.conv3.reads', 'both', ['both', 'own']),
     ('network.response_norm.size', 4, ['4', 'odd']),
     ('network.layers', ('conv1', 'conv9'), ['conv9']),
+    ('network.layers', ('conv1', 'pool', 'fc8'), ["names 'pool'"]),
     ('network.layers', (), ['layers=() is no network']),
     ('network.layers', ('fc8',), ['is no network', 'two or more']),
     ('network.layers', ('conv1', 'conv2'), ['is no network']),

@@ -5,7 +5,7 @@ is: a gray or color JPEG, or an opaque 8-bit gray or RGB PNG. It fails on any
 other file and on any sign of damage. Then `square`, outside the graph, decodes
 whatever Pillow can read, with the same pixels where both can, or raises
 `UnreadableError` with the reason. Damage never silently becomes gray or black
-pixels, as far as the format can tell; README lists the limits.
+pixels, as far as the format can tell; docs/image_files.md lists the limits.
 """
 
 import functools

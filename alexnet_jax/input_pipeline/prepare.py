@@ -43,7 +43,7 @@ def run(
     for source in splits.values():
       store.write(source, store_dir, decoder, threads)
     kept = store.open_store(
-      store_dir, train.split, train.name, decoder.image_size
+      store_dir, train.split, train.name, decoder.image_size, decoder.upright
     )
     measured = sources.sample(kept, num_train)
   statistics = statistics_lib.compute(measured, decoder, threads)

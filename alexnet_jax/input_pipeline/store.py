@@ -131,7 +131,13 @@ def _split_folder(store_dir: str, split: str) -> pathlib.Path:
   return root / names.for_file(split)
 
 
-def open_store(store_dir: str, split: str, name: str, image_size: int) -> Store:
+def open_store(
+  store_dir: str,
+  split: str,
+  name: str,
+  image_size: int,
+  upright: bool = False,
+) -> Store:
   """Opens one split of a store.
 
   Args:
@@ -139,6 +145,7 @@ def open_store(store_dir: str, split: str, name: str, image_size: int) -> Store:
     split: such as 'train'.
     name: of the data set; empty for any.
     image_size: side of the squares, pixels.
+    upright: whether the EXIF orientation was applied.
 
   Raises:
     errors.UserError: when the store is missing, unfinished, of other data, or
@@ -152,7 +159,12 @@ def open_store(store_dir: str, split: str, name: str, image_size: int) -> Store:
       f'{directory} holds {state}: run the same command with --mode=prepare'
     )
   name = name or description['name']
-  expected = {'split': split, 'name': name, 'image_size': image_size}
+  expected = {
+    'split': split,
+    'name': name,
+    'image_size': image_size,
+    'upright': upright,
+  }
   for key, wanted in expected.items():
     if description[key] != wanted:
       raise errors.UserError(
