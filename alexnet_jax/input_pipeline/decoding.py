@@ -329,10 +329,14 @@ def _check_png(encoded: bytes) -> None:
     if kind == b'IDAT':
       content.append(encoded[position + 8 : position + 8 + length])
     position += length + 12
-  found = len(zlib.decompress(b''.join(content)))
   needed = _png_bytes(*struct.unpack_from('>IIBBxxB', encoded, 16))
+  stream = zlib.decompressobj()
+  # Not more than that: a small file can hold gigabytes of zeros.
+  found = len(stream.decompress(b''.join(content), needed + 1))
   if found < needed:
     raise UnreadableError(f'{found:,} of {needed:,} bytes of its pixels')
+  if found == needed and not stream.eof:
+    raise UnreadableError('its pixels lack their checksum')
 
 
 def _png_bytes(
