@@ -4,6 +4,7 @@ import functools
 import io
 import itertools
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -215,6 +216,31 @@ def damaged_files():
     encoded = testing.encode(noisy.astype(np.uint8), kind)
     files[f'half of a {kind}'] = encoded[: len(encoded) // 2]
   return files
+
+
+def test_a_png_is_decompressed_no_further_than_its_pixels():
+  png = testing.encode(PIXELS, 'PNG', 'RGBA')
+
+  def with_content(content):
+    kept = [(kind, data) for kind, data in png_chunks(png) if kind != b'IDAT']
+    return png_of([*kept[:-1], (b'IDAT', content), kept[-1]])
+
+  raw = zlib.decompress(
+    b''.join(data for kind, data in png_chunks(png) if kind == b'IDAT')
+  )
+  expected = fallback(png)
+  np.testing.assert_array_equal(
+    fallback(with_content(zlib.compress(raw))), expected
+  )
+  bomb = with_content(zlib.compress(raw + bytes(50_000_000)))
+  tracemalloc.start()
+  found = fallback(bomb)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  np.testing.assert_array_equal(found, expected)
+  assert peak < 5_000_000
+  with pytest.raises(decoding.UnreadableError, match='checksum'):
+    fallback(with_content(zlib.compress(raw)[:-4]))
 
 
 @pytest.mark.parametrize('size', [32, 60, 90])
