@@ -255,6 +255,15 @@ def main(argv: list[str]) -> int:
     return _leave(_run(_choose_mode()))
   except errors.UserError as e:
     return _leave(_fail(str(e), e.exit_code))
+  except PermissionError as e:
+    if e.filename is None:
+      raise
+    return _leave(
+      _fail(
+        f'{e.filename} cannot be opened ({e.strerror}): change its permissions,'
+        ' or name another place'
+      )
+    )
   except BrokenPipeError:
     # Whoever read the output, such as `head`, has enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -354,6 +363,20 @@ def _parse(argv: list[str]) -> list[str]:
     while isinstance(message, Exception) and len(message.args) == 1:
       message = message.args[0]
     sys.exit(_fail(' '.join(str(message).split())))
+  except Exception as e:
+    text = ' '.join(f'{type(e).__name__}: {e}'.split())
+    remedy = 'correct the config file, or name another with --config'
+    sys.exit(_fail(f'{_place(e)}: {text}: {remedy}'))
+
+
+def _place(error: Exception) -> str:
+  """Returns the file and the line that an error of a config comes from."""
+  if isinstance(error, SyntaxError):
+    return f'{error.filename}:{error.lineno}'
+  frames = traceback.extract_tb(error.__traceback__)
+  # An import that fails ends in frames of Python's own.
+  *_, last = (each for each in frames if not each.filename.startswith('<'))
+  return f'{last.filename}:{last.lineno}'
 
 
 def _check_config_file(argv: list[str]) -> None:
@@ -370,6 +393,11 @@ def _check_config_file(argv: list[str]) -> None:
   path = only.config.split(':')[0]  # A preset follows the colon.
   if not pathlib.Path(path).is_file():
     raise errors.UserError(f'no config file {path}: see the folder configs/')
+  if pathlib.Path(path).suffix != '.py':
+    raise errors.UserError(
+      f'--config={path} is not a Python file: name one with --config, such as'
+      ' configs/smoke.py'
+    )
 
 
 def _fail(message: str, exit_code: int = 2) -> int:

@@ -276,10 +276,12 @@ class Checkpoints:
         raise errors.LostProcessError(str(error)) from error
       if reason is None:
         raise
-      kept = [step for step in self.steps() if step != self._saving]
+      # To close would mean to wait for it again, with another reason.
+      failed, self._saving = self._saving, None
+      kept = [step for step in self.steps() if step != failed]
       rest = f'that of step {kept[-1]} is kept' if kept else 'there is no other'
       raise errors.UserError(
-        f'the checkpoint of step {self._saving} cannot be written in'
+        f'the checkpoint of step {failed} cannot be written in'
         f' {self._folder} ({reason}); {rest}: make the folder writable, with'
         ' room for it, and run the same command again'
       ) from error
@@ -362,7 +364,13 @@ class Checkpoints:
         self._path(step),
       )
       return {'step': step, 'identity': values, 'digests': {}}
-    return _opened(values, step)
+    content = _opened(values, step)
+    if content['format'] != _FORMAT:
+      raise errors.UserError(
+        f'{self._path(step)} has format {content["format"]}, and this program'
+        f' reads {_FORMAT}: use the version that wrote it'
+      )
+    return content
 
   def _read(self, step: int, reader: Any = None, **items: Any) -> Any:
     """Reads some items of a checkpoint, with a reader of Orbax.

@@ -312,23 +312,39 @@ def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise ValueError(str(error) or type(error).__name__) from error
 
 
-def beside(directory: pathlib.Path, filename: str) -> pathlib.Path | None:
+def beside(
+  directory: pathlib.Path, filename: str, to_write: bool = False
+) -> pathlib.Path | None:
   """Returns where a file computed from the data in `directory` is kept.
 
-  Beside the data, or under ~/.cache/alexnet_jax where that cannot be written. A
-  file that is beside the data is used. None, with a warning, where neither can
-  be written.
+  Beside the data, or under ~/.cache/alexnet_jax where that cannot be written.
+  To be read, a file there comes before one beside the data, which may be of the
+  data as they were; any is better than none.
+
+  Args:
+    directory: of the data.
+    filename: of the file.
+    to_write: whether a file that cannot be written is of no use.
+
+  Returns:
+    Its path; None, with a warning, where there is no place for it.
 
   Raises:
     errors.UserError: when there is something of that name that is not a file.
   """
   path = directory / filename
-  if is_file(path) or is_writable(directory):
+  found = is_file(path)
+  if is_writable(directory):
     return path
   key = hashlib.sha256(str(directory).encode('utf-8', 'surrogateescape'))
   cache = _expanded('~/.cache/alexnet_jax')
   kept = cache and cache / key.hexdigest()[:16] / filename
-  if kept is None or not (is_file(kept) or is_writable(kept.parent)):
+  if not to_write:
+    if kept and is_file(kept):
+      return kept
+    if found:
+      return path
+  if kept is None or not is_writable(kept.parent):
     logging.warning(
       'Neither %s nor ~/.cache can be written: %s is not kept',
       directory,

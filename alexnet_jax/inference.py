@@ -112,7 +112,7 @@ def open_run(
   """Opens the run of a workdir, to be used and not trained further.
 
   Args:
-    workdir: of a run that has saved a checkpoint.
+    workdir: of a run that has saved a checkpoint; a text may begin with ~.
     config: in place of the one that the checkpoint carries, for data that have
       moved. None uses the checkpoint's own, but for what is this machine's
       affair, `settings.MACHINE_KEYS`: it runs on all devices there are.
@@ -124,7 +124,8 @@ def open_run(
     UserError: if there is no checkpoint, or it is of another function than the
       config asks for.
   """
-  workdir = files.user_folder(str(workdir), '--workdir')
+  if isinstance(workdir, str):  # A path was expanded where it was read.
+    workdir = files.user_folder(workdir, '--workdir')
   if not (workdir / 'checkpoints').is_dir():
     raise errors.UserError(
       f'{workdir} holds no checkpoints: train first, with the same --workdir'
@@ -150,7 +151,7 @@ def _which(
 ) -> str:
   """Returns whether the last or the best checkpoint is to be used."""
   if config is not None:
-    return config.evaluate.checkpoint
+    return settings.read(config.to_dict()).evaluate.checkpoint
   if not checkpoints.steps():
     return 'last'
   newest = checkpoints.first_intact(

@@ -20,8 +20,7 @@ class Meter:
   wait needs the loop to wait for the device.
   """
 
-  def __init__(self, batch_size: int):
-    self._batch_size = batch_size
+  def __init__(self):
     self._thread = futures.ThreadPoolExecutor(1, 'meter')
     self._newest: futures.Future[float] | None = None  # when it finished
     self._pauses: dict[str, float] = {}  # seconds of the last one, by name
@@ -30,7 +29,8 @@ class Meter:
 
   def restart(self) -> None:
     """Begins a window now and drops what was counted before."""
-    self._steps, self._waited, self._paused = 0, 0.0, 0.0
+    self._steps, self._images = 0, 0
+    self._waited, self._paused = 0.0, 0.0
     self._started = time.perf_counter()
 
   @contextlib.contextmanager
@@ -47,19 +47,21 @@ class Meter:
       return
     self._waited += max(0.0, ended - idle_since)
 
-  def add(self, loss: jax.Array) -> None:
+  def add(self, loss: jax.Array, images: int) -> None:
     """Counts a dispatched step and waits for the one before it.
 
     So one step runs while the next batch is prepared, and no more are queued.
 
     Args:
       loss: of the step, not yet computed.
+      images: in its batch, in all processes together.
     """
     previous = self._newest
     self._newest = self._thread.submit(_time_when_ready, loss)
     if previous is not None:
       previous.result()
     self._steps += 1
+    self._images += images
 
   def drain(self) -> None:
     """Waits for the running step."""
@@ -79,16 +81,16 @@ class Meter:
     """Waits for the running step, and returns and restarts the window.
 
     Returns:
-      `images_per_second`, the rows that fill up an epoch's last batch included,
-      and `data_wait`, the share of the time in which the device was idle
-      because its batch was not ready. NaN if the window has no step.
+      `images_per_second`, and `data_wait`, the share of the time in which the
+      device was idle because its batch was not ready. NaN if the window has no
+      step.
     """
     self.drain()
     seconds = time.perf_counter() - self._started - self._paused
     seconds = seconds if self._steps else math.nan
     self._pace = seconds / (self._steps or math.nan)
     figures = {
-      'images_per_second': self._batch_size / self._pace,
+      'images_per_second': self._images / seconds,
       'data_wait': self._waited / seconds,
     }
     self.restart()

@@ -30,6 +30,7 @@ from alexnet_jax import progress
 # The kinds of lines in metrics.jsonl: means over the steps since the line
 # before, over the steps of an epoch, and over the validation images.
 KINDS = ('train', 'epoch', 'validation')
+_PACKAGE = pathlib.Path(__file__).parent
 _EVENT_FILE = 'events.out.tfevents.'  # TensorBoard knows files by this.
 # Keys of metrics.jsonl that had other names in earlier versions.
 _RENAMED = {'rate': 'learning_rate', 'waiting': 'data_wait'}
@@ -92,7 +93,7 @@ class _Formatter(python_logging.Formatter):
 
 
 def _is_ours(record: python_logging.LogRecord) -> bool:
-  return 'alexnet_jax' in pathlib.Path(record.pathname).parts
+  return _PACKAGE in pathlib.Path(record.pathname).parents
 
 
 def _matters(record: python_logging.LogRecord) -> bool:
@@ -144,7 +145,7 @@ class Reporter:
       for line in read(self._path)
       if line['step'] < first_step
       or line['step'] == first_step
-      and (line['kind'] == 'train' or validated == first_step)
+      and (line['kind'] != 'validation' or validated == first_step)
     ]
     files.write_text(
       self._path, ''.join(files.dumps(line) + '\n' for line in kept)

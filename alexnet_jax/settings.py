@@ -1,8 +1,8 @@
 """A config as typed values: every key once, with the values it may have.
 
 `configs/imagenet.py` says what each key means and where its number comes from.
-`read` is the only function of the package that looks into a config; everything
-else takes the values it needs.
+Everything takes the values it needs from what `read` returns; only code that
+compares configs, or renames their keys, looks into one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -332,6 +332,8 @@ def _checked(key: str, value: Any, field: dataclasses.Field) -> Any:
         if fnmatch.fnmatchcase(inner, pattern):
           _check_range(f'{key}.{inner}', number, limits)
     return value
+  if field.type == tuple[str, ...]:
+    _check_texts(key, value)
   if 'options' in allowed:
     if value in allowed['former']:
       name = allowed['former'][value]
@@ -362,6 +364,15 @@ def check_option(key: str, value: Any, options: Any) -> None:
     raise errors.UserError(
       f"--config.{key}='{value}' is not a choice: set --config.{key} to one of"
       f' {", ".join(options)}'
+    )
+
+
+def _check_texts(key: str, value: Any) -> None:
+  is_list = isinstance(value, tuple | list)
+  if not (is_list and all(isinstance(item, str) for item in value)):
+    raise errors.UserError(
+      f'--config.{key}={value!r} is not a tuple of texts: set --config.{key} to'
+      " one, such as ('a', 'b')"
     )
 
 

@@ -302,8 +302,20 @@ SCHEDULES: dict[str, _MakeSchedule] = {
 
 
 def total_steps(setup: Setup, epochs: Epochs) -> int:
-  """Returns the number of updates after which a run ends at the latest."""
-  return setup.settings.max_steps or epochs.step(setup.settings.num_epochs)
+  """Returns the number of updates after which a run ends at the latest.
+
+  Raises:
+    UserError: if they are more than can be counted.
+  """
+  chosen = setup.settings
+  steps = chosen.max_steps or epochs.step(chosen.num_epochs)
+  if steps > settings.LAST_STEP:
+    raise errors.UserError(
+      f'--config.num_epochs={chosen.num_epochs} is {steps:,} steps, and'
+      f' {settings.LAST_STEP:,} can be counted: set --config.num_epochs to at'
+      f' most {int(epochs.at(settings.LAST_STEP)):,}'
+    )
+  return steps
 
 
 def _warmup_steps(chosen: settings.Optimizer, steps_per_epoch: int) -> int:

@@ -92,7 +92,7 @@ class Run:
     self.reporter = reporting.Reporter(
       workdir, self.step, self.validated, writes=processes.is_first()
     )
-    self.meter = meter.Meter(self.settings.batch_size)
+    self.meter = meter.Meter()
     self.stuck_since: int | None = None
     self.stopped = False  # by a signal
 
@@ -198,7 +198,8 @@ class Run:
       return ''
     key = 'max_steps' if self.settings.max_steps else 'num_epochs'
     value = getattr(self.settings, key)
-    return f'{key}={value} reached (step {self.total_steps})'
+    # The end may have been moved, or epochs become longer, after it was passed.
+    return f'{key}={value} reached (step {max(0, self.total_steps)})'
 
   def seconds_left(self) -> float:
     """Returns the ETA in seconds, validations and checkpoints included.
@@ -226,10 +227,22 @@ class Run:
       self.total_steps - self.step, validation=validations, checkpoint=saves
     )
 
+  def epoch_is_over(self) -> bool:
+    """Whether an epoch ends here, or a run that is shorter than one."""
+    ends = self.epochs.ends(self.step)
+    return ends or self.step == self.total_steps < self.epochs.steps
+
+  def images_in_step(self) -> int:
+    """Returns how many images the last step had: an epoch ends with fewer."""
+    size = self.settings.batch_size
+    if not self.epochs.ends(self.step):
+      return size
+    return self.identity.train.num_examples - (self.epochs.steps - 1) * size
+
   def close(self) -> None:
-    self.meter.close()
-    self.checkpoints.close()
-    self.reporter.close()
+    with contextlib.ExitStack() as stack:  # From the last to the first.
+      for each in (self.reporter, self.checkpoints, self.meter):
+        stack.callback(each.close)
 
 
 def train(
@@ -282,8 +295,8 @@ def _loop(run: Run, stop: signals.StopSignal) -> str:
   """Steps, and does what is due between steps.
 
   What is due is a function of the state, so a resumed run does the same.
-  Between log lines, validations and checkpoints nothing here reads a value from
-  the device, so that it always has a step to run.
+  Between log lines, ends of epochs and checkpoints nothing here reads a value
+  from the device, so that it always has a step to run.
 
   Returns:
     Why the run ended, as a line for the log.
@@ -308,6 +321,8 @@ def _loop(run: Run, stop: signals.StopSignal) -> str:
         seconds = time.perf_counter() - started
         logging.info('First step after %s', progress.duration(seconds))
         run.meter.restart()
+      if run.epoch_is_over():
+        _end_epoch(run)
       if run.step % run.settings.log.every_steps == 0:
         _log(run)
       if run.checkpoint_is_due():
@@ -353,12 +368,7 @@ def _may_give_up(stop: signals.StopSignal) -> Callable[[], bool]:
 
 
 def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> bool:
-  """Dispatches one update; returns False if a signal came before the batch.
-
-  Raises:
-    UserError: at the end of an epoch in which no image could be read, even if
-      `data.max_unreadable` is 1.
-  """
+  """Dispatches one update; returns False if a signal came before the batch."""
   with run.meter.input():
     try:
       batch = next(batches)
@@ -368,13 +378,27 @@ def _step(run: Run, batches: Iterator[dict[str, np.ndarray]]) -> bool:
       batch, run.settings.accumulation, run.setup.placement
     )
   run.state, loss = run.train_step(run.state, batch)
-  run.meter.add(loss)
   run.step += 1
-  epochs = run.epochs
-  ended = epochs.ends(run.step) or run.step == run.total_steps < epochs.steps
-  if ended and not int(run.state.epoch.examples):
-    raise errors.NothingReadableError(run.splits.train_source)
+  run.meter.add(loss, run.images_in_step())
   return True
+
+
+def _end_epoch(run: Run) -> None:
+  """Reports the means over the epoch that ends, and checks what was read.
+
+  Raises:
+    DivergedError: if the loss or the parameters are no longer finite.
+    UserError: if more of its images could not be read than permitted.
+    NothingReadableError: if none could, even if `data.max_unreadable` is 1.
+  """
+  _check_finite(run)
+  _check_unreadable(run)
+  figures = run.state.epoch
+  if not int(figures.examples):
+    raise errors.NothingReadableError(run.splits.train_source)
+  if run.epochs.ends(run.step):
+    values = {'epoch': run.epochs.at(run.step), **figures.means()}
+    run.reporter.write(run.step, 'epoch', values)
 
 
 def _training_values(run: Run) -> dict[str, float]:
@@ -464,9 +488,6 @@ def _validated(run: Run, result: dict[str, float]) -> None:
     run.splits.eval_source, result['examples'], result['unreadable']
   )
   epoch = run.epochs.at(step)
-  if run.epochs.ends(step):
-    training = {'epoch': epoch, **state.epoch.means()}
-    run.reporter.write(step, 'epoch', training)
   images = run.identity.validation.fingerprint
   validation = {'epoch': epoch, **result, 'images': images}
   run.reporter.write(step, 'validation', validation)

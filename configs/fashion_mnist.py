@@ -1,6 +1,7 @@
 """Fashion-MNIST, a two-tower AlexNet for 28x28 pixels: minutes on a laptop.
 
-Five epochs end at a test error of about 9.3 %, after four minutes on two cores:
+Five epochs end at a test error of about 9.3 %, after three and a half minutes
+on two cores:
 
   python main.py --config=configs/fashion_mnist.py --workdir=runs/demo
 

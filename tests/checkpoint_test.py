@@ -288,6 +288,13 @@ def test_a_folder_that_cannot_be_written(parts, run):
   (run / 'checkpoints').write_text('in the way')
   with pytest.raises(errors.UserError, match='step 7 cannot be written.*run'):
     checkpoints.save(state.replace(step=state.step + 1), identity)
+  checkpoints.close()  # Has no other error that would take its place.
+
+
+def test_a_checkpoint_of_another_format_is_refused(parts, run, monkeypatch):
+  monkeypatch.setattr(checkpoint, '_FORMAT', 4)
+  with pytest.raises(errors.UserError, match='format 3, and this program rea'):
+    checkpoint.Checkpoints(run).restore(setup.abstract_state(parts), 6)
 
 
 def test_a_full_disk_keeps_what_was_saved(parts, saved, run, tmp_path):
@@ -308,4 +315,5 @@ def test_a_full_disk_keeps_what_was_saved(parts, saved, run, tmp_path):
     assert 'No space left on device' in message
     kept = int(state.step) - 1
     assert f'that of step {kept} is kept: make the folder writable' in message
+    checkpoints.close()
     assert _restored(parts, workdir)[0] == kept

@@ -193,6 +193,17 @@ def test_a_batch_size_changed_during_the_warm_up(runs):
   assert rates[11:] == [pytest.approx(0.005)] * 20
 
 
+def test_an_epoch_that_no_validation_ends_is_reported(runs):
+  runs(3, **_CONSTANT)
+  expected = [line['nll'] for line in runs.lines('epoch')]
+  runs.workdir = runs.workdir.with_name('other')
+  runs(3, **_CONSTANT, validate_every_steps=4)
+  lines = runs.lines('epoch')
+  assert [line['step'] for line in lines] == [10, 20, 30]
+  assert [line['epoch'] for line in lines] == [1, 2, 3]
+  assert [line['nll'] for line in lines] == expected
+
+
 def test_a_stopped_run_of_lars_ends_like_one_never_touched(
   runs, tmp_path, monkeypatch
 ):

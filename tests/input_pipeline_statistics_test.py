@@ -172,8 +172,28 @@ def test_prepare_computes_again(source):
   np.testing.assert_array_equal(loaded.stdevs, summary.statistics.stdevs)
 
 
-def test_upright_images_have_statistics_of_their_own(source):
-  upright = decoding.Options(16, upright=True)
-  assert statistics.stored_path(source, upright) != statistics.stored_path(
-    source, OPTIONS
+def test_images_decoded_otherwise_have_statistics_of_their_own(source):
+  others = (
+    OPTIONS,
+    OPTIONS._replace(upright=True),
+    OPTIONS._replace(max_pixels=40),
+    OPTIONS._replace(max_pixels=50),
   )
+  assert len({statistics.stored_path(source, each) for each in others}) == 4
+
+
+def test_stale_statistics_on_a_disk_that_cannot_be_written(
+  source, tmp_path, monkeypatch
+):
+  statistics.load_or_compute(source, OPTIONS)
+  os.utime(source.describe(0), (1, 1))
+  changed = folder.open_folder(str(source.directory), 'train')
+  monkeypatch.setattr(os, 'access', lambda path, mode: path == tmp_path / 'me')
+  monkeypatch.setenv('HOME', str(tmp_path / 'me'))
+  (tmp_path / 'me').mkdir()
+  with pytest.raises(errors.UserError, match='run with --mode=prepare'):
+    statistics.load_or_compute(changed, OPTIONS)
+  kept = prepare.run(changed, changed, OPTIONS).statistics_file
+  assert kept.is_relative_to(tmp_path / 'me')
+  loaded = statistics.load_or_compute(changed, OPTIONS)
+  assert loaded.fingerprint == changed.fingerprint

@@ -221,6 +221,18 @@ def test_preparing_again_writes_what_is_damaged(tmp_path, source, kept, caplog):
   assert os.stat(kept.directory / '00001/002').st_mtime_ns == untouched
 
 
+def test_preparing_again_tries_what_could_not_be_read(tmp_path, source):
+  largest = 30 * 20
+  options = decoding.Options(40, max_pixels=largest)
+  store.write(source, str(tmp_path / 'store'), options)
+  few = open_store(tmp_path)
+  store.write(source, str(tmp_path / 'store'), decoding.Options(40))
+  all_again = open_store(tmp_path)
+  assert len(all_again.unreadable) < len(few.unreadable)
+  store.write(source, str(tmp_path / 'other'), decoding.Options(40))
+  assert contents(tmp_path / 'store') == contents(tmp_path / 'other')
+
+
 @pytest.mark.parametrize('damage', DAMAGES[:2])
 def test_preparing_again_writes_damaged_rows(tmp_path, source, kept, damage):
   whole = contents(kept.directory)

@@ -25,6 +25,7 @@ from alexnet_jax.input_pipeline import tfds
 from tests import input_pipeline_testing as testing
 
 tensorflow_datasets = pytest.importorskip('tensorflow_datasets')
+download_manager = tensorflow_datasets.core.download.download_manager
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PICTURES = [testing.smooth(i, 32, 32) for i in range(30)]
@@ -340,6 +341,43 @@ def test_no_network(tmp_path, monkeypatch):
   assert '\n' not in message
 
 
+@pytest.mark.parametrize(
+  ('error', 'words'),
+  [
+    (
+      download_manager.NonMatchingChecksumError('x has\n wrong checksum'),
+      'is not what its publisher lists (x has wrong checksum)',
+    ),
+    (
+      AssertionError('Manual directory x does not exist.\nGet it by hand'),
+      'by hand (Manual directory x does not exist.): see https',
+    ),
+    (FileNotFoundError('x.tar'), 'lacks files that are downloaded by hand'),
+  ],
+)
+def test_archives_that_are_missing_or_others(
+  tmp_path, monkeypatch, error, words
+):
+  def fail(self, **kwargs):
+    raise error
+
+  monkeypatch.setattr(ToyPictures, 'download_and_prepare', fail)
+  with pytest.raises(errors.UserError) as caught:
+    tfds.open_tfds('toy_pictures', 'train', str(tmp_path))
+  assert words in str(caught.value)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_missing_file_is_named(folders):
+  (path, *_) = pathlib.Path(folders['array_record']).rglob('*.array_record*')
+  away = path.rename(path.with_suffix('.away'))
+  try:
+    with pytest.raises(errors.UserError, match=f'{path.name} cannot be read'):
+      tfds.open_tfds('toy_pictures', 'train', folders['array_record'])
+  finally:
+    away.rename(path)
+
+
 # The archives of ImageNet.
 
 
@@ -505,6 +543,22 @@ def test_index_is_made_once_and_again_when_files_change(shards, monkeypatch):
     tfds.open_tfrecords(shards[1:])
     tfds.open_tfrecords(shards)
   assert len(built) == 8
+
+
+def test_a_stale_index_on_a_disk_that_cannot_be_written(
+  shards, tmp_path, monkeypatch
+):
+  tfds.open_tfrecords(shards)
+  os.utime(shards[1].filename, (1, 1))
+  home = tmp_path / 'home'
+  home.mkdir()
+  monkeypatch.setattr(os, 'access', lambda path, mode: path == home)
+  monkeypatch.setenv('HOME', str(home))
+  tfds.open_tfrecords(shards)
+  (kept,) = home.rglob('*.index.npz')
+  monkeypatch.setattr(tfds, 'index_file', lambda path: 1 / 0)
+  opened = tfds.open_tfrecords(shards)
+  assert opened.__getitems__(range(20)) == CONTENTS
 
 
 def test_a_reader_leaves_no_index(shards, caplog):

@@ -83,6 +83,25 @@ _PATHS = [
     (['--config=configs/smoke.py'], ['--workdir']),
     (['--config=configs/smoke.py', '--workdri=x'], ['workdri', 'workdir']),
     (['--config=configs/nothing.py', '--workdir=x'], ['configs/nothing.py']),
+    (['--config=README.md', '--workdir=x'], ['README.md is not a Python file']),
+    (
+      [_SMOKE, '--workdir=x', '--config.num_epochs=1000000000'],
+      ['num_epochs=1000000000 is outside'],
+    ),
+    (
+      [
+        _SMOKE,
+        '--workdir=x',
+        '--config.num_epochs=1000000',
+        '--config.data.num_examples=100000',
+        '--config.batch_size=1',
+      ],
+      ['2,147,483,647 can be counted: set --config.num_epochs to at most'],
+    ),
+    (
+      [_SMOKE, '--workdir=x', '--config.data.class_names=(1, 2)'],
+      ['data.class_names=[1, 2] is not a tuple of texts'],
+    ),
     (
       ['--config=configs/imagenet.py:papier'],
       ['papier', 'paper, cuda_convnet'],
@@ -152,6 +171,36 @@ def test_mistake_is_one_line_and_exit_code_2(
   for word in ('main.py:', *words):
     assert word in line
   assert not (tmp_path / 'x' / 'checkpoints').exists()
+
+
+@pytest.mark.parametrize(
+  ('source', 'words'),
+  [
+    ('def get_config(:', ':1: SyntaxError'),
+    ('import nothing_there', ':1: ModuleNotFoundError'),
+    ('def get_config():\n  return size', ':2: NameError'),
+  ],
+)
+def test_a_config_that_fails_is_named_with_its_line(
+  tmp_path, monkeypatch, capsys, source, words
+):
+  path = tmp_path / 'mine.py'
+  path.write_text(source)
+  flags = [f'--config={path}', f'--workdir={tmp_path}']
+  assert _run_here(flags, monkeypatch) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f'{path}{words}' in line
+
+
+def test_what_may_not_be_opened_is_one_line(tmp_path, monkeypatch, capsys):
+  def refuse():
+    raise PermissionError(13, 'Permission denied', '/data/train-images')
+
+  monkeypatch.setitem(main._MODES, 'train', main._Mode(refuse))
+  flags = [_SMOKE, f'--workdir={tmp_path}']
+  assert _run_here(flags, monkeypatch) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert '/data/train-images cannot be opened (Permission denied)' in line
 
 
 def test_a_mistake_ends_the_program():

@@ -98,7 +98,9 @@ def test_restart_forgets_a_validation_that_the_state_lacks(
     pass
   expected = [(5, kind, 1 / 5) for kind in reporting.KINDS]
   expected += [
-    (10, kind, 1 / 10) for kind in reporting.KINDS if kind == 'train' or kept
+    (10, kind, 1 / 10)
+    for kind in reporting.KINDS
+    if kind != 'validation' or kept
   ]
   assert _lines(tmp_path) == expected
   _assert_events_are_the_lines(tmp_path)
@@ -169,13 +171,15 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
 @pytest.mark.parametrize(
   ('path', 'expected'),
   [
-    ('/x/alexnet_jax/predict.py', r'a\nb \xff'),
-    ('/x/jax/core.py', 'a\nb \\xff'),
+    ('alexnet_jax/analysis/predict.py', r'a\nb \xff'),
+    # A checkout of that name, with an environment in it.
+    ('/x/alexnet_jax/.venv/jax/core.py', 'a\nb \\xff'),
   ],
 )
 def test_a_message_of_ours_is_one_line(path, expected):
+  place = str(_ROOT / path)
   record = python_logging.LogRecord(
-    'absl', python_logging.INFO, path, 1, 'a\nb %s', ('\udcff',), None
+    'absl', python_logging.INFO, place, 1, 'a\nb %s', ('\udcff',), None
   )
   assert reporting._Formatter('%(message)s').format(record) == expected
 
@@ -410,12 +414,14 @@ def test_curve_goes_from_low_to_high():
 
 # What absl's app.run does before it calls main().
 _AS_APP = """
+import pathlib
 import sys
 from absl import flags
 from absl import logging
 from alexnet_jax import reporting
 flags.FLAGS(['program'])
 logging.use_absl_handler()
+reporting._PACKAGE = pathlib.Path(__file__).parent
 """
 
 
@@ -424,8 +430,7 @@ def program(tmp_path):
   """Starts a program whose log lines count as ours."""
 
   def start(source, **options):
-    path = tmp_path / 'alexnet_jax' / 'program.py'
-    path.parent.mkdir()
+    path = tmp_path / 'program.py'
     path.write_text(_AS_APP + source)
     return subprocess.Popen(
       [sys.executable, str(path)],

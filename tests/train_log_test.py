@@ -307,6 +307,14 @@ def test_data_wait_is_the_time_the_device_is_idle(start, caplog):
   assert np.median(waits) == pytest.approx(60, abs=5)
 
 
+def test_the_speed_counts_images_and_not_padding(start, caplog):
+  # The 20th step of an epoch has one image, and three rows that fill it up.
+  start(step=0.5, num_epochs=2, **{'data.num_examples': 77})
+  speeds = {step: speed for _, step, speed, *_ in _train_lines(caplog)}
+  assert speeds[10] == speeds[30] == 8  # 4 images in 0.5 s
+  assert speeds[20] == speeds[40] == pytest.approx(37 / 5, abs=0.5)
+
+
 def _ends(caplog):
   last = [m for m in caplog.messages if m.startswith('Step ')][-1]
   return last, [

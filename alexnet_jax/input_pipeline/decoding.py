@@ -23,7 +23,8 @@ import tensorflow as tf
 
 from alexnet_jax.input_pipeline import preprocessing
 
-# `Options.max_pixels` is the limit, for all formats alike.
+# The default of `Options.max_pixels`, which is the limit of all formats alike.
+MAX_PIXELS = 2**28
 Image.MAX_IMAGE_PIXELS = None
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
@@ -58,7 +59,7 @@ class Options(NamedTuple):
   """
 
   image_size: int
-  max_pixels: int = 2**28
+  max_pixels: int = MAX_PIXELS
   upright: bool = False
 
 

@@ -47,7 +47,7 @@ def run(
     )
     measured = sources.sample(kept, num_train)
   statistics = statistics_lib.compute(measured, decoder, threads)
-  path = statistics_lib.stored_path(measured, decoder)
+  path = statistics_lib.stored_path(measured, decoder, to_write=True)
   if path is not None:
     statistics_lib.save(path, statistics)
   return Summary(statistics, path)

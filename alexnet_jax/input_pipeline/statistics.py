@@ -96,15 +96,23 @@ def _products(image: np.ndarray) -> np.ndarray:
 
 
 def stored_path(
-  source: sources.Source, decoder: decoding.Options
+  source: sources.Source, decoder: decoding.Options, to_write: bool = False
 ) -> pathlib.Path | None:
-  """Returns the file for a source's statistics; None where none is kept."""
+  """Returns the file for a source's statistics; None where none is kept.
+
+  Args:
+    source: the training split.
+    decoder: how images are decoded; the name says what is not the default.
+    to_write: whether the file is to be written and not to be read.
+  """
   if source.directory is None:
     return None
   split = names.for_file(source.split)
-  upright = '-upright' if decoder.upright else ''
-  filename = f'statistics-{split}-{decoder.image_size}{upright}.npz'
-  return files.beside(source.directory, filename)
+  options = '-upright' if decoder.upright else ''
+  if decoder.max_pixels != decoding.MAX_PIXELS:
+    options += f'-max-pixels-{decoder.max_pixels}'
+  filename = f'statistics-{split}-{decoder.image_size}{options}.npz'
+  return files.beside(source.directory, filename, to_write)
 
 
 def save(path: pathlib.Path, statistics: Statistics) -> None:

@@ -263,6 +263,9 @@ def write(
   ):
     file.truncate(source.num_examples * _ROW.itemsize)  # Pads with zeros.
     rows = np.fromfile(file, _ROW)
+    if begun.get('max_pixels') != options.max_pixels:
+      # What was too large before is tried again.
+      rows[rows['label'] == _UNREADABLE] = 0
     missing = _missing(directory, rows)
     _check_space(directory, source.split, options.image_size, len(missing))
     if len(missing):
@@ -272,7 +275,11 @@ def write(
     os.sync()  # Syncing each file would wait for the disk each time.
     lost = np.flatnonzero(rows['label'] == _UNREADABLE).tolist()
     unreadable = {i: names.printable(source.describe(i)) for i in lost}
-    complete = identity | {'unreadable': unreadable, 'complete': True}
+    complete = identity | {
+      'unreadable': unreadable,
+      'max_pixels': options.max_pixels,
+      'complete': True,
+    }
     files.write_text(directory / _DESCRIPTION, json.dumps(complete, indent=1))
   logging.info('The store in %s is complete', directory)
 

@@ -19,6 +19,7 @@ import numpy as np
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import download_manager
 
 from alexnet_jax import errors
 from alexnet_jax import files
@@ -185,6 +186,21 @@ def _prepare(builder: Any, name: str, manual_dir: str) -> None:
       f'{name} could not be downloaded ({reason}): connect to the '
       f'network, or copy a prepared set to {builder.data_dir}'
     ) from error
+  except download_manager.NonMatchingChecksumError as error:
+    reason = ' '.join(str(error).split())
+    raise errors.UserError(
+      f'{name} is not what its publisher lists ({reason}): delete that file and'
+      f' try again, or copy a prepared set to {builder.data_dir}'
+    ) from error
+  except (AssertionError, FileNotFoundError, tf.errors.NotFoundError) as error:
+    reason = str(error).splitlines()[0]
+    if not isinstance(error, AssertionError) or 'Manual directory' in reason:
+      raise errors.UserError(
+        f'{name} lacks files that are downloaded by hand ({reason}): see'
+        f' https://www.tensorflow.org/datasets/catalog/{builder.name}, and set'
+        ' --config.data.manual_dir to their folder'
+      ) from error
+    raise
 
 
 def check_imagenet(folder: pathlib.Path) -> None:
@@ -261,7 +277,14 @@ def _fingerprint(full_name: str, split: str, shards: Sequence[Shard]) -> str:
   for shard in shards:
     path = pathlib.Path(shard.filename)
     counts = f'{shard.skip} {shard.take} {shard.examples_in_shard}'
-    digest.update(f'{path.name} {path.stat().st_size} {counts}\n'.encode())
+    try:
+      size = path.stat().st_size
+    except OSError as error:
+      raise errors.UserError(
+        f'{path} cannot be read ({error.strerror}): restore it, or prepare the'
+        ' data set again in another --config.data.data_dir'
+      ) from error
+    digest.update(f'{path.name} {size} {counts}\n'.encode())
   return digest.hexdigest()
 
 
@@ -407,7 +430,8 @@ def _indices(
   names = '\n'.join(path.name for path in paths)
   digest = hashlib.sha256(names.encode()).hexdigest()[:8]
   stem = paths[0].name.split('.tfrecord')[0]
-  path = files.beside(paths[0].parent, f'{stem}.{digest}.index.npz')
+  filename = f'{stem}.{digest}.index.npz'
+  path = files.beside(paths[0].parent, filename)
   stored = _load_index(path) if path and path.exists() else None
   if stored and np.array_equal(stored['stamps'], stamps):
     ends = np.cumsum(stored['counts'])[:-1]
@@ -415,8 +439,9 @@ def _indices(
       np.split(stored[key], ends) for key in ('offsets', 'lengths')
     )
     return list(zip(offsets, lengths, strict=True))
-  if read_only:
-    path = None
+  path = None
+  if not read_only:
+    path = files.beside(paths[0].parent, filename, to_write=True)
   logging.info(
     'Indexing %d TFRecord files, %s',
     len(paths),
