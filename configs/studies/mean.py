@@ -13,6 +13,13 @@ def get_config() -> config_dict.ConfigDict:
     section='2',
     claim='the mean of each pixel over the training set is subtracted, and'
     ' nothing else is done to the images',
+    answer='Subtracting a mean matters: without it the error is 5.1 points'
+    ' higher (3.9 to 6.4). Whether it is the mean image or three channel means'
+    ' makes no difference that three seeds resolve (-1.2 to 1.6 points), nor'
+    ' does half or twice the scale of the pixels. The loss with twice the scale'
+    ' is 3 % higher, which they do resolve.',
+    answered='cifar10_study, compute_dtype=float32, num_epochs=6, 3 seeds,'
+    ' images 530ea5ca7c7b',
     variants={
       'mean image': {'input.mean': 'pixel'},
       'channel means': {'input.mean': 'channel'},
