@@ -6,7 +6,12 @@ from configs.studies import base
 
 
 def get_config() -> config_dict.ConfigDict:
-  """Returns the study."""
+  """Returns the study, on a fifth of the images, where the network overfits.
+
+  The number of updates is that of the base. With six epochs of all images the
+  network hardly overfits (training error 25 %, test error 28 %), so that there
+  is nothing for augmentation to prevent.
+  """
   every = {
     'input.random_crop': True, 'input.flip': True, 'input.color': 'paper'
   }  # fmt: skip
@@ -18,6 +23,7 @@ def get_config() -> config_dict.ConfigDict:
     section='4.1',
     claim='without crops and flips the network overfits substantially; the'
     ' color shift reduces the top-1 error by over 1 %',
+    overrides=base.sample(1 / 5),
     variants={
       'all': every,
       'no crops': every | no_crops,
