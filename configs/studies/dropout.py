@@ -21,6 +21,15 @@ def get_config() -> config_dict.ConfigDict:
     section='4.2',
     claim='without it the network overfits substantially, and it roughly'
     ' doubles the iterations to converge',
+    answer='On 10,000 images dropout in the dense layers reduces overfitting,'
+    ' but not the error. Test and training error differ by 5.6 points less with'
+    ' it (4.0 to 7.2) and the loss is lower by 6 %, while the error with and'
+    ' without it differs by less than 1.2 points. It takes 1.3 times as long'
+    ' to a test error of 40 % (1.14 to 1.53), not twice. Dropout in conv3'
+    ' and conv4 too is too much for a network this small: the error is 4.8'
+    ' points higher (0.5 to 9.1), and the training error never gets to 25 %.',
+    answered='cifar10_study, compute_dtype=float32, 3 seeds, images'
+    ' 530ea5ca7c7b',
     overrides=base.sample(1 / 5),
     variants={
       'dense layers': {'network.dropout_rate': 0.5},
