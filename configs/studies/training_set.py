@@ -13,8 +13,8 @@ def get_config() -> config_dict.ConfigDict:
     question='How much would more data help?',
     section='1, 7',
     claim='results can be improved simply by waiting for bigger datasets',
-    answer='Ever less, at the same number of updates. From a tenth to a fifth of'
-    ' the images the error falls by 3.5 points (2.7 to 4.3), to two fifths'
+    answer='Ever less, at the same number of updates. From a tenth to a fifth'
+    ' of the images the error falls by 3.5 points (2.7 to 4.3), to two fifths'
     ' by another 0.9 and to all by 0.8 (0.4 to 1.3). A power law predicts'
     ' 26.1 % with twice the images and 23.3 % with ten times as many, but'
     ' these are too low: the measured errors flatten below its slope, and'
