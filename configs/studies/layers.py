@@ -41,8 +41,8 @@ def get_config() -> config_dict.ConfigDict:
     claim='removing any of the middle layers costs about 2 % of top-1',
     answer='The first two: without conv1 the error is 5.3 points higher (4.5 to'
     ' 6.1), without conv2 4.2 points (2.8 to 5.6). None of the others is'
-    ' needed here: without conv3, conv4 or conv5 the error is between 0.2'
-    ' lower and nothing, with intervals that end at 1.0, 0.7 and 1.3 points,'
+    ' needed here: without conv3, conv4 or conv5 the error is 0.0 to 0.2'
+    ' points lower, with intervals that end at 1.0, 0.7 and 1.3 points,'
     " which excludes the paper's 2; the training error does not change"
     ' either. On images of 32 pixels and after six epochs depth is not what'
     ' the network lacks.',

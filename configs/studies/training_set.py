@@ -17,8 +17,8 @@ def get_config() -> config_dict.ConfigDict:
     ' of the images the error falls by 3.5 points (2.7 to 4.3), to two fifths'
     ' by another 0.9 and to all by 0.8 (0.4 to 1.3). A power law predicts'
     ' 26.1 % with twice the images and 23.3 % with ten times as many, but'
-    ' these are too low: the measured errors flatten below its slope, and'
-    ' with all images the training error is 25.5 %, so that longer'
+    ' these are likely too low: the measured errors flatten below its slope,'
+    ' and with all images the training error is 25.5 %, so that longer'
     ' training is what the network lacks first.',
     answered='cifar10_study, compute_dtype=float32, num_epochs=6, 3 seeds,'
     ' images 530ea5ca7c7b',
