@@ -158,7 +158,8 @@ def test_data_that_vanish_stop_training_before_anything_is_saved(
     with pytest.raises(errors.UserError, match='No such file.* run the same'):
       train.train(parts, tmp_path / 'run')
   lines = reporting.read(tmp_path / 'run' / 'metrics.jsonl')
-  assert all(line.get('unreadable') == 0 for line in lines)
+  # An epoch read ahead before its files vanish is whole, and ends as one.
+  assert all(line.get('unreadable', 0) == 0 for line in lines)
   assert 'validation' not in {line['kind'] for line in lines}
   (tmp_path / 'away').rename(data)
   assert train.train(parts, tmp_path / 'run') == 0
