@@ -23,6 +23,16 @@ def get_config() -> config_dict.ConfigDict:
     section='4.1',
     claim='without crops and flips the network overfits substantially; the'
     ' color shift reduces the top-1 error by over 1 %',
+    answer='A lot, where there are few images: with neither crops nor flips'
+    ' the network learns its 10,000 training images by heart (training'
+    ' error 0.8 %), and the test error is 7.1 points higher (4.6 to'
+    ' 9.6). Without crops alone it is 2.0, without flips 1.7 points'
+    " higher. The paper's color shift is worth 0.5 points (0.2 to 0.8),"
+    " half of what the paper says; with the 2012 code's the error is"
+    ' that of none. Displacement fields cost 3.9 points: they overfit'
+    ' least, but warp an image of 32 pixels by 0.8.',
+    answered='cifar10_study, compute_dtype=float32, num_epochs=6, 3 seeds,'
+    ' images 530ea5ca7c7b',
     overrides=base.sample(1 / 5),
     variants={
       'all': every,
