@@ -145,6 +145,9 @@ def test_the_plan_has_every_variant_of_a_seed_before_the_next(
   )  # Twice six is what the config has anyway.
   assert other_base.changes('b', 0) == {'num_epochs': 6, 'seed': 0}
   assert [other_base.equals_base(name) for name in 'ab'] == [False, True]
+  # And of what the page says that variants change.
+  assert other_base.differences('a') == {'num_epochs': 12}
+  assert other_base.differences('b') == {}
   named = _study(variants={'a': {'batch_size': 64}, 'b': {'batch_size': 32}})
   assert [named.equals_base(name) for name in 'ab'] == [True, False]
   quick = study.quickly()

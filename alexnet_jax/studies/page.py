@@ -247,16 +247,11 @@ def _num_seeds(study: Study, results: Sequence[Result]) -> int:
 
 def _changes(study: Study) -> list[str]:
   """Returns what the variants change in the base, in a collapsed list."""
-  of_base = dict(study.base_overrides)
   lines = []
   for variant in study.variants:
-    changes = {
-      key: value
-      for key, value in study.changes(variant, 0).items()
-      if key != 'seed' and key not in (*study.folders(), *of_base)
-    }
     shown = ', '.join(
-      f'`{key}={_shortened(value)}`' for key, value in changes.items()
+      f'`{key}={_shortened(value)}`'
+      for key, value in study.differences(variant).items()
     )
     lines.append(f'* {variant}: {shown or "the base"}')
   if len(lines) == 1 and lines[0].endswith(': the base'):

@@ -264,9 +264,19 @@ class Study:
 
   def equals_base(self, variant: str) -> bool:
     """Returns whether a variant has the values of the base."""
-    in_base = _values_of(self.base) | dict(self.base_overrides)
+    in_base = self.base_values()
     changes = (*self.overrides, *self.variants[variant])
     return all(in_base[key] == value for key, value in changes)
+
+  def differences(self, variant: str) -> dict[str, Any]:
+    """Returns the values of a variant that are not the base's, by key."""
+    in_base, values = self.base_values(), self.values(variant, 0)
+    changes = dict((*self.overrides, *self.variants[variant]))
+    return {key: values[key] for key in changes if values[key] != in_base[key]}
+
+  def base_values(self) -> dict[str, Any]:
+    """Returns the values of the config that variants change, by key."""
+    return _values_of(self.base) | dict(self.base_overrides)
 
   def base_config(self) -> config_dict.ConfigDict:
     """Returns the config that variants change, with the study's folders."""
@@ -314,7 +324,7 @@ class Study:
     after = _fan_ins(
       self.base, {key: changes[key] for key in changes.keys() - keys}
     )
-    in_base = _values_of(self.base) | dict(self.base_overrides)
+    in_base = self.base_values()
     return {
       key: in_base[key] * (after[layer] / before[layer]) ** -0.5
       for key in keys
