@@ -31,8 +31,11 @@ def get_config() -> config_dict.ConfigDict:
         # Rates are constant: a shorter run equals the start of a longer one.
         'num_epochs': epochs,
       }
-      for rate in (0.001, 0.002, 0.004)
-      for name, epochs in (('relu', 12), ('tanh', 40))
+      for name, epochs, rates in (
+        ('relu', 10, (0.0005, 0.001, 0.002)),
+        ('tanh', 30, (0.002, 0.004, 0.008)),
+      )
+      for rate in rates
     },
     comparisons=(
       {'first': 'tanh', 'second': 'relu', 'claim': 6.0, 'ratio': True},
