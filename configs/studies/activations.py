@@ -17,8 +17,8 @@ def get_config() -> config_dict.ConfigDict:
   layers = (*base.CONVOLUTIONS, *base.DENSE)
   deviations = [f'network.{name}.init_std' for name in layers]
   others = {
-    'floor-1': {},
     'gelu': {},
+    'floor-1': {},
     'tanh': {},
     'relu^0.5': {},
     'relu^1.5': base.times(0.1, 'optimizer.learning_rate'),
